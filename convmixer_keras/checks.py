@@ -1,0 +1,143 @@
+"""Checks at the door: each names the argument, says what was passed and what is allowed."""
+
+import operator
+import os
+
+import keras
+
+DEFAULT_CLASSES = 1000
+DEFAULT_INPUT_SHAPE = (224, 224, 3)
+
+
+class InputError(ValueError):
+    """Something that the user passed is wrong; the message says what, and what is allowed.
+
+    The commands print it as one line and exit with code 2; any other exception is a failure of the work
+    itself, or of this package.
+    """
+
+
+def positive_int(name, value):
+    """Returns `value` as an int, or raises: TypeError for a non-integer, ValueError below 1."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a positive integer, got {value!r}") from None
+    if value < 1:
+        raise InputError(f"{name} must be a positive integer, got {value}")
+    return value
+
+
+def odd_int(name, value):
+    value = positive_int(name, value)
+    if value % 2 == 0:
+        raise InputError(f"{name} must be an odd positive integer, got {value}")
+    return value
+
+
+def one_of(name, value, allowed):
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise InputError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def activation_name(name, value):
+    """Only names: a function would make the saved model depend on `custom_objects`."""
+    if not isinstance(value, str):
+        raise TypeError(
+            f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
+        )
+    try:
+        keras.activations.get(value)
+    except ValueError:
+        raise InputError(
+            f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
+        ) from None
+
+
+def top_arguments(include_top, classes, classifier_activation):
+    """Returns the number of classes, or None for a model without its top."""
+    if not isinstance(include_top, bool):
+        raise TypeError(f"include_top must be True or False, got {include_top!r}")
+    if include_top:
+        if classifier_activation is not None:
+            activation_name("classifier_activation", classifier_activation)
+        return positive_int("classes", DEFAULT_CLASSES if classes is None else classes)
+    for name, value in (("classes", classes), ("classifier_activation", classifier_activation)):
+        if value is not None:
+            raise InputError(
+                f"{name} is only allowed with include_top=True, got include_top=False and {name}={value!r}"
+            )
+    return None
+
+
+def image_shape(input_shape, input_tensor, patch_size):
+    """Returns (height or None, width or None, channels) of the images that the model takes."""
+    if input_tensor is not None:
+        if not isinstance(input_tensor, keras.KerasTensor):
+            raise TypeError(
+                "input_tensor must be a Keras tensor, such as keras.Input(...) or a layer's output, "
+                f"got {type(input_tensor).__name__}"
+            )
+        tensor_shape = tuple(input_tensor.shape[1:])
+        if input_shape is not None and tuple(input_shape) != tensor_shape:
+            raise InputError(
+                "input_shape must equal the shape of input_tensor without its batch dimension, "
+                f"{tensor_shape}, or be left out, got {input_shape}"
+            )
+        input_shape = tensor_shape
+    elif input_shape is None:
+        input_shape = DEFAULT_INPUT_SHAPE
+
+    wanted = "input_shape must be (height, width, channels) with positive integers, or None for a free "
+    wanted += f"height or width, got {input_shape!r}"
+    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
+        raise InputError(wanted)
+    *sides, channels = input_shape
+    try:
+        sides = [None if side is None else positive_int("side", side) for side in sides]
+        channels = positive_int("channels", channels)
+    except (TypeError, ValueError):
+        raise InputError(wanted) from None
+    if any(side is not None and side < patch_size for side in sides):
+        raise InputError(
+            f"input_shape must be at least patch_size={patch_size} high and wide, got {input_shape}"
+        )
+    return (*sides, channels)
+
+
+def mean_and_std(mean, std, channels):
+    """Returns two lists of `channels` floats, or (None, None)."""
+    if (mean is None) != (std is None):
+        raise InputError(
+            "input_mean and input_std must be given together or not at all, "
+            f"got input_mean={mean!r} and input_std={std!r}"
+        )
+    if mean is None:
+        return None, None
+    mean = _per_channel("input_mean", mean, channels)
+    std = _per_channel("input_std", std, channels)
+    if min(std) <= 0:
+        raise InputError(f"input_std must be positive, in units of 0..255, got {std}")
+    return mean, std
+
+
+def _per_channel(name, value, channels):
+    try:
+        values = [float(value)] * channels
+    except TypeError:
+        values = [float(v) for v in value]
+    if len(values) != channels:
+        raise InputError(
+            f"{name} must be one number or {channels} of them, one for each channel, got {value!r}"
+        )
+    return values
+
+
+def existing_file(name, path):
+    path = os.path.expanduser(os.fspath(path))
+    if not os.path.isfile(path):
+        raise InputError(f"{name} must be the path of an existing file, got {path!r}")
+    return path

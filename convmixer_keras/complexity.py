@@ -1,0 +1,83 @@
+"""How large a model is and how much it computes, counted from its layers."""
+
+import math
+from typing import NamedTuple
+
+import keras
+
+from convmixer_keras.checks import InputError
+
+
+class Complexity(NamedTuple):
+    """What a model costs.
+
+    Attributes:
+        parameters: Number of trainable parameters.
+        multiply_adds: Multiplications with a kernel's weight for one input, in all convolutions and dense
+            layers; biases, normalisation, activations and pooling are left out, as is usual.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def model_complexity(model, input_shape=None):
+    """Counts the trainable parameters and the multiply-adds of any Keras model.
+
+    Args:
+        model: A functional or sequential `keras.Model` with one input.
+        input_shape: Shape of one input without its batch dimension, (height, width, channels). Needed where
+            the model leaves its height or width open.
+
+    Returns:
+        A `Complexity`.
+
+    Raises:
+        ValueError: If the size of a layer's output is not known; `input_shape` then has to say it.
+        TypeError: If a layer multiplies by weights in a way that is not counted here.
+    """
+    parameters = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    if input_shape is not None:
+        model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
+    return Complexity(parameters, _multiply_adds(model))
+
+
+def _multiply_adds(layer):
+    if isinstance(layer, keras.Model):
+        return sum(_multiply_adds(inner) for inner in layer.layers)
+    if not any(len(weight.shape) > 1 for weight in layer.weights):
+        return 0
+    if type(layer) not in _PLACES:
+        counted = ", ".join(sorted(kind.__name__ for kind in _PLACES))
+        raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}; counted are {counted}")
+    places = _PLACES[type(layer)](layer)
+    if None in places:
+        raise InputError(
+            f"layer {layer.name!r} has the output shape {layer.output.shape}: pass "
+            "input_shape=(height, width, channels) to say for which image size to count"
+        )
+    # At each place every weight of the kernel is used once; a kernel's shape already accounts for groups.
+    return math.prod(places) * math.prod(layer.kernel.shape)
+
+
+def _convolution_places(layer):
+    _, *places, _ = (
+        layer.output.shape
+        if layer.data_format == "channels_last"
+        else (layer.output.shape[0], *layer.output.shape[2:], layer.output.shape[1])
+    )
+    return places
+
+
+def _dense_places(layer):
+    return layer.output.shape[1:-1]
+
+
+_PLACES = {
+    keras.layers.Conv1D: _convolution_places,
+    keras.layers.Conv2D: _convolution_places,
+    keras.layers.Conv3D: _convolution_places,
+    keras.layers.DepthwiseConv1D: _convolution_places,
+    keras.layers.DepthwiseConv2D: _convolution_places,
+    keras.layers.Dense: _dense_places,
+}

@@ -1,0 +1,141 @@
+"""The paper's ConvMixer variants as a table of facts. Nothing here is code that runs a model.
+
+Sources: sizes, accuracies and weights are from "Patches Are All You Need?" (Trockman and Kolter,
+arXiv:2201.09792) and the authors' repository, the input transforms from timm's configurations of
+the same weights. Parameter and multiply-add counts are our own, taken from the built models.
+"""
+
+from dataclasses import dataclass
+
+# Per channel, in units of 0..1, as every ImageNet model of the PyTorch world takes them.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One published variant.
+
+    Attributes:
+        name: The builder's name in `convmixer_keras`.
+        timm_name: The same network in timm, or None where timm does not have it.
+        hidden_dim: Number of channels, h in the paper.
+        depth: Number of blocks, d.
+        patch_size: Side of a patch in pixels, p.
+        kernel_size: Side of the depthwise kernels, k.
+        activation: Name of a Keras activation; "gelu" is the exact (erf) one.
+        classes: Number of classes of the published head.
+        image_size: Side of the input in pixels at which accuracy is reported.
+        crop_pct: Share of the resized image's side that the centre crop keeps at evaluation.
+        interpolation: Resizing method at evaluation.
+        mean, std: Normalisation per channel, in units of 0..1.
+        parameters: Number of trainable parameters.
+        multiply_adds: Of all convolutions and the dense layer, for one image of `image_size`.
+        top1, top5: Published accuracy in percent, or None where none is published.
+    """
+
+    name: str
+    timm_name: str | None
+    hidden_dim: int
+    depth: int
+    patch_size: int
+    kernel_size: int
+    activation: str
+    parameters: int
+    multiply_adds: int
+    top1: float | None
+    top5: float | None
+    classes: int = 1000
+    image_size: int = 224
+    crop_pct: float = 0.96
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+CONVMIXER_1536_20 = Preset(
+    name="ConvMixer1536_20",
+    timm_name="convmixer_1536_20",
+    hidden_dim=1536,
+    depth=20,
+    patch_size=7,
+    kernel_size=9,
+    activation="gelu",
+    parameters=51_625_960,
+    multiply_adds=51_099_168_768,
+    top1=81.37,
+    top5=95.61,
+)
+
+CONVMIXER_768_32 = Preset(
+    name="ConvMixer768_32",
+    timm_name="convmixer_768_32",
+    hidden_dim=768,
+    depth=32,
+    patch_size=7,
+    kernel_size=7,
+    activation="relu",
+    parameters=21_110_248,
+    multiply_adds=20_676_851_712,
+    top1=80.16,
+    top5=95.08,
+)
+
+CONVMIXER_1024_20 = Preset(
+    name="ConvMixer1024_20",
+    timm_name="convmixer_1024_20_ks9_p14",
+    hidden_dim=1024,
+    depth=20,
+    patch_size=14,
+    kernel_size=9,
+    activation="gelu",
+    parameters=24_383_464,
+    multiply_adds=5_948_547_072,
+    top1=76.94,
+    top5=93.36,
+)
+
+# In the paper's table, but its weights were never released.
+CONVMIXER_1536_20_P14 = Preset(
+    name="ConvMixer1536_20_P14",
+    timm_name=None,
+    hidden_dim=1536,
+    depth=20,
+    patch_size=14,
+    kernel_size=9,
+    activation="gelu",
+    parameters=52_303_336,
+    multiply_adds=12_949_352_448,
+    top1=78.9,
+    top5=None,
+)
+
+# The paper claims over 96 % on CIFAR-10 for this size and gives no exact figure.
+CONVMIXER_256_8 = Preset(
+    name="ConvMixer256_8",
+    timm_name=None,
+    hidden_dim=256,
+    depth=8,
+    patch_size=1,
+    kernel_size=9,
+    activation="gelu",
+    parameters=706_570,
+    multiply_adds=707_529_216,
+    top1=None,
+    top5=None,
+    classes=10,
+    image_size=32,
+    crop_pct=1.0,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+)
+
+PRESETS = (
+    CONVMIXER_1536_20,
+    CONVMIXER_768_32,
+    CONVMIXER_1024_20,
+    CONVMIXER_1536_20_P14,
+    CONVMIXER_256_8,
+)

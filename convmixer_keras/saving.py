@@ -1,0 +1,85 @@
+"""Files that are written whole or not at all, and class names that travel with a saved model."""
+
+import contextlib
+import json
+import os
+import tempfile
+import zipfile
+
+from convmixer_keras.checks import InputError
+
+# A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
+_CLASS_NAMES_ENTRY = "class_names.json"
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """Gives a temporary path beside `path` that takes its place when the block ends without an error.
+
+    Whatever happens, `path` is either what it was before or complete; a temporary file of a block that
+    raised is removed.
+
+    Args:
+        path: The file to write. Its ending is kept, as Keras looks at it.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        InputError: If the folder of `path` does not exist or cannot be written to.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        temporary_folder = tempfile.mkdtemp(prefix=".writing-", dir=folder)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
+    temporary = os.path.join(temporary_folder, name)
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        os.rmdir(temporary_folder)
+
+
+def save_model(model, path, class_names=None):
+    """Saves a model as a `.keras` file, whole or not at all, with its class names inside.
+
+    Args:
+        model: A `keras.Model`. Plain `keras.saving.load_model` reads the file.
+        path: Ends in ".keras".
+        class_names: Sequence of strings, the name of each output, or None.
+
+    Raises:
+        InputError: If the file cannot be written, or its name does not end in ".keras".
+    """
+    if not str(path).endswith(".keras"):
+        raise InputError(f"a model's file name must end in .keras, got {path}")
+    with written_whole(path) as temporary:
+        model.save(temporary)
+        if class_names is not None:
+            with zipfile.ZipFile(temporary, "a") as archive:
+                archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
+
+
+def load_class_names(path):
+    """Returns the class names saved with a model as a list of strings, or None if it has none.
+
+    Args:
+        path: A `.keras` file.
+
+    Raises:
+        InputError: If the file is missing or not a `.keras` file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _CLASS_NAMES_ENTRY not in archive.namelist():
+                return None
+            return json.loads(archive.read(_CLASS_NAMES_ENTRY))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{path} is not a .keras file: {error}") from None
