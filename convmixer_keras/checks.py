@@ -5,16 +5,10 @@ import os
 
 import keras
 
+from convmixer_keras.errors import InputError
+
 DEFAULT_CLASSES = 1000
 DEFAULT_INPUT_SHAPE = (224, 224, 3)
-
-
-class InputError(ValueError):
-    """Something that the user passed is wrong; the message says what, and what is allowed.
-
-    The commands print it as one line and exit with code 2; any other exception is a failure of the work
-    itself, or of this package.
-    """
 
 
 def positive_int(name, value):

@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 
-from convmixer_keras.checks import InputError
+from convmixer_keras.errors import InputError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from convmixer_keras.checks import InputError
+from convmixer_keras.errors import InputError
 
 
 class Complexity(NamedTuple):

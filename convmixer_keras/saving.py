@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 
-from convmixer_keras.checks import InputError
+from convmixer_keras.errors import InputError
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
