@@ -65,6 +65,26 @@ def save_model(model, path, class_names=None):
                 archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
 
 
+def load_model(path):
+    """Loads a `.keras` file, uncompiled.
+
+    Raises:
+        InputError: If the file is missing, or Keras cannot load it.
+    """
+    import keras
+
+    if not os.path.isfile(path):
+        raise InputError(f"there is no file {path}")
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a Keras model: {_first_line(error)}") from None
+
+
+def _first_line(error):
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def load_class_names(path):
     """Returns the class names saved with a model as a list of strings, or None if it has none.
 
