@@ -83,6 +83,12 @@ def load(recipe, data_dir=None):
             f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
             f"got {recipe.batch_size}"
         )
+    for name in ("mean", "std"):
+        if len(getattr(recipe, name)) not in (1, source.channels):
+            raise InputError(
+                f"{name} must have one value, or one for each of the {source.channels} channels of "
+                f"{recipe.dataset}, got {getattr(recipe, name)}"
+            )
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     return Data(
         train=_training_pipeline(source, train, recipe, epoch),
@@ -233,7 +239,7 @@ def _tfds(name, data_dir):
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.registered.DatasetNotFoundError:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
         raise InputError(
             "dataset must be digits, an existing folder with SPLIT/CLASS/*.jpg, or a name that "
             f"tensorflow-datasets knows, got {name!r}"

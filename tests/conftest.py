@@ -1,0 +1,67 @@
+"""Quiet TensorFlow, and the images that several tests read."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def _clean_keras():
+    """Each test starts from Keras' default policy and a fixed seed, whatever the one before did."""
+    import keras
+
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1234)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """A folder SPLIT/CLASS/FILE: three colours of noisy photographs that anything can learn to tell apart."""
+    root = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    colours = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
+    for split, count in (("train", 12), ("val", 5)):
+        for name, colour in colours.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = random.integers(20, 40, 2)
+                pixels = np.clip(random.normal(colour, 40, (height, width, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{'png' if i % 3 == 0 else 'jpg'}")
+    return root
+
+
+@pytest.fixture(scope="session")
+def imagenet_photos():
+    folder = SHARED_DATA / "imagenet-sample"
+    if not folder.is_dir():
+        pytest.skip("needs the ImageNet photographs in ../shared/data/imagenet-sample")
+    return sorted(folder.glob("*.JPEG"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(tmp_path_factory):
+    """A part of CIFAR-10 as files: 40 training and 10 test images of each class."""
+    archive = SHARED_DATA / "cifar10-jpeg.tar.xz"
+    if not archive.is_file():
+        pytest.skip("needs the CIFAR-10 files in ../shared/data/cifar10-jpeg.tar.xz")
+    import tarfile
+
+    root = tmp_path_factory.mktemp("cifar10")
+    wanted = {"train": 40, "test": 10}
+    found = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            split, *rest = member.name.removeprefix("./").split("/")
+            if len(rest) == 2 and found.get((split, rest[0]), 0) < wanted.get(split, 0):
+                found[split, rest[0]] = found.get((split, rest[0]), 0) + 1
+                tar.extract(member, root, filter="data")
+    return root

@@ -1,0 +1,216 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from convmixer_keras import data
+from convmixer_keras.recipes import CIFAR10_FAST, DIGITS
+
+
+def plain(dataset, **changes):
+    """A recipe without augmentation."""
+    return dataclasses.replace(CIFAR10_FAST, dataset=str(dataset), flip=False, randaugment_ops=0, **changes)
+
+
+def labels_of(dataset):
+    return np.concatenate([labels.numpy().argmax(1) for _, labels in dataset])
+
+
+def images_of(dataset):
+    return np.concatenate([images.numpy() for images, _ in dataset])
+
+
+def examples_of(dataset):
+    """Images and labels of one pass; another pass over training data has another order."""
+    images, labels = zip(*((images.numpy(), labels.numpy()) for images, labels in dataset), strict=True)
+    return np.concatenate(images), np.concatenate(labels).argmax(1)
+
+
+def test_digits_are_scikit_learns():
+    loaded = data.load(dataclasses.replace(DIGITS, batch_size=100))
+    assert loaded.class_names == [str(i) for i in range(10)]
+    assert (loaded.train_size, loaded.validation_size, loaded.channels) == (1437, 360, 1)
+    images, labels = examples_of(loaded.validation)
+    assert images.shape == (360, 8, 8, 1)
+    assert images.dtype == np.float32
+    scans = {
+        np.round(scan * 255 / 16).astype(int).tobytes(): y for scan, y in zip(*load_digits(return_X_y=True))
+    }
+    found = [digit_of[image.reshape(64).astype(int).tobytes()] for image in images]
+    np.testing.assert_array_equal(found, labels)
+    assert np.bincount(labels).min() >= 34  # every digit alike
+    train = {image.tobytes() for image in images_of(loaded.train)}
+    assert not train & {image.tobytes() for image in images}
+
+
+def test_training_epochs_cover_the_set_in_new_orders():
+    loaded = data.load(dataclasses.replace(DIGITS, batch_size=479))  # 3 x 479 = 1437: nothing is left out
+    first, second = images_of(loaded.train), images_of(loaded.train)
+    assert len(loaded.train) == 3
+    assert len(first) == 1437
+    assert sorted(image.tobytes() for image in first) == sorted(image.tobytes() for image in second)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("global_seed", [0, 7])
+def test_order_follows_from_seed_and_epoch(global_seed):
+    recipe = dataclasses.replace(DIGITS, seed=3)
+    tf.random.set_seed(global_seed)
+    loaded = data.load(recipe)
+    orders = [labels_of(loaded.train) for _ in range(3)]
+    tf.random.set_seed(global_seed + 1)
+    again = data.load(recipe)
+    again.epoch.assign(2)
+    np.testing.assert_array_equal(labels_of(again.train), orders[2])
+    other = data.load(dataclasses.replace(DIGITS, seed=4))
+    assert not np.array_equal(labels_of(other.train), orders[0])
+
+
+def test_order_is_the_same_in_another_process(tmp_path):
+    import subprocess
+    import sys
+
+    script = (
+        "from convmixer_keras import data, recipes\n"
+        "print([int(l) for _, ls in data.load(recipes.DIGITS).train for l in ls.numpy().argmax(1)])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(labels_of(data.load(DIGITS).train).tolist())
+
+
+def test_folder(image_folder):
+    loaded = data.load(plain(image_folder, batch_size=9))
+    assert loaded.class_names == ["blue", "green", "red"]
+    assert (loaded.train_size, loaded.validation_size, loaded.channels) == (36, 15, 3)
+    assert [len(images) for images, _ in loaded.validation] == [9, 6]  # the last batch too
+    for split in (loaded.train, loaded.validation):
+        images, labels = examples_of(split)
+        assert images.shape[1:] == (32, 32, 3)
+        assert images.min() >= 0
+        assert images.max() <= 255
+        strongest = images.mean((1, 2)).argmax(1)  # red, green or blue
+        np.testing.assert_array_equal(2 - strongest, labels)
+
+
+def test_cifar10_files(cifar10_folder):
+    loaded = data.load(plain(cifar10_folder, batch_size=40))
+    assert (loaded.train_size, loaded.validation_size) == (400, 100)
+    assert loaded.class_names[3:6] == ["cat", "deer", "dog"]
+    path = next((cifar10_folder / "test" / "cat").iterdir())
+    expected = np.asarray(Image.open(path).convert("RGB"), np.float32)
+    distances = np.abs(images_of(loaded.validation) - expected).max((1, 2, 3))
+    assert labels_of(loaded.validation)[distances.argmin()] == 3
+    assert distances.min() <= 6  # two JPEG decoders
+
+
+class Shapes(tfds.core.GeneratorBasedBuilder):
+    """A small data set of its own, written by tensorflow-datasets."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    CLASSES = ("dark", "light")
+    # No package to read a description from.
+    pkg_dir_path = None
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 1)),
+            "label": tfds.features.ClassLabel(names=self.CLASSES),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, 20), "test": self._generate_examples(20, 28)}
+
+    def _generate_examples(self, start, stop):
+        for i in range(start, stop):
+            value = 20 + i if i % 2 == 0 else 200 + i
+            encoded = io.BytesIO()
+            Image.fromarray(np.full((10 + i, 12, 1), value, np.uint8).squeeze(-1)).save(encoded, "PNG")
+            encoded.seek(0)
+            yield i, {"image": encoded, "label": self.CLASSES[i % 2]}
+
+
+@pytest.fixture(scope="module")
+def tfds_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    Shapes(data_dir=folder).download_and_prepare()
+    return folder
+
+
+def test_tfds_name(tfds_folder):
+    recipe = plain("shapes", image_size=8, mean=(0.5,), std=(0.5,), batch_size=5)
+    loaded = data.load(recipe, data_dir=tfds_folder)
+    assert loaded.class_names == ["dark", "light"]
+    assert (loaded.train_size, loaded.validation_size, loaded.channels) == (20, 8, 1)
+    seen = set()
+    for images, labels in loaded.train:
+        assert images.shape == (5, 8, 8, 1)
+        np.testing.assert_array_equal(images.numpy().mean((1, 2, 3)) > 128, labels.numpy().argmax(1) == 1)
+        seen |= {int(image.mean()) for image in images.numpy()}
+    assert len(seen) == 20
+    part = data.load(
+        dataclasses.replace(recipe, train_split="train[:50%]", validation_split="train[50%:]"), tfds_folder
+    )
+    assert (part.train_size, part.validation_size) == (10, 10)
+
+
+def test_validation_alone_needs_no_training_split(image_folder, tmp_path):
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "test").symlink_to(image_folder / "val")
+    loaded = data.load_validation(plain(tmp_path / "only", batch_size=100))
+    assert loaded.size == 15
+    assert len(labels_of(loaded.images)) == 15
+
+
+def test_unfit_data_is_still_shuffled(image_folder, monkeypatch):
+    monkeypatch.setattr(data, "_fits_in_memory", lambda size: False)
+    loaded = data.load(plain(image_folder, batch_size=36))
+    first, second = labels_of(loaded.train), labels_of(loaded.train)
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_images_are_read_once_when_they_fit(tmp_path, image_folder):
+    import shutil
+
+    shutil.copytree(image_folder, tmp_path / "photos")
+    loaded = data.load(plain(tmp_path / "photos", batch_size=36))
+    labels_of(loaded.train), labels_of(loaded.validation)
+    shutil.rmtree(tmp_path / "photos")
+    assert len(labels_of(loaded.train)) == 36
+    assert len(labels_of(loaded.validation)) == 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"dataset": "no_such_dataset"},
+            "dataset must be digits, .* got 'no_such_dataset'",
+        ),
+        ({"dataset": "/no/such/folder"}, "dataset must be digits, an existing folder"),
+        ({"train_split": "training"}, "has no split 'training'; it has: train, val"),
+        ({"validation_split": "test"}, "has no split 'test'; it has: train, val"),
+        ({"batch_size": 37}, "batch_size must be at most the 36 training images .* got 37"),
+        ({"mean": (0.5, 0.5)}, "mean must have one value, or one for each of the 3 channels"),
+    ],
+)
+def test_errors(image_folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(dataclasses.replace(plain(image_folder, batch_size=4), **changes))
+
+
+def test_folder_without_images(tmp_path):
+    with pytest.raises(ValueError, match="SPLIT/CLASS"):
+        data.load(plain(tmp_path))
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    with pytest.raises(ValueError, match="SPLIT/CLASS"):
+        data.load(plain(tmp_path))
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "train" / "cat" / "1.png")
+    with pytest.raises(ValueError, match="has no split 'validation'; it has: train"):
+        data.load(plain(tmp_path, batch_size=1))

@@ -1,0 +1,380 @@
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import convmixer_keras as ck
+from convmixer_keras import presets
+
+SMALL = {"hidden_dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2}
+
+
+def randomise(model):
+    """Random weights everywhere, so that no bias of zero or scale of one hides a mistake."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        values = random.normal(0, 0.5, weight.shape)
+        positive = weight.name in ("gamma", "moving_variance")
+        weight.assign(np.abs(values) + 0.5 if positive else values)
+
+
+def torch_logits(model, images, depth, patch_size, act, residual=True, pool="avg", norm="batch"):
+    """The paper's network in PyTorch's functions, on the Keras model's weights."""
+
+    def weights(layer):
+        return [torch.tensor(value) for value in model.get_layer(layer).get_weights()]
+
+    def conv(x, layer, **options):
+        kernel, bias = weights(layer)
+        groups = options.get("groups", 1)
+        axes = (2, 3, 0, 1) if groups > 1 else (3, 2, 0, 1)
+        return getattr(functional, act)(functional.conv2d(x, kernel.permute(axes), bias, **options))
+
+    def normed(x, name):
+        if norm == "layer":
+            gamma, beta = weights(f"{name}_ln")
+            moved = x.permute(0, 2, 3, 1)
+            return functional.layer_norm(moved, gamma.shape, gamma, beta, 1e-5).permute(0, 3, 1, 2)
+        gamma, beta, mean, variance = weights(f"{name}_bn")
+        return functional.batch_norm(x, mean, variance, gamma, beta, eps=1e-5)
+
+    x = torch.tensor(images).permute(0, 3, 1, 2)
+    x = normed(conv(x, "stem_conv", stride=patch_size), "stem")
+    for i in range(depth):
+        y = conv(x, f"block{i}_depthwise", padding="same", groups=x.shape[1])
+        y = normed(y, f"block{i}_depthwise")
+        x = y + x if residual else y
+        x = normed(conv(x, f"block{i}_pointwise"), f"block{i}_pointwise")
+    x = x.mean((2, 3)) if pool == "avg" else x.amax((2, 3))
+    kernel, bias = weights("head")
+    return (x @ kernel + bias).numpy()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side", "channels"),
+    [
+        ((8, 2, 3, 2), 8, 3),
+        ((12, 3, 5, 3), 13, 1),  # One row and column more than patches.
+        ((6, 1, 9, 1), 7, 4),  # A kernel larger than the image.
+        ((10, 2, 7, 7), 29, 2),
+    ],
+)
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_logits_equal_pytorch(arguments, side, channels, activation):
+    model = ck.ConvMixer(*arguments, activation=activation, classes=5, input_shape=(side, side, channels))
+    randomise(model)
+    images = np.random.default_rng(1).normal(size=(3, side, side, channels)).astype(np.float32)
+    _, depth, _, patch_size = arguments
+    expected = torch_logits(model, images, depth, patch_size, activation)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual": False},
+        {"normalization": "layer"},
+        {"pooling": "max"},
+    ],
+)
+def test_ablations_equal_pytorch(options):
+    model = ck.ConvMixer(**SMALL, classes=4, input_shape=(9, 8, 3), **options)
+    randomise(model)
+    images = np.random.default_rng(1).normal(size=(2, 9, 8, 3)).astype(np.float32)
+    expected = torch_logits(
+        model,
+        images,
+        2,
+        2,
+        "gelu",
+        residual=options.get("residual", True),
+        pool=options.get("pooling", "avg"),
+        norm=options.get("normalization", "batch"),
+    )
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
+def test_published_sizes(preset):
+    model = getattr(ck, preset.name)()
+    assert model.name == preset.name
+    assert model.output_shape == (None, preset.classes)
+    assert ck.model_complexity(model) == (preset.parameters, preset.multiply_adds)
+
+
+def test_authors_fast_cifar10_size():
+    model = ck.ConvMixer(256, 8, 5, 2, classes=10, input_shape=(32, 32, 3))
+    assert ck.model_complexity(model) == (594_186, 148_113_920)
+
+
+def test_complexity_counts_each_multiplication():
+    """By hand: 4x4 places x (2x2x3 weights x 8) + 2 x 16 places x (9 x 8 + 8 x 8) + 8 x 5."""
+    model = ck.ConvMixer(**SMALL, classes=5, input_shape=(8, 8, 3))
+    expected = 16 * 12 * 8 + 2 * 16 * (9 * 8 + 8 * 8) + 8 * 5
+    assert ck.model_complexity(model).multiply_adds == expected
+    free = ck.ConvMixer(**SMALL, classes=5, input_shape=(None, None, 3))
+    assert ck.model_complexity(free, input_shape=(8, 8, 3)).multiply_adds == expected
+    with pytest.raises(ValueError, match=r"stem_conv.*input_shape"):
+        ck.model_complexity(free)
+    nested = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Dense(7)])
+    assert ck.model_complexity(nested).multiply_adds == expected + 5 * 7
+    unknown = keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(2)])
+    with pytest.raises(TypeError, match="LSTM"):
+        ck.model_complexity(unknown)
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        ("stem_conv", 7 * 7 * 3),
+        ("block0_depthwise", 9 * 9),
+        ("block0_pointwise", 512),
+        ("head", 512),
+    ],
+)
+def test_initialisation_is_pytorchs_default(layer, fan_in):
+    model = ck.ConvMixer(512, 1, 9, 7, classes=400, input_shape=(14, 14, 3))
+    kernel, bias = (weight.numpy() for weight in model.get_layer(layer).weights)
+    bound = fan_in**-0.5
+    for values in (kernel, bias):
+        assert np.abs(values).max() <= bound
+        assert np.abs(values).max() > 0.97 * bound
+        # A uniform distribution's deviation; the sample's own error is well below its size to the half.
+        assert np.std(values) == pytest.approx(bound / np.sqrt(3), abs=2 * bound / np.sqrt(values.size))
+        assert np.mean(values) == pytest.approx(0, abs=4 * bound / np.sqrt(values.size))
+    assert abs(np.corrcoef(kernel.ravel()[: bias.size], bias)[0, 1]) < 0.3  # drawn apart
+
+
+def test_any_image_size():
+    model = ck.ConvMixer(**SMALL, classes=3, input_shape=(None, None, 3))
+    for height, width in ((2, 2), (17, 9), (32, 64)):
+        assert model.predict(np.zeros((1, height, width, 3)), verbose=0).shape == (1, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_channel_counts(channels):
+    model = ck.ConvMixer256_8(input_shape=(8, 8, channels))
+    assert model(np.zeros((1, 8, 8, channels))).shape == (1, 10)
+
+
+def test_features():
+    feature_map = ck.ConvMixer(**SMALL, include_top=False, input_shape=(9, 7, 3))
+    assert feature_map.output_shape == (None, 4, 3, 8)
+    images = np.random.default_rng(0).normal(size=(2, 9, 7, 3)).astype(np.float32)
+    features = feature_map.predict(images, verbose=0)
+    for pooling, reduce in (("avg", np.mean), ("max", np.max)):
+        pooled = ck.ConvMixer(**SMALL, include_top=False, pooling=pooling, input_shape=(9, 7, 3))
+        pooled.set_weights(feature_map.get_weights())
+        np.testing.assert_allclose(pooled.predict(images, verbose=0), reduce(features, (1, 2)), rtol=1e-5)
+
+
+def test_input_tensor():
+    image = keras.Input((8, 8, 1))
+    model = ck.ConvMixer(**SMALL, classes=3, input_tensor=keras.layers.Concatenate()([image] * 3))
+    assert model.input_shape == (None, 8, 8, 1)
+    assert model(np.zeros((1, 8, 8, 1))).shape == (1, 3)
+    ck.ConvMixer(**SMALL, input_tensor=image, input_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match=r"input_shape.*\(8, 8, 1\).*\(8, 8, 3\)"):
+        ck.ConvMixer(**SMALL, input_tensor=image, input_shape=(8, 8, 3))
+    with pytest.raises(TypeError, match=r"input_tensor must be a Keras tensor.*ndarray"):
+        ck.ConvMixer(**SMALL, input_tensor=np.zeros((1, 8, 8, 3)))
+
+
+def test_preprocessing_is_part_of_the_model():
+    raw = ck.ConvMixer(
+        **SMALL, classes=4, input_shape=(8, 8, 3), input_mean=[10, 20, 30], input_std=[1, 2, 4]
+    )
+    bare = ck.ConvMixer(**SMALL, classes=4, input_shape=(8, 8, 3))
+    bare.set_weights(raw.get_weights())
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
+    normalised = (images - [10, 20, 30]) / [1, 2, 4]
+    assert raw.layers[1].name == "input_normalization"
+    expected = bare.predict(normalised, verbose=0)
+    np.testing.assert_allclose(raw.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_include_preprocessing_takes_imagenet_pixels():
+    model = ck.ConvMixer1024_20(include_preprocessing=True, include_top=False, input_shape=(14, 14, 3))
+    layer = model.get_layer("input_normalization")
+    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # timm's, times 255
+    pixels = np.array([[[[0, 128, 255]]]], np.float32)
+    np.testing.assert_allclose(layer(pixels), (pixels - mean) / std, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_logits_stay_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    model = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
+    assert model.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
+    images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
+    logits = model.predict(images, verbose=0)
+    assert logits.dtype == np.float32
+    keras.config.set_dtype_policy("float32")
+    full = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
+    full.set_weights(model.get_weights())
+    np.testing.assert_allclose(logits, full.predict(images, verbose=0), atol=0.05)
+
+
+def test_classifier_activation():
+    model = ck.ConvMixer(**SMALL, classes=3, classifier_activation="softmax", input_shape=(8, 8, 3))
+    np.testing.assert_allclose(model.predict(np.ones((2, 8, 8, 3)), verbose=0).sum(1), 1, rtol=1e-5)
+
+
+def test_saved_model_loads_without_this_package(tmp_path):
+    model = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
+    randomise(model)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "images.npy", images)
+    script = (
+        "import sys, keras, numpy as np\n"
+        "model = keras.saving.load_model('m.keras')\n"
+        "np.save('logits.npy', model.predict(np.load('images.npy'), verbose=0))\n"
+        "assert not any(name.startswith('convmixer') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    logits = np.load(tmp_path / "logits.npy")
+    np.testing.assert_allclose(logits, model.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_transfer_between_class_counts(tmp_path):
+    ten = ck.ConvMixer(**SMALL, classes=10, input_shape=(8, 8, 3))
+    ten.save_weights(tmp_path / "ten.weights.h5")
+    five = ck.ConvMixer(**SMALL, classes=5, input_shape=(8, 8, 3))
+    with pytest.raises(ValueError, match="shape"):
+        five.load_weights(tmp_path / "ten.weights.h5")
+    five.load_weights(tmp_path / "ten.weights.h5", skip_mismatch=True)
+    for layer in ten.layers[:-1]:
+        for weight, other in zip(layer.weights, five.get_layer(layer.name).weights, strict=True):
+            np.testing.assert_array_equal(weight, other)
+
+
+def test_weights_argument(tmp_path):
+    model = ck.ConvMixer256_8(input_shape=(8, 8, 3))
+    model.save_weights(tmp_path / "m.weights.h5")
+    again = ck.ConvMixer256_8(input_shape=(8, 8, 3), weights=tmp_path / "m.weights.h5")
+    for weight, other in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    with pytest.raises(ValueError, match=r"weights.*nowhere\.weights\.h5"):
+        ck.ConvMixer256_8(weights="nowhere.weights.h5")
+
+
+def test_layer_names_say_where_a_weight_sits():
+    model = ck.ConvMixer(**SMALL, input_shape=(8, 8, 3))
+    assert [layer.name for layer in model.layers[1:]] == [
+        "stem_conv",
+        "stem_bn",
+        *itertools.chain.from_iterable(
+            [
+                f"block{i}_depthwise",
+                f"block{i}_depthwise_bn",
+                f"block{i}_add",
+                f"block{i}_pointwise",
+                f"block{i}_pointwise_bn",
+            ]
+            for i in range(2)
+        ),
+        "pool",
+        "head",
+    ]
+    bn = model.get_layer("block1_depthwise_bn")
+    assert (bn.epsilon, bn.momentum) == (1e-5, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"kernel_size": 4}, ValueError, "kernel_size must be an odd positive integer, got 4"),
+        ({"kernel_size": -3}, ValueError, "kernel_size must be a positive integer, got -3"),
+        ({"depth": 0}, ValueError, "depth must be a positive integer, got 0"),
+        ({"hidden_dim": 2.5}, TypeError, "hidden_dim must be a positive integer, got 2.5"),
+        ({"patch_size": True}, TypeError, "patch_size must be a positive integer, got True"),
+        ({"activation": "gleu"}, ValueError, "activation .*'gelu'.* got 'gleu'"),
+        ({"activation": None}, TypeError, "activation .* got None"),
+        (
+            {"normalization": "group"},
+            ValueError,
+            "normalization must be one of .*, got 'group'",
+        ),
+        ({"pooling": "sum"}, ValueError, "pooling must be one of None, 'avg', 'max', got 'sum'"),
+        ({"classes": 0}, ValueError, "classes must be a positive integer, got 0"),
+        ({"include_top": False, "classes": 3}, ValueError, "classes .*include_top=True.* classes=3"),
+        (
+            {"include_top": False, "classifier_activation": "softmax"},
+            ValueError,
+            "classifier_activation .*'softmax'",
+        ),
+        ({"classifier_activation": "sofmax"}, ValueError, "classifier_activation .* got 'sofmax'"),
+        ({"include_top": 1}, TypeError, "include_top must be True or False, got 1"),
+        ({"input_shape": (1, 8, 3)}, ValueError, r"input_shape .*patch_size=2.* got \(1, 8, 3\)"),
+        ({"input_shape": (8, 8)}, ValueError, r"input_shape must be \(height, width, channels\).* \(8, 8\)"),
+        ({"input_shape": (8, 8, None)}, ValueError, "input_shape .*channels"),
+        ({"input_shape": (8, -8, 3)}, ValueError, "input_shape .*-8"),
+        ({"input_mean": 3}, ValueError, "input_mean and input_std .* input_mean=3 and input_std=None"),
+        ({"input_mean": [1, 2], "input_std": 1}, ValueError, r"input_mean .* 3 of them.* \[1, 2\]"),
+        ({"input_mean": 0, "input_std": [1, 0, 1]}, ValueError, "input_std must be positive"),
+        ({"kernal_size": 3}, TypeError, r"ConvMixer\(\) .*'kernal_size'"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ck.ConvMixer(**{**SMALL, **arguments})
+
+
+def test_named_builders_name_themselves_in_errors():
+    with pytest.raises(TypeError, match=r"ConvMixer768_32\(\) .*'hiden_dim'"):
+        ck.ConvMixer768_32(hiden_dim=3)
+
+
+BACKEND_SCRIPT = """
+import sys, keras, numpy as np
+import convmixer_keras as ck
+model = ck.ConvMixer(12, 2, 5, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
+model.load_weights(sys.argv[1])
+np.save(sys.argv[3], keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
+print(keras.backend.backend())
+assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
+def test_backends_agree(backend, tmp_path):
+    if backend == "jax":
+        pytest.importorskip("jax")
+    model = ck.ConvMixer(12, 2, 5, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
+    randomise(model)
+    model.save_weights(tmp_path / "w.weights.h5")
+    images = np.random.default_rng(0).uniform(0, 255, (3, 14, 13, 3)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", BACKEND_SCRIPT, "w.weights.h5", "images.npy", "logits.npy"],
+        cwd=tmp_path,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == backend
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_import_loads_nothing_heavy():
+    script = (
+        "import sys, json, convmixer_keras as ck; before = sorted(sys.modules)\n"
+        "import keras; keras_alone = sorted(sys.modules)\n"
+        "ck.ConvMixer256_8(); print(json.dumps([before, keras_alone, sorted(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    at_import, keras_alone, after_building = json.loads(done.stdout)
+    assert "keras" not in at_import
+    added = set(after_building) - set(keras_alone)
+    assert "convmixer_keras.model" in added
+    assert not added & {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn"}
