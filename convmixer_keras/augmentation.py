@@ -11,8 +11,10 @@ PIXEL_RANGE = (0, 255)
 def random_resized_crop(image, recipe):
     """Crops a random rectangle of an image and resizes it to the recipe's image size.
 
-    keras-cv's RandomCropAndResize samples without antialiasing and clips crops that do not fit, instead
-    of drawing again; so this one is TensorFlow's own crop, which draws as torchvision's does.
+    Drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten times until the
+    rectangle fits into the image, or else the largest centred one of an allowed ratio. (keras-cv's
+    RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
+    `sample_distorted_bounding_box` draws uniform heights, and so smaller areas.)
 
     Args:
         image: (height, width, channels), 0..255.
@@ -24,15 +26,8 @@ def random_resized_crop(image, recipe):
     """
     if recipe.crop_area == (1.0, 1.0):  # Nothing to draw: as much of the image as evaluation sees.
         return evaluation_transform(image, recipe.image_size, recipe.crop_pct)
-    begin, size, _ = tf.image.sample_distorted_bounding_box(
-        tf.shape(image),
-        tf.zeros([0, 0, 4]),
-        area_range=recipe.crop_area,
-        aspect_ratio_range=recipe.crop_ratio,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    crop = tf.slice(image, begin, size)
+    top, left, height, width = _random_rectangle(tf.shape(image)[:2], recipe.crop_area, recipe.crop_ratio)
+    crop = image[top : top + height, left : left + width]
     target = (recipe.image_size, recipe.image_size)
     image = tf.cond(
         tf.random.uniform(()) < 0.5,
@@ -40,6 +35,26 @@ def random_resized_crop(image, recipe):
         lambda: resize(crop, target, "bicubic"),
     )
     return tf.ensure_shape(image, (*target, None))
+
+
+def _random_rectangle(image_size, area_range, ratio_range):
+    """Draws (top, left, height, width) in pixels, as scalars, within an image of (height, width) pixels."""
+    attempts = 10
+    size = tf.cast(image_size, tf.float32)
+    area = tf.random.uniform((attempts,), *area_range) * size[0] * size[1]
+    ratio = tf.exp(tf.random.uniform((attempts,), *np.log(ratio_range)))
+    drawn = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], 1)))
+    # The fallback stands last: the whole image, cut to the nearest allowed ratio.
+    height = tf.minimum(size[0], tf.round(size[1] / ratio_range[0]))
+    width = tf.minimum(size[1], tf.round(size[0] * ratio_range[1]))
+    drawn = tf.concat([drawn, [[height, width]]], 0)
+    fits = tf.reduce_all((drawn >= 1) & (drawn <= size), 1)
+    first = tf.argmax(fits)
+    chosen = drawn[first]
+    room = size - chosen
+    corner = tf.floor(tf.random.uniform((2,)) * (room + 1))
+    corner = tf.where(first == attempts, tf.floor(room / 2), corner)
+    return tf.unstack(tf.cast(tf.concat([corner, chosen], 0), tf.int32))
 
 
 def batch_transform(recipe, channels, classes):

@@ -38,9 +38,9 @@ def test_digits_are_scikit_learns():
     images, labels = examples_of(loaded.validation)
     assert images.shape == (360, 8, 8, 1)
     assert images.dtype == np.float32
-    scans = {
-        np.round(scan * 255 / 16).astype(int).tobytes(): y for scan, y in zip(*load_digits(return_X_y=True))
-    }
+    scans, digits = load_digits(return_X_y=True)
+    scans = np.round(scans * 255 / 16).astype(int)
+    digit_of = {scan.tobytes(): digit for scan, digit in zip(scans, digits, strict=True)}
     found = [digit_of[image.reshape(64).astype(int).tobytes()] for image in images]
     np.testing.assert_array_equal(found, labels)
     assert np.bincount(labels).min() >= 34  # every digit alike
