@@ -92,7 +92,7 @@ def batch_transform(recipe, channels, classes):
     if recipe.mixup_alpha:
         mixing_layers.append(layers.MixUp(recipe.mixup_alpha, seed=seed + 5))
     if recipe.cutmix_alpha:
-        mixing_layers.append(layers.CutMix(recipe.cutmix_alpha, seed=seed + 6))
+        mixing_layers.append(_cutmix(recipe.cutmix_alpha, seed + 6))
 
     def transform(images, labels):
         images = tf.cast(images, tf.float32)
@@ -189,3 +189,32 @@ def _random_erasing(recipe, seed):
             return 255 * (noise * recipe.std + recipe.mean)
 
     return RandomErasing(0.0, 0.0, seed=seed)
+
+
+def _cutmix(alpha, seed):
+    """keras-cv's CutMix with labels that say what is seen.
+
+    keras-cv mixes labels by the area that it drew, also where much of that lies outside the image.
+    """
+    from keras_cv import layers
+
+    class CutMix(layers.CutMix):
+        def _cutmix(self, images):
+            mixed, _, order, y, x, width, height = super()._cutmix(images)
+            rows = _pixels_inside(y, height, tf.shape(images)[1])
+            columns = _pixels_inside(x, width, tf.shape(images)[2])
+            share = rows * columns / tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), tf.float32)
+            return mixed, 1 - share, order, y, x, width, height
+
+    return CutMix(alpha, seed=seed)
+
+
+def _pixels_inside(center, length, side):
+    """How many of the pixels 0..side-1 lie in [center - length / 2, center + length / 2)."""
+    center, half, side = (
+        tf.cast(center, tf.float32),
+        tf.cast(length, tf.float32) / 2,
+        tf.cast(side, tf.float32),
+    )
+    begin, end = (tf.clip_by_value(tf.math.ceil(edge), 0.0, side) for edge in (center - half, center + half))
+    return end - begin

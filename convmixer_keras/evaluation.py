@@ -39,6 +39,11 @@ def evaluate(path, recipe, data_dir=None):
         InputError: If the file is not a Keras model, or does not fit the data set.
     """
     model = load_model(path)
+    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
+        raise InputError(
+            f"{path} must take images and give one score for each class, but takes {model.input_shape} and "
+            f"gives {model.output_shape}"
+        )
     height = model.input_shape[1]
     if height is not None:
         recipe = dataclasses.replace(recipe, image_size=height)

@@ -76,10 +76,9 @@ def test_mixing_keeps_images_and_labels_together(changes):
     out, mixed = transformed(images, labels, classes=2, **changes)
     np.testing.assert_allclose(mixed.sum(1), 1, rtol=1e-5)
     assert ((mixed > 0.01) & (mixed < 0.99)).any()
-    share = out.mean((1, 2, 3)) / 200
-    if "mixup_alpha" in changes:
-        np.testing.assert_allclose(share, mixed[:, 1], atol=1e-4)
-    else:
+    # Also where a rectangle was drawn half outside the image: keras-cv's own CutMix fails here.
+    np.testing.assert_allclose(out.mean((1, 2, 3)) / 200, mixed[:, 1], atol=1e-4)
+    if "cutmix_alpha" in changes:
         assert set(np.unique(out)) <= {0.0, 200.0}  # rectangles of the one or the other
 
 
@@ -92,6 +91,8 @@ def test_one_of_mixup_and_cutmix_in_each_batch():
     for _ in range(60):
         out, mixed = transform(images, labels)
         np.testing.assert_allclose(mixed.numpy().sum(1), 1, rtol=1e-5)
+        unsmoothed = (mixed.numpy()[:, 1] - 0.05) / 0.9
+        np.testing.assert_allclose(out.numpy().mean((1, 2, 3)) / 200, unsmoothed, atol=1e-4)
         cutmix += set(np.unique(out)) <= {0.0, 200.0}
     assert 10 < cutmix < 50  # five standard deviations around 30
 

@@ -1,0 +1,242 @@
+import csv
+import dataclasses
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+from convmixer_keras import load_class_names, run_folder, training
+from convmixer_keras.recipes import DIGITS, RECIPES
+
+# Small enough for seconds; learns what colour an image is.
+TINY = dataclasses.replace(
+    DIGITS,
+    image_size=8,
+    hidden_dim=8,
+    depth=1,
+    patch_size=2,
+    batch_size=6,
+    epochs=3,
+    mean=(0.5,),
+    std=(0.25,),
+)
+
+
+@pytest.fixture
+def recipe(image_folder):
+    return dataclasses.replace(TINY, dataset=str(image_folder))
+
+
+def test_schedule_is_the_authors():
+    """Their CIFAR-10 script: np.interp over the epochs that are done after a step."""
+    epochs, steps, peak = 25, 97, 0.05
+    schedule = training.PiecewiseLinear(peak, epochs * steps)
+    for step in (0, 1, 500, epochs * steps * 2 // 5, 1500, epochs * steps * 4 // 5, epochs * steps - 1):
+        expected = np.interp((step + 1) / steps, [0, 10, 20, 25], [0, peak, peak / 20, 0])
+        assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    # The rates that the script prints after epochs 1, 10, 20 and 21.
+    for epoch, rate in ((1, 0.005), (10, 0.05), (20, 0.0025), (21, 0.002)):
+        assert float(schedule(epoch * steps - 1)) == pytest.approx(rate, rel=1e-4)
+
+
+def test_schedule_is_serialisable():
+    schedule = training.PiecewiseLinear(0.1, 50)
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert float(restored(7)) == float(schedule(7))
+
+
+def test_weight_decay_acts_on_kernels_only():
+    """With gradients of zero, AdamW multiplies what decays by 1 - rate * decay, and leaves the rest."""
+    recipe = dataclasses.replace(DIGITS, weight_decay=0.5, learning_rate=0.1)
+    model = training.build_model(recipe, 1, 10)
+    optimizer = training.build_optimizer(recipe, model, total_steps=10)
+    before = [v.numpy() for v in model.trainable_variables]
+    optimizer.apply(
+        [np.zeros(v.shape, np.float32) for v in model.trainable_variables], model.trainable_variables
+    )
+    rate = 0.1 * 0.1 / 0.4
+    for variable, old in zip(model.trainable_variables, before, strict=True):
+        kept = 1 - rate * 0.5 if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(variable, old * kept, rtol=1e-5)
+
+
+def test_gradients_are_clipped_to_one_global_norm():
+    recipe = dataclasses.replace(DIGITS, weight_decay=0.0)
+    gradients = [np.full((3, 4), 2.0, np.float32), np.full((5,), -1.0, np.float32)]
+    norm = np.sqrt(sum((g**2).sum() for g in gradients))
+    model = training.build_model(recipe, 1, 10)
+    optimizer = training.build_optimizer(recipe, model, total_steps=10)
+    assert optimizer.global_clipnorm == 1.0
+    for clipped, gradient in zip(optimizer._clip_gradients(gradients), gradients, strict=True):
+        np.testing.assert_allclose(clipped, gradient / norm, rtol=1e-5)
+    unlimited = training.build_optimizer(dataclasses.replace(recipe, clip_norm=0.0), model, total_steps=10)
+    assert unlimited.global_clipnorm is None
+
+
+def test_a_run_leaves_everything(recipe, tmp_path):
+    output = tmp_path / "run"
+    history = training.train(recipe, output, command="the command", verbose=0)
+    assert sorted(os.listdir(output)) == sorted(
+        [
+            run_folder.BEST_MODEL,
+            run_folder.LAST_MODEL,
+            run_folder.CONFIG,
+            run_folder.HISTORY,
+            run_folder.CURVES,
+            run_folder.TENSORBOARD,
+            run_folder.CHECKPOINT,
+        ]
+    )
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    with open(output / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in history]
+    assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-6)
+
+    config = json.loads((output / "config.json").read_text())
+    assert config["command"] == "the command"
+    assert config["recipe"]["hidden_dim"] == 8
+    assert config["versions"]["keras"] == keras.__version__
+    assert config["class_names"] == ["blue", "green", "red"]
+
+    from convmixer_keras import data
+
+    validation = data.load_validation(recipe).images
+    images = np.concatenate([x for x, _ in validation])
+    labels = np.concatenate([y for _, y in validation]).argmax(1)
+    for name, row in (
+        ("last.keras", history[-1]),
+        ("model.keras", max(history, key=lambda r: r["val_accuracy"])),
+    ):
+        model = keras.saving.load_model(output / name)  # takes raw pixels
+        accuracy = (model.predict(images, verbose=0).argmax(1) == labels).mean()
+        assert accuracy == pytest.approx(row["val_accuracy"])
+        assert all(type(layer).__module__.startswith("keras") for layer in model.layers)
+        assert load_class_names(output / name) == ["blue", "green", "red"]
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+class StopAfter(Exception):
+    pass
+
+
+def interrupt_after(monkeypatch, epochs):
+    """Ends training with an exception when so many epochs are finished."""
+    finish = training.KeepRun.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs=None):
+        finish(self, epoch, logs)
+        if epoch + 1 == epochs:
+            raise StopAfter
+
+    monkeypatch.setattr(training.KeepRun, "on_epoch_end", on_epoch_end)
+
+
+@pytest.mark.parametrize("ema_momentum", [0.0, 0.9])
+def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, ema_momentum):
+    recipe = dataclasses.replace(recipe, ema_momentum=ema_momentum, epochs=4)
+    straight = training.train(recipe, tmp_path / "straight", verbose=0)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(StopAfter):
+            training.train(recipe, tmp_path / "stopped", verbose=0)
+    resumed = training.train(recipe, tmp_path / "stopped", resume=True, verbose=0)
+    assert [row["epoch"] for row in resumed] == [1, 2, 3, 4]
+    for ours, theirs in zip(resumed, straight, strict=True):
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
+        assert ours["learning_rate"] == theirs["learning_rate"]
+    for name in ("model.keras", "last.keras"):
+        weights = [
+            keras.saving.load_model(tmp_path / run / name).get_weights() for run in ("straight", "stopped")
+        ]
+        for ours, theirs in zip(*weights, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_averaged_weights_are_what_is_saved(recipe, tmp_path):
+    """Two runs that differ in the average alone: the one saves it, the other its last weights."""
+    recipe = dataclasses.replace(recipe, ema_momentum=0.8, epochs=2)
+    training.train(recipe, tmp_path / "run", verbose=0)
+    plain = dataclasses.replace(recipe, ema_momentum=0.0)
+    training.train(plain, tmp_path / "plain", verbose=0)
+    averaged, last = (
+        keras.saving.load_model(tmp_path / run / "last.keras").get_layer("head").get_weights()[0]
+        for run in ("run", "plain")
+    )
+    assert not np.allclose(averaged, last, atol=1e-4)
+
+
+def test_a_folder_with_a_run_is_refused(recipe, tmp_path):
+    output = tmp_path / "run"
+    training.train(dataclasses.replace(recipe, epochs=1), output, verbose=0)
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
+        training.train(recipe, output, verbose=0)
+    with pytest.raises(ValueError, match=r"epochs must be 1, .* got 3"):
+        training.train(recipe, output, resume=True, verbose=0)
+    with pytest.raises(ValueError, match="holds no run"):
+        training.train(recipe, tmp_path / "other", resume=True, verbose=0)
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    run_folder.RunFolder(output).remove_run()
+    assert list(output.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
+    output = tmp_path / "run"
+    training.train(dataclasses.replace(recipe, epochs=1), output, verbose=0)
+    checkpoint = output / run_folder.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.weights\.h5 cannot be resumed from"):
+        training.train(dataclasses.replace(recipe, epochs=1), output, resume=True, verbose=0)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_learns(recipe, tmp_path, policy):
+    recipe = dataclasses.replace(recipe, dtype_policy=policy, epochs=8)
+    history = training.train(recipe, tmp_path / "run", verbose=0)
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["val_accuracy"] > 0.6
+
+
+def test_steps_per_execution_changes_nothing(recipe, tmp_path):
+    runs = [
+        training.train(recipe, tmp_path / str(steps), steps_per_execution=steps, verbose=0)
+        for steps in (1, 4)
+    ]
+    for ours, theirs in zip(*runs, strict=True):
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_frozen_and_buildable(name):
+    recipe = RECIPES[name]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        recipe.epochs = 1
+    small = dataclasses.replace(recipe, hidden_dim=8, depth=1)
+    model = training.build_model(small, len(recipe.mean), 10)
+    assert model.input_shape == (None, recipe.image_size, recipe.image_size, len(recipe.mean))
+
+
+def test_imagenet_recipe_is_the_authors():
+    recipe = RECIPES["imagenet"]
+    stated = {
+        "learning_rate": 0.01,
+        "epsilon": 1e-3,
+        "weight_decay": 2e-5,
+        "clip_norm": 1.0,
+        "label_smoothing": 0.1,
+        "mixup_alpha": 0.5,
+        "cutmix_alpha": 0.5,
+        "randaugment_ops": 2,
+        "randaugment_magnitude": 9.0,
+        "randaugment_std": 0.5,
+        "erasing_probability": 0.25,
+        "crop_area": (0.08, 1.0),
+        "crop_ratio": (3 / 4, 4 / 3),
+        "batch_size": 640,
+        "epochs": 150,
+        "flip": True,
+    }
+    assert {name: getattr(recipe, name) for name in stated} == stated
