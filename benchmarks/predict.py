@@ -1,0 +1,43 @@
+"""Images/s of inference: ConvMixer-1024/20 at 224x224, batch 8, on the CPU: Keras against PyTorch (channels_last).
+
+  pip install -e ".[bench]" && python benchmarks/predict.py [--rounds 7]
+"""
+
+import argparse
+
+from side_by_side import print_images_per_second, seconds_per_step
+
+BATCH = 8
+
+
+def ours():
+    import numpy as np
+
+    from convmixer_keras import ConvMixer1024_20
+
+    model = ConvMixer1024_20()
+    images = np.random.default_rng(0).normal(size=(BATCH, 224, 224, 3)).astype(np.float32)
+    return lambda: model.predict_on_batch(images)
+
+
+def pytorch():
+    import torch
+    from torch_reference import convmixer, random_images
+
+    model = convmixer(1024, 20, 9, 14, 1000).eval()
+    images = random_images(BATCH, 224)
+
+    def step():
+        with torch.inference_mode():
+            return model(images).numpy()
+
+    return step
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    seconds = seconds_per_step(
+        {"this package": ours, "PyTorch": pytorch}, parser.parse_args().rounds, repeats=1
+    )
+    print_images_per_second(seconds, BATCH, reference="PyTorch")

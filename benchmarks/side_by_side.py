@@ -1,0 +1,52 @@
+"""Times several programs by turns, each in a process of its own, so that their thread pools do not meet."""
+
+import multiprocessing
+import statistics
+import time
+
+
+def _serve(make, connection):
+    step = make()
+    step()  # The first call traces or compiles.
+    step()
+    connection.send("ready")
+    while (repeats := connection.recv()) is not None:
+        began = time.perf_counter()
+        for _ in range(repeats):
+            step()
+        connection.send((time.perf_counter() - began) / repeats)
+
+
+def seconds_per_step(contenders, rounds, repeats):
+    """Returns the median time of a step of each contender, in seconds.
+
+    Args:
+        contenders: Dictionary from a name to a function without arguments that sets up the contender, in
+            a process of its own, and returns its step: another function without arguments.
+        rounds: How many times every contender has its turn.
+        repeats: Steps in one turn, whose mean counts.
+    """
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name, make in contenders.items():
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(make, there), daemon=True)
+        process.start()
+        here.recv()
+        workers[name] = here
+    times = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, connection in workers.items():
+            connection.send(repeats)
+            times[name].append(connection.recv())
+    for connection in workers.values():
+        connection.send(None)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def print_images_per_second(seconds, images, reference):
+    """Prints images/s of each contender, and how many times the reference that is."""
+    width = max(map(len, seconds))
+    print(f"{'':<{width}}  images/s  ratio")
+    for name, value in seconds.items():
+        print(f"{name:<{width}}  {images / value:8.1f}  {seconds[reference] / value:5.2f}")
