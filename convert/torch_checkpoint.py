@@ -6,6 +6,7 @@ way, so that code inside them does not run.
 
 import argparse
 import json
+import math
 import os
 import re
 import warnings
@@ -21,6 +22,9 @@ from convmixer_keras.saving import written_whole
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
 WRITTEN = (SAFETENSORS, ".pth")
+
+# NumPy has no bfloat16, but it is the upper half of a float32.
+_SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 # Under which name training programs keep the weights, and their moving average.
 _WEIGHTS = ("state_dict", "model", "model_state_dict")
@@ -78,36 +82,36 @@ def _read_safetensors(path):
     import safetensors
 
     try:
-        file = safetensors.safe_open(path, framework="np")
-        tensors = {}
-        for name in file.keys():  # noqa: SIM118
-            stored = file.get_slice(name)
-            shape, dtype = tuple(stored.get_shape()), stored.get_dtype()
-            tensors[name] = StoredTensor(shape, _safetensors_reader(path, file, name, shape, dtype))
+        # Only to check the header: what it reads stays in memory until the last tensor is done with.
+        with safetensors.safe_open(path, framework="np"):
+            pass
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged or not a .safetensors file: {error}") from None
-    return tensors
+    with open(path, "rb") as file:
+        start_of_data = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start_of_data - 8))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(tuple(entry["shape"]), _safetensors_reader(path, name, entry, start_of_data))
+        for name, entry in header.items()
+    }
 
 
-def _safetensors_reader(path, file, name, shape, dtype):
+def _safetensors_reader(path, name, entry, start_of_data):
     def read():
-        if dtype == "BF16":
-            return _bfloat16_of_safetensors(path, name).reshape(shape)
-        if dtype not in ("F16", "F32", "F64"):
-            raise InputError(f"{name} in {path} has type {dtype}, expected floating-point numbers")
-        return _finite_float32(file.get_tensor(name), name, path)
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise InputError(f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers")
+        array = np.fromfile(
+            path,
+            _SAFETENSORS_DTYPES[entry["dtype"]],
+            count=math.prod(entry["shape"]),
+            offset=start_of_data + entry["data_offsets"][0],
+        ).reshape(entry["shape"])
+        if entry["dtype"] == "BF16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        return _finite_float32(array, name, path)
 
     return read
-
-
-def _bfloat16_of_safetensors(path, name):
-    """NumPy has no bfloat16, but the upper half of a float32 is one."""
-    with open(path, "rb") as file:
-        header_length = int.from_bytes(file.read(8), "little")
-        start, end = json.loads(file.read(header_length))[name]["data_offsets"]
-        file.seek(8 + header_length + start)
-        halves = np.frombuffer(file.read(end - start), "<u2")
-    return _finite_float32((halves.astype("<u4") << 16).view("<f4"), name, path)
 
 
 def _read_pickled(path, ema):
@@ -230,10 +234,17 @@ def write_checkpoint(arrays, path):
 
             # The format says to readers in whose memory layout the tensors are.
             save_file(arrays, temporary, metadata={"format": "pt"})
+            os.chmod(temporary, 0o666 & ~_umask())  # save_file lets nobody but the owner read.
         else:
             import torch
 
             torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, temporary)
+
+
+def _umask():
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def check_writable_name(path):

@@ -13,10 +13,12 @@ import argparse
 import importlib.util
 import sys
 
+import numpy as np
+
 from convmixer_keras import command_line, presets
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
 from convmixer_keras.errors import InputError
-from convmixer_keras.saving import save_model, written_whole
+from convmixer_keras.saving import load_model, save_model, written_whole
 
 TOLERANCE = 1e-3
 # With these many patches a side, edges and inner places all count, whatever the patch size.
@@ -157,6 +159,8 @@ def _to_keras(arguments, verify):
             include_top=keep_head,
         )
         print(f"{arguments.input}: {checkpoint}")
+        expected = _expected_outputs(checkpoint, arguments) if verify else []
+        # Of the checkpoint, its PyTorch model and the Keras model, no more than two are in memory at once.
         model = torch_weights.build(
             checkpoint,
             not arguments.no_top,
@@ -164,52 +168,90 @@ def _to_keras(arguments, verify):
             arguments.include_preprocessing,
             arguments.image_size,
         )
+        del checkpoint
         if arguments.classes is not None:
             print(f"the classifier of {arguments.classes} classes is new, with random weights")
-        if verify:
-            sizes = checkpoint.recognised.sizes
-            arrays = {name: stored.read() for name, stored in checkpoint.recognised.tensors.items()}
-            _verify(model, sizes, checkpoint.activation, arrays, checkpoint.preset, arguments.images)
-            del arrays
+        _compare(model, expected, features=not keep_head)
         if arguments.output.endswith(".keras"):
             save_model(model, temporary)
         else:
             model.save_weights(temporary)
 
 
+def _expected_outputs(checkpoint, arguments):
+    sizes = checkpoint.recognised.sizes
+    arrays = {name: stored.read() for name, stored in checkpoint.recognised.tensors.items()}
+    mean_and_std = ()
+    if arguments.include_preprocessing:
+        mean_and_std = 255 * np.array(presets.IMAGENET_MEAN), 255 * np.array(presets.IMAGENET_STD)
+    return _torch_outputs(
+        sizes,
+        checkpoint.activation,
+        arrays,
+        arguments.image_size,
+        mean_and_std,
+        arguments.images,
+        checkpoint.preset,
+    )
+
+
 def _to_torch(arguments, verify):
+    from convmixer_keras.convert import torch_verify
+
     torch_checkpoint.check_writable_name(arguments.output)
-    model = torch_weights.load_keras_model(arguments.input)
+    model = load_model(arguments.input)
     state = torch_weights.to_state_dict(model, arguments.to)
-    sizes = torch_weights.model_sizes(model)
-    print(f"{arguments.input}: {sizes}")
-    for name in torch_weights.left_behind(model):
-        print(f"not in the PyTorch file: {name}")
-    if verify:
-        activation = torch_weights.model_activation(model)
+    sizes, activation = torch_weights.model_sizes(model), torch_weights.model_activation(model)
+    print(f"{arguments.input}: {sizes}, {activation}")
+    mean_and_std = torch_verify.normalization(model) or ()
+    if mean_and_std:
+        print("input_normalization stays behind: the PyTorch weights take channels that are normalised")
+    top_activation = model.get_layer("head").activation.__name__
+    if top_activation != "linear":
+        print(f"{top_activation} stays behind: the PyTorch weights give logits")
+    dtype = model.get_layer("stem_conv").compute_dtype
+    if verify and dtype != "float32":
+        print(f"not verified: the model computes in {dtype}, and PyTorch's would in float32")
+    elif verify:
         modules = torch_weights.TARGETS[arguments.to].module_names(sizes.depth)
         arrays = {
             (layer, tensor): state[f"{module}.{tensor}"]
             for layer, module in modules.items()
             for tensor in torch_layouts.tensor_names(layer)
         }
-        _verify(model, sizes, activation, arrays, None, arguments.images)
+        expected = _torch_outputs(
+            sizes, activation, arrays, model.input_shape[1], mean_and_std, arguments.images
+        )
+        _compare(model, expected)
     torch_checkpoint.write_checkpoint(state, arguments.output)
 
 
-def _verify(model, sizes, activation, arrays, preset, folder):
-    """Prints how well the two networks agree, and raises _Disagreement if they do not."""
+def _torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
+    """Returns pairs of `Images` and PyTorch's outputs on them."""
     from convmixer_keras.convert import torch_verify
 
-    size = model.input_shape[1] or _PATCHES_TO_VERIFY * sizes.patch_size
-    batches = {"random images": torch_verify.random_images(model, size)}
+    size = image_size or _PATCHES_TO_VERIFY * sizes.patch_size
+    sets = [torch_verify.random_images(size, sizes.channels, *mean_and_std)]
     if folder is not None:
-        batches[f"images of {folder}"] = torch_verify.real_images(model, folder, size, preset)
-    for images, batch in batches.items():
-        agreement = torch_verify.compare(model, sizes, activation, arrays, batch)
-        print(f"verified on {agreement.images} {images}, {size} x {size}: {agreement}")
-        if not agreement.largest_difference <= TOLERANCE:  # Also when it is not a number.
+        if sizes.channels != 3:
+            raise InputError(f"--images have 3 channels, and the network takes {sizes.channels}")
+        sets.append(
+            torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
+        )
+    return [(images, torch_verify.torch_outputs(sizes, activation, arrays, images)) for images in sets]
+
+
+def _compare(model, expected, features=False):
+    """Prints how well the Keras model agrees with PyTorch, and raises _Disagreement if it does not."""
+    from convmixer_keras.convert import torch_verify
+
+    for images, theirs in expected:
+        ours = torch_verify.keras_outputs(model, images, features)
+        difference, words = torch_verify.agreement(ours, theirs)
+        if features:
+            words = f"largest difference of features {difference:.2e}"
+        print(f"verified on {images.name}, {images.size} x {images.size}: {words}")
+        if not difference <= TOLERANCE:  # Also when it is not a number.
             raise _Disagreement(
-                f"Keras and PyTorch differ by {agreement.largest_difference:.2e}, over {TOLERANCE:g}; "
-                "nothing was written"
+                f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g}; nothing was written"
             )

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -13,85 +14,59 @@ _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _BATCH = 4
 
 
-class Agreement(NamedTuple):
-    """What a comparison found.
+class Images(NamedTuple):
+    """Images to compare on, which can be gone through twice without being kept in memory.
 
     Attributes:
-        images: Number of images compared.
-        compared: "logit", or "feature" where the Keras model has no classifier in common with PyTorch's.
-        largest_difference: Largest absolute difference of any output; NaN if an output is not a number.
-        same_top1: Number of images whose largest output is the same one.
+        name: What messages call them.
+        size: Their side in pixels.
+        raw: Function without arguments that gives batches (batch, size, size, channels) of raw pixels.
+        mean, std: Per channel, in units of 0..255: what makes normalised channels of raw pixels.
     """
 
-    images: int
-    compared: str
-    largest_difference: float
-    same_top1: int
+    name: str
+    size: int
+    raw: Callable
+    mean: np.ndarray
+    std: np.ndarray
 
-    def __str__(self):
-        text = f"largest {self.compared} difference {self.largest_difference:.2e}"
-        if self.compared == "logit":
-            text += f", top-1 agreement {self.same_top1} of {self.images}"
-        return text
-
-
-def compare(model, sizes, activation, arrays, images):
-    """Runs both models.
-
-    Args:
-        model: A Keras ConvMixer of this package, with or without `input_normalization`.
-        sizes: The `Sizes` of the PyTorch model; with `classes=None` pooled features are compared.
-        activation: Name of the PyTorch model's activation.
-        arrays: Dict from (layer, tensor) to the PyTorch model's weights.
-        images: Iterable of float32 batches (batch, height, width, channels), as the Keras model takes them.
-
-    Returns:
-        An `Agreement`.
-    """
-    from convmixer_keras.convert.torch_model import torch_outputs
-
-    images = list(images)
-    outputs_of = _logits if sizes.classes is not None else _features
-    ours = [outputs_of(model, batch) for batch in images]
-    theirs = torch_outputs(sizes, activation, arrays, [_normalized(model, batch) for batch in images])
-    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
-    return Agreement(
-        images=len(ours),
-        compared="feature" if sizes.classes is None else "logit",
-        largest_difference=float(np.abs(ours - theirs).max()),
-        same_top1=int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum()),
-    )
+    def normalized(self):
+        for pixels in self.raw():
+            yield ((pixels - self.mean) / self.std).astype(np.float32)
 
 
-def random_images(model, size, count=2):
-    """Yields one batch of noise, in the range that the model takes: raw pixels or normalised channels."""
-    random = np.random.default_rng(0)
-    shape = (count, size, size, model.input_shape[-1])
-    if normalization(model) is None:
-        yield random.standard_normal(shape, np.float32)
-    else:
-        yield random.uniform(0, 255, shape).astype(np.float32)
+def random_images(size, channels, mean=128, std=64, count=2):
+    """Returns noise as `Images`; given no other mean and standard deviation, normalised to about +-2."""
+
+    def raw():
+        shape = (count, size, size, channels)
+        yield np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
+
+    return Images(f"{count} random images", size, raw, np.array(mean), np.array(std))
 
 
-def real_images(model, folder, size, preset):
-    """Yields the images under a folder in batches, with ImageNet's or the variant's evaluation transform.
+def real_images(folder, size, preset, mean=None, std=None):
+    """Returns the images under a folder as `Images`, after the evaluation transform of a variant.
 
     Raises:
-        InputError: If there are none, or one is damaged, or the model does not take three channels.
+        InputError: If there are none; when they are gone through, if one is damaged.
     """
-    from convmixer_keras import preprocessing, presets
+    from convmixer_keras import preprocessing
 
-    preset = preset or presets.CONVMIXER_768_32
-    for path_batch in _batches(image_paths(folder)):
-        pixels = np.stack(
-            [
-                preprocessing.load_image(path, size, preset.crop_pct, preset.interpolation)
-                for path in path_batch
-            ]
-        )
-        if normalization(model) is None:
-            pixels = (pixels / 255 - np.array(preset.mean)) / np.array(preset.std)
-        yield pixels.astype(np.float32)
+    paths = image_paths(folder)
+
+    def raw():
+        for start in range(0, len(paths), _BATCH):
+            yield np.stack(
+                [
+                    preprocessing.load_image(path, size, preset.crop_pct, preset.interpolation)
+                    for path in paths[start : start + _BATCH]
+                ]
+            )
+
+    if mean is None:
+        mean, std = 255 * np.array(preset.mean), 255 * np.array(preset.std)
+    return Images(f"{len(paths)} images of {folder}", size, raw, np.array(mean), np.array(std))
 
 
 def image_paths(folder):
@@ -108,37 +83,54 @@ def image_paths(folder):
     return paths
 
 
-def _batches(items):
-    return [items[i : i + _BATCH] for i in range(0, len(items), _BATCH)]
-
-
 def normalization(model):
-    return next((layer for layer in model.layers if layer.name == "input_normalization"), None)
+    """Returns the mean and standard deviation, per channel, of a model that takes raw pixels, or None."""
+    for layer in model.layers:
+        if layer.name == "input_normalization":
+            mean, variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
+            return mean.reshape(-1), np.sqrt(variance.reshape(-1))
+    return None
 
 
-def _normalized(model, batch):
-    layer = normalization(model)
-    if layer is None:
-        return batch
-    mean, variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
-    return ((batch - mean) / np.sqrt(variance)).astype(np.float32)
-
-
-def _logits(model, batch):
-    head = model.get_layer("head")
-    if head.activation is keras.activations.linear:
-        return _run(model, batch)
-    kernel, bias = head.get_weights()
-    return _run(keras.Model(model.inputs, head.input), batch) @ kernel + bias
-
-
-def _features(model, batch):
-    if any(layer.name == "pool" for layer in model.layers):
-        return _run(keras.Model(model.inputs, model.get_layer("pool").output), batch)
-    return _run(model, batch).mean(axis=(1, 2))
+def keras_outputs(model, images, features=False):
+    """Returns a Keras ConvMixer's logits (batch, classes) of `Images`, or its pooled features."""
+    batches = images.normalized() if normalization(model) is None else images.raw()
+    layers = {layer.name: layer for layer in model.layers}
+    if features and "pool" not in layers:
+        return np.concatenate([_run(model, batch).mean(axis=(1, 2)) for batch in batches])
+    if not features and layers["head"].activation is keras.activations.linear:
+        return np.concatenate([_run(model, batch) for batch in batches])
+    body = keras.Model(model.inputs, layers["pool"].output)
+    pooled = np.concatenate([_run(body, batch) for batch in batches])
+    if features:
+        return pooled
+    kernel, bias = layers["head"].get_weights()  # Without its softmax or the like.
+    return pooled @ kernel + bias
 
 
 def _run(model, batch):
     # The CPU, as PyTorch's model: a GPU may compute convolutions with fewer bits.
     with keras.device("cpu:0"):
-        return keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(batch), training=False))
+        return model.predict_on_batch(batch)
+
+
+def torch_outputs(sizes, activation, arrays, images):
+    """Returns PyTorch's logits of `Images`, or pooled features where `sizes.classes` is None.
+
+    Args:
+        sizes, activation, arrays: As in `torch_model.torch_outputs`.
+        images: `Images`.
+    """
+    from convmixer_keras.convert import torch_model
+
+    return np.concatenate(torch_model.torch_outputs(sizes, activation, arrays, images.normalized()))
+
+
+def agreement(ours, theirs):
+    """Compares outputs (batch, classes) in words, and returns (largest difference, words).
+
+    The difference is NaN if an output is not a number.
+    """
+    difference = float(np.abs(ours - theirs).max())
+    same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+    return difference, f"largest logit difference {difference:.2e}, top-1 agreement {same} of {len(ours)}"

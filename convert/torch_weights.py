@@ -175,32 +175,6 @@ def _is_convolution(layer):
     return layer.name != "head" and not torch_layouts.is_norm(layer.name)
 
 
-def left_behind(model):
-    """Returns, in words, what a Keras ConvMixer does that its weights in PyTorch do not."""
-    from convmixer_keras.convert.torch_verify import normalization
-
-    notes = []
-    if normalization(model) is not None:
-        notes.append("input_normalization; it takes channels that are already normalised")
-    head_activation = model.get_layer("head").activation.__name__
-    if head_activation != "linear":
-        notes.append(f"the classifier's {head_activation}; it gives logits")
-    return notes
-
-
-def load_keras_model(path):
-    """Loads a `.keras` file, or raises InputError if it is missing or not one."""
-    import keras
-
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}")
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # A damaged file can raise anything.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"{path} is damaged or not a .keras file: {reason}") from None
-
-
 def build(checkpoint, include_top=True, classes=None, include_preprocessing=False, image_size=None):
     """Builds the Keras model of a `Checkpoint`; the arguments are those of `convert_checkpoint`."""
     from convmixer_keras.model import ConvMixer

@@ -59,10 +59,23 @@ def save_model(model, path, class_names=None):
     if not str(path).endswith(".keras"):
         raise InputError(f"a model's file name must end in .keras, got {path}")
     with written_whole(path) as temporary:
-        model.save(temporary)
+        _save_streaming(model, temporary)
         if class_names is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
+
+
+def _save_streaming(model, path):
+    """As `model.save(path)`, which would hold the file in memory twice before writing it."""
+    import keras
+
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        keras.saving.save_model(model, folder, zipped=False)
+        with zipfile.ZipFile(path, "w") as archive:
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    part = os.path.join(parent, name)
+                    archive.write(part, os.path.relpath(part, folder))
 
 
 def load_model(path):
