@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and class names that travel with a saved model."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -10,6 +11,7 @@ from convmixer_keras.errors import InputError
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -26,8 +28,14 @@ def written_whole(path):
         The path to write to.
 
     Raises:
-        InputError: If the folder of `path` does not exist or cannot be written to.
+        InputError: If `path` is a folder, a device or write-protected; if its folder does not exist or
+            cannot be written to; or if the disk is full.
     """
+    if os.path.lexists(path):
+        if not os.path.isfile(path):
+            raise InputError(f"cannot write {path}: it is not a regular file")
+        if not os.access(path, os.W_OK):
+            raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
     try:
         temporary_folder = tempfile.mkdtemp(prefix=".writing-", dir=folder)
@@ -39,6 +47,10 @@ def written_whole(path):
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(f"cannot write {path}: {os.strerror(error.errno).lower()}") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
