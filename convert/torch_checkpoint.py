@@ -228,7 +228,8 @@ def write_checkpoint(arrays, path):
     """
     path = os.fspath(path)
     check_writable_name(path)
-    with written_whole(path) as temporary:
+    size = sum(array.nbytes for array in arrays.values())
+    with written_whole(path, room=size + size // 16 + 2**20) as temporary:
         if path.endswith(SAFETENSORS):
             from safetensors.numpy import save_file
 

@@ -18,7 +18,7 @@ import numpy as np
 from convmixer_keras import command_line, presets
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
 from convmixer_keras.errors import InputError
-from convmixer_keras.saving import load_model, save_model, written_whole
+from convmixer_keras.saving import load_model, save_model, save_weights, written_whole
 
 TOLERANCE = 1e-3
 # With these many patches a side, edges and inner places all count, whatever the patch size.
@@ -175,7 +175,7 @@ def _to_keras(arguments, verify):
         if arguments.output.endswith(".keras"):
             save_model(model, temporary)
         else:
-            model.save_weights(temporary)
+            save_weights(model, temporary)
 
 
 def _expected_outputs(checkpoint, arguments):

@@ -113,6 +113,6 @@ def decode_predictions(predictions, top=5, class_names=None):
 
 
 def imagenet_classes():
-    """Returns ImageNet's 1,000 classes as pairs of WordNet id and name, in the order of every PyTorch model."""
+    """Returns ImageNet's 1,000 classes as pairs of WordNet id and name, in the usual order."""
     text = importlib.resources.files("convmixer_keras").joinpath("imagenet_classes.txt").read_text("ascii")
     return [tuple(line.split(" ", 1)) for line in text.splitlines()]

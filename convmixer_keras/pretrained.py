@@ -21,7 +21,7 @@ import warnings
 from convmixer_keras import __version__, presets
 from convmixer_keras.convert import torch_weights
 from convmixer_keras.errors import InputError
-from convmixer_keras.saving import written_whole
+from convmixer_keras.saving import save_weights, written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -166,8 +166,7 @@ def _convert(checkpoint, preset, weights, known):
     classes = model.output_shape[-1]
     if classes != preset.classes:
         raise InputError(f"{name} has {classes} classes, expected {preset.classes}")
-    with written_whole(weights) as temporary:
-        model.save_weights(temporary)
+    save_weights(model, weights)
     return sha256
 
 

@@ -15,7 +15,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def written_whole(path):
+def written_whole(path, room=0):
     """Gives a temporary path beside `path` that takes its place when the block ends without an error.
 
     Whatever happens, `path` is either what it was before or complete; a temporary file of a block that
@@ -23,6 +23,8 @@ def written_whole(path):
 
     Args:
         path: The file to write. Its ending is kept, as Keras looks at it.
+        room: Number of bytes to make sure of before the block, for what fails badly on a full disk: HDF5
+            ends the whole process.
 
     Yields:
         The path to write to.
@@ -43,6 +45,9 @@ def written_whole(path):
         raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
     temporary = os.path.join(temporary_folder, name)
     try:
+        if room and hasattr(os, "posix_fallocate"):
+            with open(temporary, "wb") as file:
+                os.posix_fallocate(file.fileno(), 0, room)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -71,23 +76,25 @@ def save_model(model, path, class_names=None):
     if not str(path).endswith(".keras"):
         raise InputError(f"a model's file name must end in .keras, got {path}")
     with written_whole(path) as temporary:
-        _save_streaming(model, temporary)
+        model.save(temporary)
         if class_names is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
 
 
-def _save_streaming(model, path):
-    """As `model.save(path)`, which would hold the file in memory twice before writing it."""
-    import keras
+def save_weights(model, path):
+    """Saves a model's weights as a `.weights.h5` file, whole or not at all.
 
-    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-        keras.saving.save_model(model, folder, zipped=False)
-        with zipfile.ZipFile(path, "w") as archive:
-            for parent, _, names in os.walk(folder):
-                for name in names:
-                    part = os.path.join(parent, name)
-                    archive.write(part, os.path.relpath(part, folder))
+    Args:
+        model: A `keras.Model`.
+        path: Ends in ".weights.h5".
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    size = sum(weight.nbytes for weight in model.get_weights())
+    with written_whole(path, room=size + size // 16 + 2**20) as temporary:
+        model.save_weights(temporary)
 
 
 def load_model(path):
