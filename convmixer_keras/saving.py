@@ -45,9 +45,8 @@ def written_whole(path, room=0):
         raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
     temporary = os.path.join(temporary_folder, name)
     try:
-        if room and hasattr(os, "posix_fallocate"):
-            with open(temporary, "wb") as file:
-                os.posix_fallocate(file.fileno(), 0, room)
+        if room:
+            _make_sure_of_room(temporary, room)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -76,10 +75,24 @@ def save_model(model, path, class_names=None):
     if not str(path).endswith(".keras"):
         raise InputError(f"a model's file name must end in .keras, got {path}")
     with written_whole(path) as temporary:
-        model.save(temporary)
+        _save_from_disk(model, temporary)
         if class_names is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
+
+
+def _save_from_disk(model, path):
+    """As `model.save(path)`, which would hold the whole file in memory beside the model."""
+    import keras
+
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        _make_sure_of_room(os.path.join(folder, "model.weights.h5"), _weights_size(model))
+        keras.saving.save_model(model, folder, zipped=False)
+        with zipfile.ZipFile(path, "w") as archive:
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    part = os.path.join(parent, name)
+                    archive.write(part, os.path.relpath(part, folder))
 
 
 def save_weights(model, path):
@@ -92,9 +105,20 @@ def save_weights(model, path):
     Raises:
         InputError: If the file cannot be written.
     """
-    size = sum(weight.nbytes for weight in model.get_weights())
-    with written_whole(path, room=size + size // 16 + 2**20) as temporary:
+    with written_whole(path, room=_weights_size(model)) as temporary:
         model.save_weights(temporary)
+
+
+def _weights_size(model):
+    """Bytes of a model's float32 weights in a file, and some more."""
+    size = 4 * model.count_params()
+    return size + size // 16 + 2**20
+
+
+def _make_sure_of_room(path, size):
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load_model(path):
