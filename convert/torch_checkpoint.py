@@ -114,14 +114,22 @@ def _safetensors_reader(path, name, entry, start_of_data):
     return read
 
 
-def _read_pickled(path, ema):
+def torch_is_installed():
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:
+        return False
+    return True
+
+
+def _read_pickled(path, ema):
+    if not torch_is_installed():
         raise InputError(
             f"reading {path} needs PyTorch, which is not installed: pip install torch, or convert a "
             ".safetensors file"
-        ) from None
+        )
+    import torch
+
     is_zip = zipfile.is_zipfile(path)
     if is_zip:
         _check_sums(path)
@@ -252,10 +260,5 @@ def check_writable_name(path):
     """Raises InputError if `path` does not name a file that `write_checkpoint` can write here."""
     if not path.endswith(WRITTEN):
         raise InputError(f"a PyTorch file's name must end in {' or '.join(WRITTEN)}, got {path}")
-    if not path.endswith(SAFETENSORS):
-        try:
-            import torch  # noqa: F401
-        except ImportError:
-            raise InputError(
-                f"writing {path} needs PyTorch, which is not installed; .safetensors does not"
-            ) from None
+    if not path.endswith(SAFETENSORS) and not torch_is_installed():
+        raise InputError(f"writing {path} needs PyTorch, which is not installed; .safetensors does not")

@@ -10,7 +10,6 @@ the comparison of the two networks' outputs.
 """
 
 import argparse
-import importlib.util
 import sys
 
 import numpy as np
@@ -140,7 +139,7 @@ def _whether_to_verify(arguments):
         image_paths(arguments.images)
     if arguments.verify is False:
         return False
-    if importlib.util.find_spec("torch") is not None:
+    if torch_checkpoint.torch_is_installed():
         return True
     if arguments.verify or arguments.images is not None:
         raise InputError("--verify and --images need PyTorch, which is not installed: pip install torch")
@@ -159,6 +158,11 @@ def _to_keras(arguments, verify):
             include_top=keep_head,
         )
         print(f"{arguments.input}: {checkpoint}")
+        patch_size = checkpoint.recognised.sizes.patch_size
+        if arguments.image_size is not None and arguments.image_size < patch_size:
+            raise InputError(
+                f"--image-size must be at least the patch size, {patch_size}, got {arguments.image_size}"
+            )
         expected = _expected_outputs(checkpoint, arguments) if verify else []
         # Of the checkpoint, its PyTorch model and the Keras model, no more than two are in memory at once.
         model = torch_weights.build(

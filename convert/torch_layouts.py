@@ -208,8 +208,8 @@ def recognise(tensors, source, include_top=True):
             faults.append(f"missing {key}: expected shape {_written(expected)}, found none")
         elif tuple(found[key].shape) != expected:
             faults.append(
-                f"{original[key]} has the wrong shape: expected {_written(expected)}, "
-                f"found {_written(found[key].shape)}"
+                f"{original[key]} has the wrong shape: expected {_written(expected)}"
+                f"{_taken_from(name, names, found)}, found {_written(found[key].shape)}"
             )
     for key in found.keys() - names.values() - ignored:
         faults.append(f"unexpected {original[key]}: expected none, found shape {_written(found[key].shape)}")
@@ -231,6 +231,21 @@ def recognise(tensors, source, include_top=True):
         {name: found[key] for name, key in names.items()},
         {name: original[key] for name, key in names.items()},
     )
+
+
+def _taken_from(name, names, found):
+    """Names the tensor that another's shape is measured by, where two may disagree and neither is right."""
+    layer, tensor = name
+    if layer == "head" and tensor == "bias":
+        measures = [names["head", "weight"]]
+    elif layer.endswith("_depthwise") and tensor == "weight":
+        measures = [names[other, "weight"] for other, _ in names if other.endswith("_depthwise")]
+    else:
+        measures = []
+    for key in measures:
+        if key in found and key != names[name]:
+            return f" to go with {key} of shape {_written(found[key].shape)}"
+    return ""
 
 
 def _best_layout(keys, source):

@@ -49,7 +49,8 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
         path: A .safetensors, .pth, .pth.tar, .pt or .bin file.
         activation: Name of the activation, one of `ACTIVATIONS`. A checkpoint does not tell, so that it
             may only be left out where the sizes are those of a published variant.
-        variant: Name of the builder, such as "ConvMixer768_32", whose sizes the checkpoint has to have.
+        variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
+            has to have.
         ema: Whether to take the moving average of the weights instead of the weights.
         include_top: Whether the classifier is wanted; without, it need not be in the checkpoint.
 
@@ -69,7 +70,7 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
     if variant is None:
         preset = next((p for p in presets.PRESETS if not _differences(recognised.sizes, p)), None)
     else:
-        preset = _preset_named(variant)
+        preset = variant if isinstance(variant, presets.Preset) else _preset_named(variant)
         differences = _differences(recognised.sizes, preset)
         if differences:
             raise InputError(f"{path} is not {preset.name}: {', '.join(differences)}")

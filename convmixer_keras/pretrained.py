@@ -8,7 +8,6 @@ Kept of each variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME
 
 import hashlib
 import http.client
-import importlib.util
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import urllib.request
 import warnings
 
 from convmixer_keras import __version__, presets
-from convmixer_keras.convert import torch_weights
+from convmixer_keras.convert import torch_checkpoint, torch_weights
 from convmixer_keras.errors import InputError
 from convmixer_keras.saving import save_weights, written_whole
 
@@ -162,7 +161,7 @@ def _convert(checkpoint, preset, weights, known):
     print(f"SHA-256 of {name}: {sha256}")
     if known.get("name") == name and known["sha256"] != sha256:
         warnings.warn(f"{name} has changed: its SHA-256 was {known['sha256']}, and is {sha256}", stacklevel=2)
-    model = torch_weights.convert_checkpoint(checkpoint, variant=preset.name)
+    model = torch_weights.convert_checkpoint(checkpoint, variant=preset)
     classes = model.output_shape[-1]
     if classes != preset.classes:
         raise InputError(f"{name} has {classes} classes, expected {preset.classes}")
@@ -214,7 +213,7 @@ def fetch(url, path):
     Raises:
         InputError: If it cannot be had, comes in shorter than announced, or is not what the hub's hash says.
     """
-    if path.endswith(".pth.tar") and importlib.util.find_spec("torch") is None:
+    if path.endswith(".pth.tar") and not torch_checkpoint.torch_is_installed():
         raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
     print(f"fetching {url}")
     redirects = _KeepsLinkedHash()
