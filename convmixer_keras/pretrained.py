@@ -113,7 +113,7 @@ def _stem(preset):
     return f"{preset.timm_name}.in1k"
 
 
-def _sources(preset):
+def sources(preset):
     """Pairs of an address and the name in the cache folder of what is there, in the order to try them."""
     hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     release_file = RELEASE_FILES[preset.name]
@@ -130,7 +130,7 @@ def _make_weights(preset, weights, record, known):
     except OSError as error:
         raise InputError(f"cannot make the folder {cache_folder()}: {error.strerror.lower()}") from None
     failures = []
-    for url, name in _sources(preset):
+    for url, name in sources(preset):
         by_hand = os.path.join(cache_folder(), name)
         try:
             if os.path.isfile(by_hand):
@@ -147,7 +147,7 @@ def _make_weights(preset, weights, record, known):
         with written_whole(record) as temporary, open(temporary, "w") as file:
             json.dump(new | {"converted_sha256": sha256_of(weights)}, file, indent=1)
         return
-    (hub_url, hub_name), (release_url, release_name) = _sources(preset)
+    (hub_url, hub_name), (release_url, release_name) = sources(preset)
     raise InputError(
         f"the ImageNet weights of {preset.name} could not be had: {'; '.join(failures)}. To put them there "
         f"by hand, save {hub_url} as {os.path.join(cache_folder(), hub_name)}, or {release_url} as "

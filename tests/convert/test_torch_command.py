@@ -367,7 +367,7 @@ def test_checkpoint_that_is_not_the_variant(checkpoint, tmp_path, convmixer_conv
         (("{dir}/m.pth", "{dir}/m.pth/m.keras"), "cannot write"),
         (("{dir}/m.pth", "{dir}/m.keras", "--ema"), "moving average"),
         (("{dir}/m.pth", "{dir}/m.keras", "--classes", "0"), "--classes"),
-        (("{dir}/m.pth", "{dir}/m.keras", "--image-size", "1"), "patch_size"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--image-size", "1"), "patch size"),
         (("{dir}/m.pth", "{dir}/m.keras", "--classes", "3", "--no-top"), "--no-top"),
         (("{dir}/m.pth", "{dir}/m.keras", "--images", "{dir}/none"), "there is no folder"),
         (("{dir}/m.pth", "{dir}/m.keras", "--images", "{dir}"), "no images"),

@@ -178,10 +178,8 @@ def test_activations(name, module, tmp_path):
 def hollow_checkpoint(path, h, d, k, p, n=1000):
     """A timm checkpoint of any size in a few kilobytes: each tensor is one number, repeated."""
     with torch.device("meta"):
-        shapes = {
-            name: t.shape for name, t in torch_reference.Timm(h, d, k, p, n, 3, nn.GELU).state_dict().items()
-        }
-    torch.save({name: torch.ones(1).expand(shape) for name, shape in shapes.items()}, path)
+        shapes = torch_reference.Timm(h, d, k, p, n, 3, nn.GELU).state_dict()
+    torch.save({name: torch.tensor(1.0).expand(tensor.shape) for name, tensor in shapes.items()}, path)
     return path
 
 
