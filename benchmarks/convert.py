@@ -55,10 +55,9 @@ def main():
                 for flag in ("--verify", "--no-verify"):
                     seconds, peak = measured(CONVERT, source, target, flag)
                     imported = without if (source, flag) == (safe, "--no-verify") else with_torch
-                    print(
-                        f"{os.path.basename(source):13} {os.path.basename(target):12} "
-                        f"{'yes' if flag == '--verify' else 'no':8} {seconds:8.1f} {(peak - imported) / size:20.2f}"
-                    )
+                    names = f"{os.path.basename(source):13} {os.path.basename(target):12}"
+                    verified = "yes" if flag == "--verify" else "no"
+                    print(f"{names} {verified:8} {seconds:8.1f} {(peak - imported) / size:20.2f}")
 
 
 def measured(program, *arguments):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
-from conftest import SHARED_DATA
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
@@ -75,10 +74,9 @@ def test_it_verifies_on_a_folder_of_images(flags, checkpoint, tmp_path, image_fo
     assert "top-1 agreement 15 of 15" in outcome.stdout
 
 
-@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the sample of ImageNet's photographs is not here")
-def test_it_verifies_on_real_photographs(checkpoint, tmp_path, convmixer_convert):
+def test_it_verifies_on_real_photographs(checkpoint, tmp_path, imagenet_photos, convmixer_convert):
     (tmp_path / "photographs").mkdir()
-    for path in sorted((SHARED_DATA / "imagenet-sample").iterdir())[:6]:
+    for path in imagenet_photos[:6]:
         (tmp_path / "photographs" / path.name).symlink_to(path)
     out = tmp_path / "m.keras"
     outcome = convmixer_convert(checkpoint, out, "--activation", "gelu", "--images", tmp_path / "photographs")
