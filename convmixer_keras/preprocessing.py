@@ -1,5 +1,6 @@
 """From an image file to what the model takes at evaluation, and from its output to names."""
 
+import importlib.resources
 import math
 import os
 
@@ -84,9 +85,11 @@ def decode_predictions(predictions, top=5, class_names=None):
         predictions: Scores (batch, classes), logits or probabilities: an array or tensor.
         top: How many to name.
         class_names: Sequence of `classes` strings; for a saved model, `load_class_names(path)` gives it.
+            None means ImageNet's 1,000 classes.
 
     Returns:
-        For each row a list of (index as a string, name, score), the highest score first.
+        For each row a list of (id, name, score), the highest score first. The id is the class's WordNet id,
+        such as "n02099601", for ImageNet, and its index as a string for `class_names`.
 
     Raises:
         InputError: If the shapes and the number of names do not fit together.
@@ -95,12 +98,21 @@ def decode_predictions(predictions, top=5, class_names=None):
     top = checks.positive_int("top", top)
     if predictions.ndim != 2:
         raise InputError(f"predictions must have the shape (batch, classes), got {predictions.shape}")
-    if predictions.shape[1] != len(class_names):
+    if class_names is None:
+        classes = imagenet_classes()
+    else:
+        classes = [(str(i), name) for i, name in enumerate(class_names)]
+    if predictions.shape[1] != len(classes):
         raise InputError(
-            f"predictions must have one column for each of the {len(class_names)} class names, "
+            f"predictions must have one column for each of the {len(classes)} class names, "
             f"got the shape {predictions.shape}"
         )
     return [
-        [(str(i), class_names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]]
-        for row in predictions
+        [(*classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in predictions
     ]
+
+
+def imagenet_classes():
+    """Returns ImageNet's 1,000 classes as pairs of WordNet id and name, in the usual order."""
+    text = importlib.resources.files("convmixer_keras").joinpath("imagenet_classes.txt").read_text("ascii")
+    return [tuple(line.split(" ", 1)) for line in text.splitlines()]

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and class names that travel with a saved model."""
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -10,10 +11,11 @@ from convmixer_keras.errors import InputError
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def written_whole(path):
+def written_whole(path, room=0):
     """Gives a temporary path beside `path` that takes its place when the block ends without an error.
 
     Whatever happens, `path` is either what it was before or complete; a temporary file of a block that
@@ -21,13 +23,21 @@ def written_whole(path):
 
     Args:
         path: The file to write. Its ending is kept, as Keras looks at it.
+        room: Number of bytes to make sure of before the block, for what fails badly on a full disk: HDF5
+            ends the whole process.
 
     Yields:
         The path to write to.
 
     Raises:
-        InputError: If the folder of `path` does not exist or cannot be written to.
+        InputError: If `path` is a folder, a device or write-protected; if its folder does not exist or
+            cannot be written to; or if the disk is full.
     """
+    if os.path.lexists(path):
+        if not os.path.isfile(path):
+            raise InputError(f"cannot write {path}: it is not a regular file")
+        if not os.access(path, os.W_OK):
+            raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
     try:
         temporary_folder = tempfile.mkdtemp(prefix=".writing-", dir=folder)
@@ -35,10 +45,16 @@ def written_whole(path):
         raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
     temporary = os.path.join(temporary_folder, name)
     try:
+        if room:
+            _make_sure_of_room(temporary, room)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(f"cannot write {path}: {os.strerror(error.errno).lower()}") from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
@@ -59,10 +75,50 @@ def save_model(model, path, class_names=None):
     if not str(path).endswith(".keras"):
         raise InputError(f"a model's file name must end in .keras, got {path}")
     with written_whole(path) as temporary:
-        model.save(temporary)
+        _save_from_disk(model, temporary)
         if class_names is not None:
             with zipfile.ZipFile(temporary, "a") as archive:
                 archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
+
+
+def _save_from_disk(model, path):
+    """As `model.save(path)`, which would hold the whole file in memory beside the model."""
+    import keras
+
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        _make_sure_of_room(os.path.join(folder, "model.weights.h5"), _weights_size(model))
+        keras.saving.save_model(model, folder, zipped=False)
+        with zipfile.ZipFile(path, "w") as archive:
+            for parent, _, names in os.walk(folder):
+                for name in names:
+                    part = os.path.join(parent, name)
+                    archive.write(part, os.path.relpath(part, folder))
+
+
+def save_weights(model, path):
+    """Saves a model's weights as a `.weights.h5` file, whole or not at all.
+
+    Args:
+        model: A `keras.Model`.
+        path: Ends in ".weights.h5".
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
+    with written_whole(path, room=_weights_size(model)) as temporary:
+        model.save_weights(temporary)
+
+
+def _weights_size(model):
+    """Bytes of a model's float32 weights in a file, and some more."""
+    size = 4 * model.count_params()
+    return size + size // 16 + 2**20
+
+
+def _make_sure_of_room(path, size):
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load_model(path):

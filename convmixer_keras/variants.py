@@ -1,6 +1,6 @@
 """The five named builders: the paper's variants under their own names."""
 
-from convmixer_keras import presets
+from convmixer_keras import presets, pretrained
 from convmixer_keras.model import ConvMixer
 
 _DOC = """ConvMixer-{preset.hidden_dim}/{preset.depth} with patch {preset.patch_size}, kernel \
@@ -11,13 +11,18 @@ The arguments are those of `convmixer_keras.ConvMixer`, with the sizes given, an
 Args:
     include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them itself, with
         the mean and standard deviation of {normalized_for}; otherwise it takes normalised channels.
-    weights: None for random ones, or the path of a `.weights.h5` or `.keras` file of this network.
+    weights: {weights}
     input_shape: (height, width, channels), default ({preset.image_size}, {preset.image_size}, 3).
     classes: Number of classes, default {preset.classes}.
 
 Returns:
     A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
 """
+
+_IMAGENET = """"imagenet" for the published ones, fetched when first asked for; with another number of
+        `classes` or without its top, the model gets the body's alone. Otherwise
+        """
+_OWN_WEIGHTS = "None for random ones, or the path of a `.weights.h5` or `.keras` file of this network."
 
 
 def _named_builder(preset):
@@ -37,7 +42,10 @@ def _named_builder(preset):
             input_shape = (preset.image_size, preset.image_size, 3)
         if include_top and classes is None:
             classes = preset.classes
-        return ConvMixer(
+        imagenet = isinstance(weights, str) and weights == "imagenet"
+        if imagenet:
+            pretrained.check_published(preset)
+        model = ConvMixer(
             preset.hidden_dim,
             preset.depth,
             preset.kernel_size,
@@ -46,7 +54,7 @@ def _named_builder(preset):
             input_mean=[255 * m for m in preset.mean] if include_preprocessing else None,
             input_std=[255 * s for s in preset.std] if include_preprocessing else None,
             include_top=include_top,
-            weights=weights,
+            weights=None if imagenet else weights,
             input_tensor=input_tensor,
             input_shape=input_shape,
             pooling=pooling,
@@ -54,14 +62,19 @@ def _named_builder(preset):
             classifier_activation=classifier_activation,
             name=name,
         )
+        if imagenet:
+            pretrained.load_imagenet_weights(model, preset)
+        return model
 
     top1 = "" if preset.top1 is None else f", published ImageNet top-1 {preset.top1} %"
     builder.__name__ = builder.__qualname__ = preset.name
+    published = preset.name in pretrained.RELEASE_FILES
     builder.__doc__ = _DOC.format(
         preset=preset,
         activation=preset.activation.upper().replace("RELU", "ReLU"),
         giga=preset.multiply_adds / 1e9,
         accuracy=top1,
+        weights=(_IMAGENET if published else "") + _OWN_WEIGHTS,
         normalized_for="CIFAR-10" if preset.mean == presets.CIFAR10_MEAN else "ImageNet",
     )
     return builder

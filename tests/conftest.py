@@ -1,7 +1,8 @@
-"""Quiet TensorFlow, and the images that several tests read."""
+"""Quiet TensorFlow, the images that several tests read, and commands run as their users run them."""
 
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -65,3 +66,26 @@ def cifar10_folder(tmp_path_factory):
                 found[split, rest[0]] = found.get((split, rest[0]), 0) + 1
                 tar.extract(member, root, filter="data")
     return root
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def convmixer_convert(capfd):
+    """Function from the arguments of `convmixer-convert` to its `Outcome`, in this process."""
+    from convmixer_keras import command_line
+    from convmixer_keras.convert import torch_command
+
+    def run(*arguments):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            command_line.run(lambda: torch_command.main([str(argument) for argument in arguments]))
+        return Outcome(exit_info.value.code, *capfd.readouterr())
+
+    return run

@@ -107,3 +107,27 @@ def test_decode_predictions_names_the_highest():
         decode_predictions(scores, class_names=["cat", "dog"])
     with pytest.raises(ValueError, match=r"\(batch, classes\), got \(3,\)"):
         decode_predictions(scores[0], class_names=["cat", "dog", "owl"])
+
+
+def test_decode_predictions_knows_imagenet():
+    scores = np.zeros((2, 1000), np.float32)
+    scores[0, 207] = 0.93
+    scores[1, [0, 999]] = 0.6, 0.4
+    decoded = decode_predictions(scores, top=2)
+    assert decoded[0][0] == ("n02099601", "golden retriever", pytest.approx(0.93))
+    assert [entry[:2] for entry in decoded[1]] == [("n01440764", "tench"), ("n15075141", "toilet tissue")]
+    with pytest.raises(ValueError, match="1000 class names"):
+        decode_predictions(scores[:, :10])
+
+
+def test_imagenet_classes_are_in_the_order_of_their_ids():
+    ids = [wordnet_id for wordnet_id, _ in preprocessing.imagenet_classes()]
+    assert len(set(ids)) == 1000
+    assert ids == sorted(ids)
+
+
+def test_imagenet_classes_name_the_photographs(imagenet_photos):
+    names = dict(preprocessing.imagenet_classes())
+    for path in imagenet_photos:
+        wordnet_id, name = path.stem.split("_", 1)
+        assert names[wordnet_id].lower() == name.replace("_", " ").lower()

@@ -1,0 +1,264 @@
+"""PyTorch checkpoint files: reading them one tensor at a time, and writing them.
+
+`.safetensors` needs no PyTorch. Pickled files are loaded by PyTorch with `weights_only=True` and no other
+way, so that code inside them does not run.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from convmixer_keras.errors import InputError
+from convmixer_keras.saving import written_whole
+
+SAFETENSORS = ".safetensors"
+PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
+WRITTEN = (SAFETENSORS, ".pth")
+
+# NumPy has no bfloat16, but it is the upper half of a float32.
+_SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+
+# Under which name training programs keep the weights, and their moving average.
+_WEIGHTS = ("state_dict", "model", "model_state_dict")
+_EMA_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict")
+
+
+class StoredTensor(NamedTuple):
+    """A tensor that is still in its file.
+
+    Attributes:
+        shape: Its shape, a tuple.
+        read: Function without arguments that returns it as a float32 array.
+    """
+
+    shape: tuple
+    read: Callable
+
+
+def read_checkpoint(path, ema=False):
+    """Reads the names and shapes of a checkpoint's tensors.
+
+    Args:
+        path: A file whose name ends in .safetensors, .pth, .pth.tar, .pt or .bin.
+        ema: Whether to take the moving average of the weights that a training program kept beside them.
+
+    Returns:
+        A dict from name to `StoredTensor`.
+
+    Raises:
+        InputError: If the file is missing, damaged, not a checkpoint or holds Python code; if `ema` is
+            asked for and not there; or if the file is pickled and PyTorch is not installed. Reading a
+            tensor raises it if the tensor is not of floating-point numbers or not all of them are finite.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{path} is a folder, not a checkpoint" if os.path.isdir(path) else f"there is no file {path}"
+        )
+    if not path.endswith((SAFETENSORS, *PICKLED)):
+        raise InputError(
+            f"a checkpoint's file name must end in {', '.join((SAFETENSORS, *PICKLED))}, got {path}"
+        )
+    if not os.access(path, os.R_OK):
+        raise InputError(f"cannot read {path}: permission denied")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty")
+    if not path.endswith(SAFETENSORS):
+        return _read_pickled(path, ema)
+    if ema:
+        raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
+    return _read_safetensors(path)
+
+
+def _read_safetensors(path):
+    import safetensors
+
+    try:
+        # Only to check the header: what it reads stays in memory until the last tensor is done with.
+        with safetensors.safe_open(path, framework="np"):
+            pass
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is damaged or not a .safetensors file: {error}") from None
+    with open(path, "rb") as file:
+        start_of_data = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start_of_data - 8))
+    header.pop("__metadata__", None)
+    return {
+        name: StoredTensor(tuple(entry["shape"]), _safetensors_reader(path, name, entry, start_of_data))
+        for name, entry in header.items()
+    }
+
+
+def _safetensors_reader(path, name, entry, start_of_data):
+    def read():
+        if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            raise InputError(f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers")
+        array = np.fromfile(
+            path,
+            _SAFETENSORS_DTYPES[entry["dtype"]],
+            count=math.prod(entry["shape"]),
+            offset=start_of_data + entry["data_offsets"][0],
+        ).reshape(entry["shape"])
+        if entry["dtype"] == "BF16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        return _finite_float32(array, name, path)
+
+    return read
+
+
+def torch_is_installed():
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _read_pickled(path, ema):
+    if not torch_is_installed():
+        raise InputError(
+            f"reading {path} needs PyTorch, which is not installed: pip install torch, or convert a "
+            ".safetensors file"
+        )
+    import torch
+
+    is_zip = zipfile.is_zipfile(path)
+    if is_zip:
+        _check_sums(path)
+    # What training programs keep beside the weights: these classes only hold values, and run nothing.
+    harmless = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    harmless.append(np.float64(0).__reduce__()[0])  # Whose module's name depends on NumPy's version.
+    try:
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # On pickles of unusual versions.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+    except Exception as error:  # A damaged file can raise anything.
+        raise InputError(_why_not_loaded(path, error)) from None
+
+    tensors = {}
+    for name, tensor in _state_dict(content, ema, path, torch.Tensor).items():
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"{name} in {path} is not a tensor but of type {type(tensor).__name__}")
+        tensors[str(name)] = StoredTensor(tuple(tensor.shape), _torch_reader(path, name, tensor))
+    return tensors
+
+
+def _torch_reader(path, name, tensor):
+    import torch
+
+    def read():
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
+            raise InputError(
+                f"{name} in {path} has type {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected "
+                "dense floating-point numbers"
+            )
+        return _finite_float32(tensor.detach().to(torch.float32).numpy(), name, path)
+
+    return read
+
+
+def _check_sums(path):
+    """PyTorch writes a checksum of each entry and does not look at it again."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.CRC != 0:  # 0 where torch.save was told to leave the sums out.
+                    with archive.open(entry) as file:
+                        while file.read(1 << 20):
+                            pass
+    except Exception as error:  # A damaged archive can raise anything.
+        raise InputError(f"{path} is damaged: {_first_line(error)}") from None
+
+
+def _why_not_loaded(path, error):
+    message = str(error)
+    match = re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", message)
+    if match:
+        return (
+            f"{path} holds Python code or objects ({match[1]}), not only tensors; it was not run. If the "
+            "file is your own, save model.state_dict() instead"
+        )
+    match = re.search(r"WeightsUnpickler error: (.+)|(Unsupported operand .+)", message)
+    reason = next(filter(None, match.groups())) if match else _first_line(error)
+    return f"{path} is damaged or not a PyTorch checkpoint: {reason}"
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _state_dict(content, ema, path, tensor_type):
+    """The dict of tensors in what a training program saved."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+    names = _EMA_WEIGHTS if ema else _WEIGHTS
+    for name in names:
+        if isinstance(content.get(name), dict):
+            return content[name]
+    entries = ", ".join(str(name) for name in list(content)[:8]) or "none"
+    if ema:
+        raise InputError(
+            f"{path} holds no moving average (EMA) of the weights: none of {', '.join(names)} among its "
+            f"entries, which are {entries}"
+        )
+    if not any(isinstance(value, tensor_type) for value in content.values()):
+        raise InputError(f"{path} is not a checkpoint: there are no tensors among its entries, {entries}")
+    return content
+
+
+def _finite_float32(array, name, path):
+    with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is reported.
+        array = np.asarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} in {path} holds NaN or infinite values")
+    return array
+
+
+def write_checkpoint(arrays, path):
+    """Writes a state dict, whole or not at all.
+
+    Args:
+        arrays: Dict from name to array.
+        path: Ends in .safetensors, or .pth, which needs PyTorch.
+
+    Raises:
+        InputError: If the file cannot be written or its name ends otherwise, or PyTorch is needed and not
+            installed.
+    """
+    path = os.fspath(path)
+    check_writable_name(path)
+    size = sum(array.nbytes for array in arrays.values())
+    with written_whole(path, room=size + size // 16 + 2**20) as temporary:
+        if path.endswith(SAFETENSORS):
+            from safetensors.numpy import save_file
+
+            # The format says to readers in whose memory layout the tensors are.
+            save_file(arrays, temporary, metadata={"format": "pt"})
+            os.chmod(temporary, 0o666 & ~_umask())  # save_file lets nobody but the owner read.
+        else:
+            import torch
+
+            torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, temporary)
+
+
+def _umask():
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def check_writable_name(path):
+    """Raises InputError if `path` does not name a file that `write_checkpoint` can write here."""
+    if not path.endswith(WRITTEN):
+        raise InputError(f"a PyTorch file's name must end in {' or '.join(WRITTEN)}, got {path}")
+    if not path.endswith(SAFETENSORS) and not torch_is_installed():
+        raise InputError(f"writing {path} needs PyTorch, which is not installed; .safetensors does not")

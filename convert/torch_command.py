@@ -1,0 +1,261 @@
+"""Converts a PyTorch ConvMixer checkpoint into a Keras model, or with --to a Keras model back.
+
+  convmixer-convert convmixer_768_32.safetensors model.keras
+  convmixer-convert checkpoint.pth.tar model.weights.h5 --ema --activation gelu
+  convmixer-convert model.keras model.safetensors --to timm
+
+The layout of the checkpoint (the authors', timm's, mmpretrain's, labml's or the 280-character version's) and
+the sizes of the network are found out from its tensors. PyTorch is only needed for pickled files and for
+the comparison of the two networks' outputs.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from convmixer_keras import command_line, presets
+from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
+from convmixer_keras.errors import InputError
+from convmixer_keras.saving import load_model, save_model, save_weights, written_whole
+
+TOLERANCE = 1e-3
+# With these many patches a side, edges and inner places all count, whatever the patch size.
+_PATCHES_TO_VERIFY = 16
+_ONLY_TO_KERAS = "activation", "variant", "ema", "classes", "no_top", "include_preprocessing", "image_size"
+
+
+class _Disagreement(Exception):
+    """The two networks' outputs differ by more than `TOLERANCE`."""
+
+
+def command():
+    command_line.run(main)
+
+
+def main(argv=None):
+    """Runs the command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    _refuse_meaningless(arguments)
+    command_line.quiet_start()
+    verify = _whether_to_verify(arguments)
+    try:
+        if arguments.to is None:
+            _to_keras(arguments, verify)
+        else:
+            _to_torch(arguments, verify)
+    except _Disagreement as disagreement:
+        print(f"error: {disagreement}", file=sys.stderr)
+        return command_line.FAILED
+    print(f"wrote {arguments.output}")
+    return command_line.DONE
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="convmixer-convert", description=__doc__, formatter_class=command_line.HelpFormatter
+    )
+    parser.add_argument("input", help="a PyTorch checkpoint, or with --to a .keras model")
+    parser.add_argument("output", help="OUT.keras or OUT.weights.h5; with --to OUT.safetensors or OUT.pth")
+    parser.add_argument(
+        "--to",
+        choices=torch_weights.TARGETS,
+        help="write a PyTorch state dict, with timm's names or those of the authors' nn.Sequential",
+    )
+    parser.add_argument(
+        "--activation",
+        choices=torch_weights.ACTIVATIONS,
+        help="the network's activation, which no checkpoint tells; not needed for the published variants",
+    )
+    parser.add_argument(
+        "--variant",
+        choices=[preset.name for preset in presets.PRESETS],
+        help="refuse a checkpoint whose sizes are not this variant's",
+    )
+    parser.add_argument(
+        "--ema", action="store_true", help="take the moving average of the weights, where there is one"
+    )
+    parser.add_argument(
+        "--classes", type=int, help="keep the body and start a new, random classifier of so many classes"
+    )
+    parser.add_argument("--no-top", action="store_true", help="leave the classifier out")
+    parser.add_argument(
+        "--include-preprocessing",
+        action="store_true",
+        help="let the model take raw pixels 0..255 and normalise them with ImageNet's constants",
+    )
+    parser.add_argument("--image-size", type=int, help="side of the model's images; otherwise left open")
+    parser.add_argument(
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help=f"run the network in PyTorch too and fail where an output differs by over {TOLERANCE:g}; the "
+        "default where PyTorch is installed",
+    )
+    parser.add_argument("--images", metavar="DIR", help="verify on the images in this folder as well")
+    command_line.add_version(parser)
+    return parser
+
+
+def _refuse_meaningless(arguments):
+    """Raises InputError for flags that do not go together, before anything is read."""
+    endings = (".keras", ".weights.h5") if arguments.to is None else torch_checkpoint.WRITTEN
+    if not arguments.output.endswith(endings):
+        hint = ""
+        if arguments.to is None and arguments.output.endswith(torch_checkpoint.WRITTEN):
+            hint = "; for a PyTorch file say --to timm or --to official"
+        raise InputError(
+            f"the output's name must end in {' or '.join(endings)}, got {arguments.output}{hint}"
+        )
+    if arguments.to is None and arguments.input.endswith(".keras"):
+        raise InputError(f"{arguments.input} is a Keras model: say --to timm or --to official")
+    if arguments.to is not None:
+        if not arguments.input.endswith(".keras"):
+            raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")
+        for name in (
+            "activation",
+            "variant",
+            "ema",
+            "classes",
+            "no_top",
+            "include_preprocessing",
+            "image_size",
+        ):
+            if getattr(arguments, name) not in (None, False):
+                raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
+    if arguments.classes is not None and arguments.no_top:
+        raise InputError("--classes is not allowed with --no-top")
+    if arguments.images is not None and arguments.verify is False:
+        raise InputError("--images is not allowed with --no-verify")
+    for name in ("classes", "image_size"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be a positive integer, got {value}")
+
+
+def _whether_to_verify(arguments):
+    if arguments.images is not None:
+        from convmixer_keras.convert.torch_verify import image_paths
+
+        image_paths(arguments.images)
+    if arguments.verify is False:
+        return False
+    if torch_checkpoint.torch_is_installed():
+        return True
+    if arguments.verify or arguments.images is not None:
+        raise InputError("--verify and --images need PyTorch, which is not installed: pip install torch")
+    print("not verified: PyTorch is not installed")
+    return False
+
+
+def _to_keras(arguments, verify):
+    keep_head = not arguments.no_top and arguments.classes is None
+    with written_whole(arguments.output) as temporary:
+        checkpoint = torch_weights.open_checkpoint(
+            arguments.input,
+            activation=arguments.activation,
+            variant=arguments.variant,
+            ema=arguments.ema,
+            include_top=keep_head,
+        )
+        print(f"{arguments.input}: {checkpoint}")
+        patch_size = checkpoint.recognised.sizes.patch_size
+        if arguments.image_size is not None and arguments.image_size < patch_size:
+            raise InputError(
+                f"--image-size must be at least the patch size, {patch_size}, got {arguments.image_size}"
+            )
+        expected = _expected_outputs(checkpoint, arguments) if verify else []
+        # Of the checkpoint, its PyTorch model and the Keras model, no more than two are in memory at once.
+        model = torch_weights.build(
+            checkpoint,
+            not arguments.no_top,
+            arguments.classes,
+            arguments.include_preprocessing,
+            arguments.image_size,
+        )
+        del checkpoint
+        if arguments.classes is not None:
+            print(f"the classifier of {arguments.classes} classes is new, with random weights")
+        _compare(model, expected, features=not keep_head)
+        if arguments.output.endswith(".keras"):
+            save_model(model, temporary)
+        else:
+            save_weights(model, temporary)
+
+
+def _expected_outputs(checkpoint, arguments):
+    sizes = checkpoint.recognised.sizes
+    arrays = {name: stored.read() for name, stored in checkpoint.recognised.tensors.items()}
+    mean_and_std = ()
+    if arguments.include_preprocessing:
+        mean_and_std = 255 * np.array(presets.IMAGENET_MEAN), 255 * np.array(presets.IMAGENET_STD)
+    return _torch_outputs(
+        sizes,
+        checkpoint.activation,
+        arrays,
+        arguments.image_size,
+        mean_and_std,
+        arguments.images,
+        checkpoint.preset,
+    )
+
+
+def _to_torch(arguments, verify):
+    from convmixer_keras.convert import torch_verify
+
+    torch_checkpoint.check_writable_name(arguments.output)
+    model = load_model(arguments.input)
+    state = torch_weights.to_state_dict(model, arguments.to)
+    sizes, activation = torch_weights.model_sizes(model), torch_weights.model_activation(model)
+    print(f"{arguments.input}: {sizes}, {activation}")
+    mean_and_std = torch_verify.normalization(model) or ()
+    if mean_and_std:
+        print("input_normalization stays behind: the PyTorch weights take channels that are normalised")
+    top_activation = model.get_layer("head").activation.__name__
+    if top_activation != "linear":
+        print(f"{top_activation} stays behind: the PyTorch weights give logits")
+    dtype = model.get_layer("stem_conv").compute_dtype
+    if verify and dtype != "float32":
+        print(f"not verified: the model computes in {dtype}, and PyTorch's would in float32")
+    elif verify:
+        modules = torch_weights.TARGETS[arguments.to].module_names(sizes.depth)
+        arrays = {
+            (layer, tensor): state[f"{module}.{tensor}"]
+            for layer, module in modules.items()
+            for tensor in torch_layouts.tensor_names(layer)
+        }
+        expected = _torch_outputs(
+            sizes, activation, arrays, model.input_shape[1], mean_and_std, arguments.images
+        )
+        _compare(model, expected)
+    torch_checkpoint.write_checkpoint(state, arguments.output)
+
+
+def _torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
+    """Returns pairs of `Images` and PyTorch's outputs on them."""
+    from convmixer_keras.convert import torch_verify
+
+    size = image_size or _PATCHES_TO_VERIFY * sizes.patch_size
+    sets = [torch_verify.random_images(size, sizes.channels, *mean_and_std)]
+    if folder is not None:
+        if sizes.channels != 3:
+            raise InputError(f"--images have 3 channels, and the network takes {sizes.channels}")
+        sets.append(
+            torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
+        )
+    return [(images, torch_verify.torch_outputs(sizes, activation, arrays, images)) for images in sets]
+
+
+def _compare(model, expected, features=False):
+    """Prints how well the Keras model agrees with PyTorch, and raises _Disagreement if it does not."""
+    from convmixer_keras.convert import torch_verify
+
+    for images, theirs in expected:
+        ours = torch_verify.keras_outputs(model, images, features)
+        difference, words = torch_verify.agreement(ours, theirs)
+        if features:
+            words = f"largest difference of features {difference:.2e}"
+        print(f"verified on {images.name}, {images.size} x {images.size}: {words}")
+        if not difference <= TOLERANCE:  # Also when it is not a number.
+            raise _Disagreement(
+                f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g}; nothing was written"
+            )

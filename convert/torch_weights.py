@@ -1,0 +1,266 @@
+"""PyTorch ConvMixer checkpoints to Keras models with the same outputs, and back.
+
+The command for it, `convmixer-convert`, is in `torch_command`. Neither needs PyTorch for `.safetensors`.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from convmixer_keras import presets
+from convmixer_keras.convert import torch_checkpoint, torch_layouts
+from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM, Sizes
+from convmixer_keras.errors import InputError
+
+# Those that the PyTorch model also has, so that every conversion can be checked.
+ACTIVATIONS = ("elu", "gelu", "hard_silu", "mish", "relu", "relu6", "selu", "silu", "tanh")
+TARGETS = {layout.name: layout for layout in (TIMM, OFFICIAL)}
+
+# From PyTorch's axes to Keras': (out, in, k, k) to (k, k, in, out), (channels, 1, k, k) to
+# (k, k, channels, 1), (out, in) to (in, out).
+_CONV_AXES, _DEPTHWISE_AXES, _DENSE_AXES = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint that has been recognised, its weights still in the file.
+
+    Attributes:
+        path: The file.
+        recognised: Its `Recognised`.
+        activation: Name of the Keras activation.
+        preset: The published variant that the sizes are, or None.
+    """
+
+    path: str
+    recognised: torch_layouts.Recognised
+    activation: str
+    preset: presets.Preset | None
+
+    def __str__(self):
+        known = f", as {self.preset.name}" if self.preset else ""
+        return f"{self.recognised.layout.name} layout, {self.recognised.sizes}, {self.activation}{known}"
+
+
+def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_top=True):
+    """Recognises the network in a PyTorch checkpoint.
+
+    Args:
+        path: A .safetensors, .pth, .pth.tar, .pt or .bin file.
+        activation: Name of the activation, one of `ACTIVATIONS`. A checkpoint does not tell, so that it
+            may only be left out where the sizes are those of a published variant.
+        variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
+            has to have.
+        ema: Whether to take the moving average of the weights instead of the weights.
+        include_top: Whether the classifier is wanted; without, it need not be in the checkpoint.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        InputError: If the file is not a complete ConvMixer checkpoint, or not of that variant, or if
+            nothing says which activation it has.
+    """
+    path = os.fspath(path)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    recognised = torch_layouts.recognise(
+        torch_checkpoint.read_checkpoint(path, ema), path, include_top=include_top
+    )
+    if variant is None:
+        preset = next((p for p in presets.PRESETS if not _differences(recognised.sizes, p)), None)
+    else:
+        preset = variant if isinstance(variant, presets.Preset) else _preset_named(variant)
+        differences = _differences(recognised.sizes, preset)
+        if differences:
+            raise InputError(f"{path} is not {preset.name}: {', '.join(differences)}")
+    if activation is None and preset is None:
+        raise InputError(_which_activation(path, recognised.sizes))
+    return Checkpoint(path, recognised, activation or preset.activation, preset)
+
+
+def convert_checkpoint(
+    path,
+    *,
+    activation=None,
+    variant=None,
+    ema=False,
+    include_top=True,
+    classes=None,
+    include_preprocessing=False,
+    image_size=None,
+):
+    """Converts a PyTorch checkpoint into a Keras model.
+
+    Args:
+        path, activation, variant, ema: As in `open_checkpoint`.
+        include_top: Whether the model ends in the classifier, or in the feature map.
+        classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
+        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
+            ImageNet's constants; otherwise it takes normalised channels, as the checkpoint does.
+        image_size: Side of the images in pixels. None leaves height and width open.
+
+    Returns:
+        A `keras.Model` giving logits (batch, classes), or features without the top.
+
+    Raises:
+        InputError: As `open_checkpoint`, and for weights that are not finite.
+    """
+    if classes is not None and not include_top:
+        raise InputError(f"classes is only allowed with include_top=True, got classes={classes}")
+    checkpoint = open_checkpoint(
+        path, activation=activation, variant=variant, ema=ema, include_top=include_top and classes is None
+    )
+    return build(checkpoint, include_top, classes, include_preprocessing, image_size)
+
+
+def to_state_dict(model, layout="timm"):
+    """Returns a Keras ConvMixer's weights as a PyTorch state dict, every bit as it is.
+
+    Args:
+        model: A `keras.Model` from one of this package's builders, with its classifier.
+        layout: "timm" or "official" (the authors' `nn.Sequential`).
+
+    Returns:
+        A dict from name to array: float32, and the int64 counters that PyTorch expects.
+
+    Raises:
+        InputError: If the layout is unknown; if the model is not a ConvMixer, has no classifier or is one
+            of the ablations without counterpart; or if weights are not finite.
+    """
+    if layout not in TARGETS:
+        raise InputError(f"layout must be one of {', '.join(TARGETS)}, got {layout!r}")
+    sizes = model_sizes(model)
+    state = {}
+    for layer, module in TARGETS[layout].module_names(sizes.depth).items():
+        for tensor, array in zip(
+            torch_layouts.tensor_names(layer), model.get_layer(layer).get_weights(), strict=True
+        ):
+            if not np.isfinite(array).all():
+                raise InputError(f"{layer} of the model holds NaN or infinite values")
+            state[f"{module}.{tensor}"] = _to_torch_axes(layer, array)
+        if torch_layouts.is_norm(layer):
+            state[f"{module}.num_batches_tracked"] = np.array(0, np.int64)
+    return state
+
+
+def model_sizes(model):
+    """Returns the `Sizes` of a Keras ConvMixer with its classifier, or raises InputError."""
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    depth = sum(name.endswith("_depthwise") for name in layers)
+    wanted = set(TIMM.module_names(depth))
+    if layers.keys() != wanted or depth == 0:
+        odd = sorted(wanted ^ layers.keys())
+        raise InputError(
+            "the model is not a ConvMixer with batch normalization and a classifier, from this package's "
+            f"builders: its layers with weights differ in {', '.join(odd[:4]) or 'everything'}"
+        )
+    if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
+        raise InputError("the model has no residual connections, without which PyTorch's has no counterpart")
+    patch_size, _, channels, hidden_dim = layers["stem_conv"].kernel.shape
+    kernel_size = layers["block0_depthwise"].kernel.shape[0]
+    return Sizes(
+        hidden_dim, depth, kernel_size, patch_size, channels, classes=layers["head"].kernel.shape[-1]
+    )
+
+
+def model_activation(model):
+    """Returns the name of a Keras ConvMixer's one activation, or raises InputError if it has several."""
+    names = {layer.activation.__name__ for layer in model.layers if layer.weights and _is_convolution(layer)}
+    if len(names) > 1:
+        raise InputError(f"the model's activations differ: {', '.join(sorted(names))}")
+    return names.pop()
+
+
+def _is_convolution(layer):
+    return layer.name != "head" and not torch_layouts.is_norm(layer.name)
+
+
+def build(checkpoint, include_top=True, classes=None, include_preprocessing=False, image_size=None):
+    """Builds the Keras model of a `Checkpoint`; the arguments are those of `convert_checkpoint`."""
+    from convmixer_keras.model import ConvMixer
+
+    sizes, preset = checkpoint.recognised.sizes, checkpoint.preset
+    if include_preprocessing and sizes.channels != 3:
+        raise InputError(
+            "include_preprocessing is ImageNet's normalisation of 3 channels, and "
+            f"{checkpoint.path} takes {sizes.channels}"
+        )
+    model = ConvMixer(
+        sizes.hidden_dim,
+        sizes.depth,
+        sizes.kernel_size,
+        sizes.patch_size,
+        activation=checkpoint.activation,
+        input_mean=[255 * mean for mean in presets.IMAGENET_MEAN] if include_preprocessing else None,
+        input_std=[255 * std for std in presets.IMAGENET_STD] if include_preprocessing else None,
+        include_top=include_top,
+        classes=(classes or sizes.classes) if include_top else None,
+        input_shape=(image_size, image_size, sizes.channels),
+        name=None if preset is None else preset.name,
+    )
+    for layer, tensors in _by_layer(checkpoint.recognised.tensors).items():
+        arrays = {tensor: stored.read() for tensor, stored in tensors.items()}
+        if (arrays.get("running_var", np.zeros(1)) < 0).any():
+            key = checkpoint.recognised.keys[layer, "running_var"]
+            raise InputError(f"{key} in {checkpoint.path} holds negative values, and is a variance")
+        weights = [_to_keras_axes(layer, array) for array in arrays.values()]
+        model.get_layer(layer).set_weights(weights)
+    return model
+
+
+def _by_layer(tensors):
+    layers = {}
+    for (layer, tensor), stored in tensors.items():
+        layers.setdefault(layer, {})[tensor] = stored
+    return layers
+
+
+def _axes(layer, array):
+    if array.ndim < 2:
+        return None
+    if layer == "head":
+        return _DENSE_AXES
+    return _DEPTHWISE_AXES if layer.endswith("_depthwise") else _CONV_AXES
+
+
+def _to_keras_axes(layer, array):
+    return array.transpose(_axes(layer, array))
+
+
+def _to_torch_axes(layer, array):
+    axes = _axes(layer, array)
+    array = array.transpose(None if axes is None else np.argsort(axes))
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _preset_named(variant):
+    for preset in presets.PRESETS:
+        if preset.name == variant:
+            return preset
+    names = ", ".join(preset.name for preset in presets.PRESETS)
+    raise InputError(f"variant must be one of {names}, got {variant!r}")
+
+
+def _differences(sizes, preset):
+    """Says in which of the sizes that make a variant the two differ; fine-tuning may change the rest."""
+    return [
+        f"{name} is {getattr(sizes, name)} in the checkpoint and {getattr(preset, name)} in {preset.name}"
+        for name in ("hidden_dim", "depth", "kernel_size", "patch_size")
+        if getattr(sizes, name) != getattr(preset, name)
+    ]
+
+
+def _which_activation(path, sizes):
+    near = [preset for preset in presets.PRESETS if (preset.hidden_dim, preset.depth) == (sizes[0], sizes[1])]
+    hint = "".join(f" ({'; '.join(_differences(sizes, preset))})" for preset in near)
+    return (
+        f"{path} does not say which activation its network has, and it is no published variant: {sizes}"
+        f"{hint}. Pass --activation, one of {', '.join(ACTIVATIONS)}"
+    )
+
+
+if __name__ == "__main__":
+    from convmixer_keras.convert.torch_command import command
+
+    command()

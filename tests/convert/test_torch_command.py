@@ -1,0 +1,409 @@
+"""`convmixer-convert`: what it prints, what it refuses, and that a refusal leaves every file as it was."""
+
+import os
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch_reference
+from safetensors.torch import save_file
+
+import convmixer_keras as ck
+from convmixer_keras.convert import torch_layouts, torch_model, torch_weights
+
+SMALL = (16, 2, 3, 2, 10, 3)
+
+
+@pytest.fixture
+def reference():
+    return torch_reference.random_model("timm", *SMALL)
+
+
+@pytest.fixture
+def checkpoint(reference, tmp_path):
+    torch.save(reference.state_dict(), tmp_path / "m.pth")
+    return tmp_path / "m.pth"
+
+
+def files_under(folder):
+    """Every file below a folder with its content."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(convmixer_convert, tmp_path, *arguments):
+    """Asserts that the command refuses in one line and changes nothing; returns the line."""
+    before = files_under(tmp_path)
+    outcome = convmixer_convert(*arguments)
+    assert outcome.code == 2, outcome
+    lines = outcome.stderr.splitlines()
+    assert len(lines) == 1, outcome.stderr
+    assert lines[0].startswith("error: ")
+    assert "wrote" not in outcome.stdout
+    assert files_under(tmp_path) == before
+    return lines[0]
+
+
+def test_it_verifies_and_writes(checkpoint, reference, tmp_path, convmixer_convert):
+    outcome = convmixer_convert(checkpoint, tmp_path / "m.keras", "--activation", "gelu")
+    assert outcome.code == 0
+    assert outcome.stderr == ""
+    assert re.search(r"timm layout, ConvMixer-16/2, kernel 3, patch 2, .* 10 classes, gelu", outcome.stdout)
+    found = re.search(r"logit difference (\S+), top-1 agreement 2 of 2", outcome.stdout)
+    assert float(found[1]) < 1e-4
+    batch = np.random.default_rng(0).standard_normal((2, 20, 20, 3), np.float32)
+    model = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(
+        model.predict(batch, verbose=0), torch_reference.logits(reference, batch), rtol=0, atol=1e-4
+    )
+    assert sorted(os.listdir(tmp_path)) == ["m.keras", "m.pth"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--include-preprocessing",), ("--image-size", "40")])
+def test_it_verifies_on_a_folder_of_images(flags, checkpoint, tmp_path, image_folder, convmixer_convert):
+    outcome = convmixer_convert(
+        checkpoint, tmp_path / "m.keras", "--activation", "gelu", "--images", image_folder / "val", *flags
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "15 images" in outcome.stdout
+    assert "top-1 agreement 15 of 15" in outcome.stdout
+
+
+def test_it_verifies_on_real_photographs(checkpoint, tmp_path, imagenet_photos, convmixer_convert):
+    (tmp_path / "photographs").mkdir()
+    for path in imagenet_photos[:6]:
+        (tmp_path / "photographs" / path.name).symlink_to(path)
+    out = tmp_path / "m.keras"
+    outcome = convmixer_convert(checkpoint, out, "--activation", "gelu", "--images", tmp_path / "photographs")
+    assert outcome.code == 0, outcome.stderr
+    assert "top-1 agreement 6 of 6" in outcome.stdout
+
+
+def test_no_verify_says_nothing_of_agreement(checkpoint, tmp_path, convmixer_convert):
+    out = tmp_path / "m.weights.h5"
+    outcome = convmixer_convert(checkpoint, out, "--activation", "gelu", "--no-verify")
+    assert outcome.code == 0
+    assert "verified" not in outcome.stdout
+    ck.ConvMixer(16, 2, 3, 2, classes=10, weights=out)
+
+
+def test_disagreement_fails_and_leaves_no_output(reference, tmp_path, convmixer_convert):
+    with torch.no_grad():  # Logits of millions, which no two orders of summation agree on.
+        reference.head.weight.mul_(1e9)
+    torch.save(reference.state_dict(), tmp_path / "m.pth")
+    (tmp_path / "old.keras").write_bytes(b"what was here before")
+    for name in ("new.keras", "old.keras"):
+        before = files_under(tmp_path)
+        outcome = convmixer_convert(tmp_path / "m.pth", tmp_path / name, "--activation", "gelu")
+        assert outcome.code == 1
+        assert re.fullmatch(r"error: Keras and PyTorch differ by \S+, over 0.001; .*\n", outcome.stderr)
+        assert files_under(tmp_path) == before
+
+
+def test_new_classifier(checkpoint, tmp_path, convmixer_convert):
+    outcome = convmixer_convert(
+        checkpoint, tmp_path / "m.keras", "--activation", "gelu", "--classes", 3, "--include-preprocessing"
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert "largest difference of features" in outcome.stdout
+    assert keras.saving.load_model(tmp_path / "m.keras").output_shape == (None, 3)
+
+
+def test_no_top(checkpoint, tmp_path, convmixer_convert):
+    out = tmp_path / "m.keras"
+    assert convmixer_convert(checkpoint, out, "--activation", "gelu", "--no-top").code == 0
+    assert keras.saving.load_model(out).output_shape == (None, None, None, 16)
+
+
+def test_keras_model_with_pixels_in_and_probabilities_out(tmp_path, convmixer_convert):
+    ck.ConvMixer(
+        8,
+        2,
+        3,
+        2,
+        classes=5,
+        input_shape=(16, 16, 3),
+        input_mean=120,
+        input_std=60,
+        classifier_activation="softmax",
+    ).save(tmp_path / "m.keras")
+    outcome = convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "timm")
+    assert outcome.code == 0, outcome.stderr
+    assert "softmax stays behind" in outcome.stdout
+    assert "input_normalization stays behind" in outcome.stdout
+    assert "16 x 16: largest logit difference" in outcome.stdout
+
+
+def test_written_files_are_as_readable_as_others(tmp_path, convmixer_convert):
+    ck.ConvMixer(8, 1, 3, 2, classes=5, input_shape=(16, 16, 3)).save(tmp_path / "m.keras")
+    (tmp_path / "other").touch()
+    for name in ("m.safetensors", "m.pth"):
+        assert convmixer_convert(tmp_path / "m.keras", tmp_path / name, "--to", "timm").code == 0
+        assert (tmp_path / name).stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_the_installed_module_runs():
+    command = [sys.executable, "-m", "convmixer_keras.convert.torch_weights", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "convmixer-convert" in done.stdout
+
+
+def test_the_twin_has_every_activation():
+    for name in torch_weights.ACTIVATIONS:
+        torch_model.torch_convmixer(4, 1, 3, 2, activation=name)
+
+
+class Planted:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("place", ["whole", "entry", "weights", "plain pickle", "old pickle"])
+@pytest.mark.parametrize("ending", [".pth", ".bin"])
+def test_code_in_a_pickle_does_not_run(place, ending, reference, tmp_path, convmixer_convert):
+    planted = Planted(str(tmp_path / "planted"))
+    path = tmp_path / f"m{ending}"
+    if place == "whole":
+        torch.save(planted, path)
+    elif place == "entry":
+        torch.save({"state_dict": reference.state_dict(), "args": planted}, path)
+    elif place == "weights":
+        torch.save(reference.state_dict() | {"head.weight": planted}, path)
+    else:
+        path.write_bytes(pickle.dumps({"state_dict": planted}, protocol=2 if place == "old pickle" else 4))
+    refused(convmixer_convert, tmp_path, path, tmp_path / "m.keras", "--activation", "gelu")
+    assert not (tmp_path / "planted").exists()
+
+
+def test_a_pickled_module_is_named(reference, tmp_path, convmixer_convert):
+    torch.save(reference, tmp_path / "m.pth")
+    line = refused(convmixer_convert, tmp_path, tmp_path / "m.pth", tmp_path / "m.keras")
+    assert "torch_reference.Timm" in line
+    assert "state_dict()" in line
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_truncated_files(kept, ending, reference, tmp_path, convmixer_convert):
+    path = tmp_path / f"m{ending}"
+    (torch.save if ending == ".pth" else save_file)(reference.state_dict(), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    out = tmp_path / "m.keras"
+    out.write_bytes(b"what was here before")
+    line = refused(convmixer_convert, tmp_path, path, out, "--activation", "gelu")
+    assert str(path) in line
+
+
+def test_truncated_file_of_the_old_format(reference, tmp_path, convmixer_convert):
+    path = tmp_path / "m.pth"
+    torch.save(reference.state_dict(), path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for kept in (0.1, 0.5, 0.95):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        refused(convmixer_convert, tmp_path, path, tmp_path / "m.keras", "--activation", "gelu")
+
+
+def test_a_flipped_bit_in_a_pickled_file(reference, tmp_path, convmixer_convert):
+    path = tmp_path / "m.pth"
+    torch.save(reference.state_dict(), path)
+    content = bytearray(path.read_bytes())
+    weight = reference.blocks[1][1].weight.detach().numpy().tobytes()
+    content[content.index(weight) + 100] ^= 1
+    path.write_bytes(content)
+    line = refused(convmixer_convert, tmp_path, path, tmp_path / "m.keras", "--activation", "gelu")
+    assert "damaged" in line
+
+
+@pytest.mark.parametrize("name", ["m.pth.tar", "m.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello\n" * 50, b"\x00" * 1000, b"PK\x03\x04 not a zip", b"\x80\x02."]
+)
+def test_files_that_are_no_checkpoints(content, name, tmp_path, convmixer_convert):
+    (tmp_path / name).write_bytes(content)
+    refused(convmixer_convert, tmp_path, tmp_path / name, tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"state_dict": {}},
+        {"epoch": 3},
+        [torch.ones(3)],
+        torch.ones(3),
+        {"conv1.weight": torch.ones(64, 3, 7, 7)},
+        {"0.weight": torch.ones(16, 3, 2, 2), "0.bias": torch.ones(16)},
+        {"state_dict": {"stem.0.weight": "text"}},
+        {"blocks.99999999999999999999.0.fn.0.weight": torch.ones(4, 1, 3, 3)},
+        {"blocks.99999.0.fn.0.weight": torch.ones(4, 1, 3, 3)},
+        {1: torch.ones(3)},
+    ],
+    ids=lambda content: str(content)[:40],
+)
+def test_checkpoints_of_something_else(content, tmp_path, convmixer_convert):
+    torch.save(content, tmp_path / "m.pth")
+    refused(convmixer_convert, tmp_path, tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu")
+
+
+@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
+def test_each_missing_tensor_is_named(layout):
+    """Also those that sizes are told from."""
+    state = torch_reference.random_model(layout, *SMALL).state_dict()
+    for name, tensor in state.items():
+        if "num_batches_tracked" in name:
+            continue
+        rest = {other: state[other] for other in state if other != name}
+        with pytest.raises(ValueError, match=f"missing {re.escape(name)}: expected shape") as error:
+            torch_layouts.recognise(rest, "m.pth")
+        if name not in (
+            "stem.0.weight",
+            "0.weight",
+            "0.0.weight",
+            "backbone.stem.0.weight",
+            "patch_emb.conv.weight",
+        ):
+            assert str(tuple(tensor.shape)) in str(error.value)
+        assert "found none" in str(error.value)
+        assert ";" not in str(error.value)  # Nothing else is blamed.
+
+
+@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
+def test_each_misshapen_tensor_is_named_with_both_shapes(layout):
+    state = torch_reference.random_model(layout, *SMALL).state_dict()
+    for name, tensor in state.items():
+        if "num_batches_tracked" in name:
+            continue
+        wrong = torch.ones(tensor.shape[0] + 1, *tensor.shape[1:])
+        with pytest.raises(ValueError, match=re.escape(name)) as error:
+            torch_layouts.recognise(state | {name: wrong}, "m.pth")
+        assert str(tuple(wrong.shape)) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"blocks.0.4.weight": torch.ones(7)}, ["unexpected blocks.0.4.weight", "(7,)"]),
+        ({"blocks.1.3.running_var": None}, ["missing blocks.1.3.running_var", "(16,)", "none"]),
+        (
+            {"blocks.1.1.weight": torch.ones(16, 8, 1, 1)},
+            ["blocks.1.1.weight", "(16, 16, 1, 1)", "(16, 8, 1, 1)"],
+        ),
+        (
+            {"blocks.1.0.fn.0.weight": torch.ones(16, 1, 3, 5)},
+            ["blocks.1.0.fn.0", "(16, 1, 3, 5)", "(16, 1, 3, 3)"],
+        ),
+        ({"stem.0.weight": torch.ones(16, 3, 2, 4)}, ["stem.0.weight", "(16, 3, 2, 4)", "(16, 3, 4, 4)"]),
+        ({"head.bias": torch.ones(9)}, ["head.bias", "(10,)", "(9,)"]),
+        ({"head.bias": torch.tensor(1.0)}, ["head.bias", "(10,)", "()"]),
+        ({"stem.0.bias": torch.full((16,), torch.nan)}, ["stem.0.bias", "NaN or infinite"]),
+        ({"head.weight": torch.full((10, 16), -torch.inf)}, ["head.weight", "NaN or infinite"]),
+        (
+            {"head.weight": torch.full((10, 16), 1e39, dtype=torch.float64)},
+            ["head.weight", "NaN or infinite"],
+        ),
+        ({"stem.2.running_var": torch.full((16,), -1.0)}, ["stem.2.running_var", "negative"]),
+        ({"stem.0.bias": torch.ones(16, dtype=torch.int64)}, ["stem.0.bias", "floating-point"]),
+        ({"stem.0.bias": torch.ones(16, dtype=torch.complex64)}, ["stem.0.bias", "floating-point"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_broken_tensors(change, expected, ending, reference, tmp_path, convmixer_convert):
+    state = {name: t for name, t in (reference.state_dict() | change).items() if t is not None}
+    path = tmp_path / f"m{ending}"
+    (torch.save if ending == ".pth" else save_file)(state, path)
+    (tmp_path / "old.keras").write_bytes(b"what was here before")
+    line = refused(convmixer_convert, tmp_path, path, tmp_path / "old.keras", "--activation", "gelu")
+    for words in expected:
+        assert words in line
+
+
+def test_even_kernels(tmp_path, convmixer_convert):
+    state = torch_reference.random_model("timm", *SMALL).state_dict()
+    state |= {f"blocks.{i}.0.fn.0.weight": torch.ones(16, 1, 4, 4) for i in range(2)}
+    torch.save(state, tmp_path / "m.pth")
+    line = refused(
+        convmixer_convert, tmp_path, tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu"
+    )
+    assert "even size 4" in line
+
+
+def test_unknown_activation_is_asked_for(checkpoint, tmp_path, convmixer_convert):
+    line = refused(convmixer_convert, tmp_path, checkpoint, tmp_path / "m.keras")
+    assert "--activation" in line
+
+
+def test_checkpoint_that_is_not_the_variant(checkpoint, tmp_path, convmixer_convert):
+    line = refused(
+        convmixer_convert, tmp_path, checkpoint, tmp_path / "m.keras", "--variant", "ConvMixer768_32"
+    )
+    assert "kernel_size is 3 in the checkpoint and 7 in ConvMixer768_32" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("{dir}/none.pth", "{dir}/m.keras"), "there is no file"),
+        (("{dir}", "{dir}/m.keras"), "is a folder"),
+        (("{dir}/m.pth", "{dir}/m.h5"), ".weights.h5"),
+        (("{dir}/m.pth", "{dir}/m.safetensors"), "--to timm"),
+        (("{dir}/m.txt", "{dir}/m.keras"), ".safetensors"),
+        (("{dir}/m.pth", "{dir}/none/m.keras"), "cannot write"),
+        (("{dir}/m.pth", "{dir}/folder.keras"), "cannot write"),
+        (("{dir}/m.pth", "/proc/m.keras"), "cannot write"),
+        (("{dir}/m.pth", "{dir}/m.pth/m.keras"), "cannot write"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--ema"), "moving average"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--classes", "0"), "--classes"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--image-size", "1"), "patch size"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--classes", "3", "--no-top"), "--no-top"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--images", "{dir}/none"), "there is no folder"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--images", "{dir}"), "no images"),
+        (("{dir}/m.pth", "{dir}/m.keras", "--images", "{dir}", "--no-verify"), "--no-verify"),
+        (("{dir}/m.pth", "{dir}/m2.pth", "--to", "timm"), ".keras"),
+        (("{dir}/none.keras", "{dir}/m.pth"), "--to timm"),
+        (("{dir}/none.keras", "{dir}/m2.pth", "--to", "timm"), "there is no file"),
+        (("{dir}/bad.keras", "{dir}/m2.pth", "--to", "timm"), "bad.keras"),
+        (("{dir}/none.keras", "{dir}/m2.txt", "--to", "timm"), ".safetensors"),
+        (("{dir}/none.keras", "{dir}/m2.pth", "--to", "timm", "--classes", "3"), "--classes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_use(arguments, words, checkpoint, tmp_path, convmixer_convert):
+    (tmp_path / "folder.keras").mkdir()
+    (tmp_path / "m.txt").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "bad.keras").write_bytes(b"not a zip")
+    arguments = [argument.format(dir=tmp_path) for argument in arguments]
+    activation = () if "--to" in arguments else ("--activation", "gelu")
+    assert words in refused(convmixer_convert, tmp_path, *arguments, *activation)
+
+
+def test_keras_model_of_something_else(tmp_path, convmixer_convert):
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs)).save(tmp_path / "m.keras")
+    line = refused(
+        convmixer_convert, tmp_path, tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "official"
+    )
+    assert "not a ConvMixer" in line
+
+
+def test_checkpoint_without_sums(reference, tmp_path, convmixer_convert):
+    """PyTorch can leave the checksums of the archive out; that is not damage."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(reference.state_dict(), tmp_path / "m.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        assert {entry.CRC for entry in archive.infolist()} == {0}
+    assert convmixer_convert(tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu").code == 0

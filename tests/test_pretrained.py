@@ -1,0 +1,300 @@
+"""`weights="imagenet"` over real HTTP, from a server on loopback that this file starts."""
+
+import contextlib
+import dataclasses
+import hashlib
+import http.server
+import json
+import pathlib
+import socket
+import threading
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch_reference
+from safetensors.torch import save_file
+
+import convmixer_keras as ck
+from convmixer_keras import presets, pretrained
+from convmixer_keras.errors import InputError
+
+# A published variant, shrunk.
+SMALL = dataclasses.replace(
+    presets.CONVMIXER_768_32, hidden_dim=8, depth=2, kernel_size=3, patch_size=2, classes=10
+)
+HUB_FILE = "/timm/convmixer_768_32.in1k/resolve/main/model.safetensors"
+RELEASE_FILE = "/releases/convmixer_768_32_ks7_p7_relu.pth.tar"
+
+
+class Server:
+    """Serves `answers`, a dict from path to (status, headers, body), and counts what was asked for.
+
+    Attributes:
+        cut: None, or after how many bytes of a body to close the connection.
+    """
+
+    def __init__(self):
+        self.answers, self.asked, self.cut = {}, [], None
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.asked.append(self.path)
+                status, headers, body = server.answers.get(self.path, (404, {}, b"no such file"))
+                self.send_response(status)
+                for name, value in ({"Content-Length": len(body)} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body[: server.cut])
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    server = Server()
+    threading.Thread(target=server.http.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setattr(pretrained, "RELEASES", f"{server.address}/releases")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def reference_of(preset, seed=0):
+    return torch_reference.random_model(
+        "timm",
+        preset.hidden_dim,
+        preset.depth,
+        preset.kernel_size,
+        preset.patch_size,
+        preset.classes,
+        act=torch.nn.ReLU,
+        seed=seed,
+    )
+
+
+def safetensors_bytes(model, tmp_path):
+    save_file(model.state_dict(), tmp_path / "served")
+    return (tmp_path / "served").read_bytes()
+
+
+def small_model(**arguments):
+    return ck.ConvMixer(
+        8, 2, 3, 2, activation="relu", **{"classes": 10, "input_shape": (None, None, 3)} | arguments
+    )
+
+
+def assert_has_weights_of(model, reference):
+    batch = np.random.default_rng(0).standard_normal((2, 18, 18, 3), np.float32)
+    outputs = keras.ops.convert_to_numpy(model(batch, training=False))
+    np.testing.assert_allclose(outputs, torch_reference.logits(reference, batch), rtol=0, atol=1e-4)
+
+
+def cached():
+    folder = pathlib.Path(pretrained.cache_folder())
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+CONVERTED = ["convmixer_768_32.in1k.json", "convmixer_768_32.in1k.weights.h5"]
+
+
+def test_fetched_and_converted_once(server, tmp_path, capsys):
+    reference = reference_of(SMALL)
+    body = safetensors_bytes(reference, tmp_path)
+    server.answers[HUB_FILE] = (200, {}, body)
+    for _ in range(2):
+        model = small_model()
+        pretrained.load_imagenet_weights(model, SMALL)
+        assert_has_weights_of(model, reference)
+    assert server.asked == [HUB_FILE]
+    assert cached() == CONVERTED
+
+    sha256 = hashlib.sha256(body).hexdigest()
+    printed = capsys.readouterr().out
+    assert sha256 in printed
+    assert f"[{'=' * 30}]" in printed
+    folder = pathlib.Path(pretrained.cache_folder())
+    assert str(folder).startswith(str(tmp_path / "keras"))
+    assert json.loads((folder / CONVERTED[0]).read_text())["sha256"] == sha256
+
+
+def test_the_real_builder(server, tmp_path):
+    reference = reference_of(presets.CONVMIXER_768_32)
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))
+    model = ck.ConvMixer768_32(weights="imagenet", include_preprocessing=True, input_shape=(64, 64, 3))
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3)).astype(np.float32)
+    normalized = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    expected = torch_reference.logits(reference, normalized.astype(np.float32))
+    outputs = keras.ops.convert_to_numpy(model(pixels, training=False))
+    np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-4)
+
+
+def test_body_alone(server, tmp_path):
+    reference = reference_of(SMALL)
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))
+    body = small_model(include_top=False, pooling="avg", classes=None)
+    pretrained.load_imagenet_weights(body, SMALL)
+    other_classes = small_model(classes=3)
+    new_head = [weight.copy() for weight in other_classes.get_layer("head").get_weights()]
+    pretrained.load_imagenet_weights(other_classes, SMALL)
+    for before, after in zip(new_head, other_classes.get_layer("head").get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    inputs = keras.Input((None, None, 3))
+    on_top_of_another = small_model(
+        input_tensor=keras.layers.Conv2D(3, 1, name="before")(inputs), input_shape=None
+    )
+    pretrained.load_imagenet_weights(on_top_of_another, SMALL)
+    for model in (body, other_classes, on_top_of_another):
+        for name, expected in (
+            ("block1_pointwise", reference.blocks[1][1].bias),
+            ("stem_bn", reference.stem[2].running_var),
+        ):
+            weight = model.get_layer(name).get_weights()[-1]
+            np.testing.assert_array_equal(weight, expected.detach().numpy())
+    reference.head = torch.nn.Identity()
+    assert_has_weights_of(body, reference)
+
+
+@pytest.mark.parametrize("trouble", ["absent", "cut", "garbage", "wrong network", "other hash"])
+def test_the_fallback_is_used_when_the_hub_fails(trouble, server, tmp_path, capsys):
+    reference = reference_of(SMALL)
+    body, headers = safetensors_bytes(reference, tmp_path), {}
+    if trouble == "cut":
+        headers = {"Content-Length": len(body) + 1}
+    elif trouble == "garbage":
+        body = body[:5] + bytes(len(body) - 5)
+    elif trouble == "wrong network":
+        body = safetensors_bytes(reference_of(dataclasses.replace(SMALL, kernel_size=5)), tmp_path)
+    elif trouble == "other hash":
+        headers = {"X-Linked-Etag": f'"{hashlib.sha256(body).hexdigest()}"'}
+        body = body[:-1] + bytes([body[-1] ^ 1])
+    if trouble != "absent":
+        server.answers[HUB_FILE] = (200, headers, body)
+    other = reference_of(SMALL, seed=5)
+    torch.save({"state_dict": other.state_dict()}, tmp_path / "served.pth.tar")
+    server.answers[RELEASE_FILE] = (200, {}, (tmp_path / "served.pth.tar").read_bytes())
+
+    model = small_model()
+    pretrained.load_imagenet_weights(model, SMALL)
+    assert_has_weights_of(model, other)
+    assert server.asked == [HUB_FILE, RELEASE_FILE]
+    assert cached() == CONVERTED
+
+
+def test_a_connection_cut_in_the_middle_leaves_nothing(server, tmp_path):
+    body = safetensors_bytes(reference_of(SMALL), tmp_path)
+    server.answers[HUB_FILE] = (200, {}, body)
+    server.cut = len(body) // 2
+    model = small_model()
+    before = model.get_weights()
+    with pytest.raises(InputError, match=f"{HUB_FILE} broke off after {server.cut:,} of {len(body):,} bytes"):
+        pretrained.load_imagenet_weights(model, SMALL)
+    assert cached() == []
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+    server.cut = None  # The next attempt starts afresh.
+    pretrained.load_imagenet_weights(model, SMALL)
+    assert cached() == CONVERTED
+
+
+def test_the_hash_of_a_redirection_counts(server, tmp_path):
+    body = safetensors_bytes(reference_of(SMALL), tmp_path)
+    right, wrong = hashlib.sha256(body).hexdigest(), "0" * 64
+    server.answers["/storage"] = (200, {"ETag": '"something else"'}, body)
+    server.answers[HUB_FILE] = (302, {"Location": "/storage", "X-Linked-Etag": f'"{wrong}"'}, b"")
+    with pytest.raises(InputError, match=f"SHA-256 is {right}, and should be {wrong}"):
+        pretrained.imagenet_weights_file(SMALL)
+    server.answers[HUB_FILE] = (302, {"Location": "/storage", "X-Linked-Etag": f'"{right}"'}, b"")
+    pretrained.imagenet_weights_file(SMALL)
+    assert cached() == CONVERTED
+
+
+def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkeypatch):
+    with contextlib.closing(socket.socket()) as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    monkeypatch.setenv("HF_ENDPOINT", nobody)
+    monkeypatch.setattr(pretrained, "RELEASES", f"{nobody}/releases")
+    with pytest.raises(InputError) as error:
+        pretrained.imagenet_weights_file(SMALL)
+    by_hand = pathlib.Path(pretrained.cache_folder()) / "convmixer_768_32.in1k.safetensors"
+    assert f"save {nobody}{HUB_FILE} as {by_hand}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+    reference = reference_of(SMALL)
+    by_hand.write_bytes(safetensors_bytes(reference, tmp_path))
+    model = small_model()
+    pretrained.load_imagenet_weights(model, SMALL)
+    assert_has_weights_of(model, reference)
+    assert by_hand.exists()
+
+
+def test_a_changed_cache_is_noticed_and_mended(server, tmp_path):
+    reference = reference_of(SMALL)
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))
+    path = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    model = small_model()
+    with pytest.warns(UserWarning, match="has changed since it was written"):
+        pretrained.load_imagenet_weights(model, SMALL)
+    assert_has_weights_of(model, reference)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"not JSON"])
+def test_weights_without_a_record_are_made_anew(content, server, tmp_path):
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(reference_of(SMALL), tmp_path))
+    weights = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    record = weights.parent / CONVERTED[0]
+    record.unlink() if content is None else record.write_bytes(content)
+    weights.write_bytes(b"of nobody knows where")
+    pretrained.load_imagenet_weights(small_model(), SMALL)
+    assert server.asked == [HUB_FILE, HUB_FILE]
+
+
+def test_a_changed_publication_is_noticed(server, tmp_path):
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(reference_of(SMALL), tmp_path))
+    weights = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    weights.unlink()
+    other = reference_of(SMALL, seed=9)
+    server.answers[HUB_FILE] = (200, {}, safetensors_bytes(other, tmp_path))
+    with pytest.warns(UserWarning, match=r"convmixer_768_32\.in1k\.safetensors has changed"):
+        pretrained.imagenet_weights_file(SMALL)
+    model = small_model(weights=weights)
+    assert_has_weights_of(model, other)
+
+
+@pytest.mark.parametrize("builder", [ck.ConvMixer256_8, ck.ConvMixer1536_20_P14])
+def test_variants_whose_weights_are_not_published(builder, server):
+    with pytest.raises(InputError, match="ConvMixer768_32"):
+        builder(weights="imagenet")
+    assert server.asked == []
+
+
+def test_other_channels_are_refused_before_anything_is_fetched(server):
+    with pytest.raises(InputError, match="3 channels"):
+        ck.ConvMixer768_32(weights="imagenet", input_shape=(28, 28, 1))
+    assert server.asked == []
+
+
+def test_real_addresses(monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    hub = "https://huggingface.co/timm/{}.in1k/resolve/main/model.safetensors"
+    releases = "https://github.com/locuslab/convmixer/releases/download/timm-v1.0/{}.pth.tar"
+    for preset, timm_name, release_name in (
+        (presets.CONVMIXER_1536_20, "convmixer_1536_20", "convmixer_1536_20_ks9_p7"),
+        (presets.CONVMIXER_768_32, "convmixer_768_32", "convmixer_768_32_ks7_p7_relu"),
+        (presets.CONVMIXER_1024_20, "convmixer_1024_20_ks9_p14", "convmixer_1024_20_ks9_p14"),
+    ):
+        urls = [url for url, _ in pretrained.sources(preset)]
+        assert urls == [hub.format(timm_name), releases.format(release_name)]
