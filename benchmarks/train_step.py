@@ -42,11 +42,13 @@ def plain_keras():
 def pytorch():
     import torch
     from torch.nn.functional import cross_entropy
-    from torch_reference import convmixer, random_images
 
-    model = convmixer(**SIZES)
+    from convmixer_keras.convert.torch_model import torch_convmixer
+
+    model = torch_convmixer(**SIZES).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01, eps=1e-3, weight_decay=2e-5)
-    images, labels = random_images(BATCH, 32), torch.arange(BATCH) % 10
+    images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH) % 10
 
     def step():
         optimizer.zero_grad()

@@ -22,7 +22,6 @@ from convmixer_keras.saving import load_model, save_model, save_weights, written
 TOLERANCE = 1e-3
 # With these many patches a side, edges and inner places all count, whatever the patch size.
 _PATCHES_TO_VERIFY = 16
-_ONLY_TO_KERAS = "activation", "variant", "ema", "classes", "no_top", "include_preprocessing", "image_size"
 
 
 class _Disagreement(Exception):
@@ -111,15 +110,8 @@ def _refuse_meaningless(arguments):
     if arguments.to is not None:
         if not arguments.input.endswith(".keras"):
             raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")
-        for name in (
-            "activation",
-            "variant",
-            "ema",
-            "classes",
-            "no_top",
-            "include_preprocessing",
-            "image_size",
-        ):
+        to_keras_only = ("activation", "variant", "ema", "classes", "no_top", "include_preprocessing")
+        for name in (*to_keras_only, "image_size"):
             if getattr(arguments, name) not in (None, False):
                 raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
     if arguments.classes is not None and arguments.no_top:

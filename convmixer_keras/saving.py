@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import tempfile
 import zipfile
@@ -110,8 +111,9 @@ def save_weights(model, path):
 
 
 def _weights_size(model):
-    """Bytes of a model's float32 weights in a file, and some more."""
-    size = 4 * model.count_params()
+    """Bytes of a model's weights in a file, with the optimizer's state of a compiled one, and some more."""
+    variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
+    size = sum(4 * math.prod(variable.shape) for variable in variables)
     return size + size // 16 + 2**20
 
 

@@ -15,7 +15,7 @@ from convmixer_keras.distribution import choose_strategy
 from convmixer_keras.errors import InputError
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
-from convmixer_keras.saving import save_model, written_whole
+from convmixer_keras.saving import save_model, save_weights, written_whole
 
 
 @keras.saving.register_keras_serializable("convmixer_keras")
@@ -219,8 +219,7 @@ class KeepRun(keras.callbacks.Callback):
         self.folder.write_history(self.history)
         if self.average:  # The models hold the averaged weights; training goes on from the others.
             self.average.on_epoch_begin(epoch + 1)
-        with written_whole(self.folder[run_folder.CHECKPOINT]) as path:
-            self.model.save_weights(path)
+        save_weights(self.model, self.folder[run_folder.CHECKPOINT])
 
 
 def _check_folder(folder, recipe, resume):
