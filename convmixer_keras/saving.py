@@ -87,7 +87,7 @@ def _save_from_disk(model, path):
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-        _make_sure_of_room(os.path.join(folder, "model.weights.h5"), _weights_size(model))
+        _make_sure_of_room(os.path.join(folder, "model.weights.h5"), weights_size(model))
         keras.saving.save_model(model, folder, zipped=False)
         with zipfile.ZipFile(path, "w") as archive:
             for parent, _, names in os.walk(folder):
@@ -106,11 +106,11 @@ def save_weights(model, path):
     Raises:
         InputError: If the file cannot be written.
     """
-    with written_whole(path, room=_weights_size(model)) as temporary:
+    with written_whole(path, room=weights_size(model)) as temporary:
         model.save_weights(temporary)
 
 
-def _weights_size(model):
+def weights_size(model):
     """Bytes of a model's weights in a file, with the optimizer's state of a compiled one, and some more."""
     variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
     size = sum(4 * math.prod(variable.shape) for variable in variables)

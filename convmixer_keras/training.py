@@ -6,6 +6,7 @@ import os
 import platform
 import time
 
+import h5py
 import keras
 
 from convmixer_keras import data as data_module
@@ -15,7 +16,7 @@ from convmixer_keras.distribution import choose_strategy
 from convmixer_keras.errors import InputError
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
-from convmixer_keras.saving import save_model, save_weights, written_whole
+from convmixer_keras.saving import save_model, weights_size, written_whole
 
 
 @keras.saving.register_keras_serializable("convmixer_keras")
@@ -148,7 +149,7 @@ def train(
         twin.optimizer.build(twin.trainable_variables)
 
     if resume:
-        first_epoch = _restore(twin, folder, len(data.train))
+        first_epoch = _restore(twin, folder)
     else:
         first_epoch = 0
         folder.create(_config(recipe, data, model, strategy, data_dir, command))
@@ -219,7 +220,7 @@ class KeepRun(keras.callbacks.Callback):
         self.folder.write_history(self.history)
         if self.average:  # The models hold the averaged weights; training goes on from the others.
             self.average.on_epoch_begin(epoch + 1)
-        save_weights(self.model, self.folder[run_folder.CHECKPOINT])
+        _write_checkpoint(self.model, self.folder[run_folder.CHECKPOINT], finished_epochs=epoch + 1)
 
 
 def _check_folder(folder, recipe, resume):
@@ -239,16 +240,26 @@ def _check_folder(folder, recipe, resume):
             )
 
 
-def _restore(twin, folder, steps_per_epoch):
+def _write_checkpoint(twin, path, finished_epochs):
+    with written_whole(path, room=weights_size(twin)) as temporary:
+        twin.save_weights(temporary)
+        # In the same file, so that the two cannot disagree. The optimizer's count of steps would not do:
+        # with mixed_float16 it leaves out those whose gradients overflowed.
+        with h5py.File(temporary, "a") as file:
+            file.attrs["finished_epochs"] = finished_epochs
+
+
+def _restore(twin, folder):
     """Loads the checkpoint and returns the number of finished epochs."""
     checkpoint = folder[run_folder.CHECKPOINT]
     if not os.path.exists(checkpoint):
         return 0  # Stopped within its first epoch.
     try:
         twin.load_weights(checkpoint)
+        with h5py.File(checkpoint) as file:
+            return int(file.attrs["finished_epochs"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{checkpoint} cannot be resumed from: {str(error).splitlines()[0]}") from None
-    return int(twin.optimizer.iterations) // steps_per_epoch
 
 
 def _config(recipe, data, model, strategy, data_dir, command):

@@ -134,9 +134,11 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(training.KeepRun, "on_epoch_end", on_epoch_end)
 
 
-@pytest.mark.parametrize("ema_momentum", [0.0, 0.9])
-def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, ema_momentum):
-    recipe = dataclasses.replace(recipe, ema_momentum=ema_momentum, epochs=4)
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema_momentum": 0.9}, {"ema_momentum": 0.9, "dtype_policy": "mixed_float16"}]
+)
+def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, changes):
+    recipe = dataclasses.replace(recipe, epochs=4, **changes)
     straight = training.train(recipe, tmp_path / "straight", verbose=0)
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
