@@ -1,5 +1,6 @@
 """Quiet TensorFlow, the images that several tests read, and commands run as their users run them."""
 
+import contextlib
 import os
 import pathlib
 from typing import NamedTuple
@@ -7,6 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+
+# PyTorch's CUDA builds load triton when they need it, which ends the process where TensorFlow came first.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
