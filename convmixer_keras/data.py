@@ -249,7 +249,11 @@ def _tfds(name, data_dir):
         raise InputError(
             f"dataset {name} must have images with one class label each, but has {list(features)}"
         )
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: by hand
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"dataset {name} cannot be downloaded and prepared: {reason}") from error
     splits = builder.info.splits
 
     def read(split):

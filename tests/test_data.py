@@ -1,5 +1,8 @@
 import dataclasses
+import functools
+import http.server
 import io
+import threading
 
 import numpy as np
 import pytest
@@ -157,6 +160,50 @@ def test_tfds_name(tfds_folder):
         dataclasses.replace(recipe, train_split="train[:50%]", validation_split="train[50%:]"), tfds_folder
     )
     assert (part.train_size, part.validation_size) == (10, 10)
+
+
+def test_published_datasets_are_known():
+    """tensorflow-datasets reads these names and features from its own files, without a network."""
+    for name, classes in (("cifar10", 10), ("imagenet2012", 1000)):
+        features = tfds.builder(name, data_dir="/nowhere").info.features
+        assert features["label"].num_classes == classes
+
+
+class Missing(Shapes):
+    """A data set whose server does not have it."""
+
+    url = None
+
+    def _split_generators(self, dl_manager):
+        dl_manager.download(self.url)
+
+
+class ByHand(Shapes):
+    """A data set that has to be downloaded by hand, as ImageNet."""
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "register, and save images.tar"
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(0, len(str(dl_manager.manual_dir)))}
+
+
+@pytest.fixture
+def empty_server(tmp_path):
+    """The address of an HTTP server on loopback that has no file."""
+    (tmp_path / "empty").mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path / "empty")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_downloads_that_fail_say_why_in_one_line(empty_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(Missing, "url", f"{empty_server}/images.tar")
+    for name, reason in (("missing", "404"), ("by_hand", "register, and save images.tar")):
+        with pytest.raises(ValueError, match=f"dataset {name} cannot be downloaded.*{reason}") as raised:
+            data.load(plain(name), data_dir=tmp_path)
+        assert "\n" not in str(raised.value)
 
 
 def test_validation_alone_needs_no_training_split(image_folder, tmp_path):

@@ -80,7 +80,13 @@ def test_an_existing_run_is_refused_or_replaced(digits_run, tmp_path):
 def test_interrupt_and_resume(tmp_path):
     arguments = [*SHORT, "--epochs", "20", "--output", "run"]
     with subprocess.Popen(
-        [*COMMAND, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background are started with Ctrl-C switched off, and hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
         deadline = time.monotonic() + 120
