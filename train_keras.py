@@ -39,8 +39,6 @@ def train(arguments, recipe):
     folder = run_folder.RunFolder(
         arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
     )
-    if arguments.overwrite:
-        folder.remove_run()
     if arguments.resume:
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
     print(describe(recipe), flush=True)
@@ -52,6 +50,7 @@ def train(arguments, recipe):
             strategy=arguments.strategy,
             steps_per_execution=arguments.steps_per_execution,
             resume=arguments.resume,
+            overwrite=arguments.overwrite,
             command=shlex.join(["python", *sys.argv]),
             verbose=1 if sys.stdout.isatty() else 2,
         )
@@ -197,6 +196,8 @@ def _flag(field, default):
         return {**flag, "type": float, "nargs": count, "metavar": "X"}
     if field.type in (int, float):
         return {**flag, "type": field.type, "metavar": "N" if field.type is int else "X"}
+    if field.metadata["choices"]:
+        return {**flag, "choices": field.metadata["choices"]}
     return {**flag, "metavar": "NAME"}
 
 

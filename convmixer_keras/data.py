@@ -83,6 +83,8 @@ def load(recipe, data_dir=None):
             f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
             f"got {recipe.batch_size}"
         )
+    if len(source.class_names) < 2:
+        raise InputError(f"dataset {recipe.dataset} must have at least two classes, has {source.class_names}")
     for name in ("mean", "std"):
         if len(getattr(recipe, name)) not in (1, source.channels):
             raise InputError(

@@ -1,14 +1,22 @@
 """Training runs as frozen records: every number that a run depends on, and where it comes from."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 from convmixer_keras import presets
+from convmixer_keras.errors import InputError
+
+# Ranges, both ends included.
+COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
-def _setting(default, group, text):
-    """A field of `Recipe`; the command line makes its flags and its help from the text."""
-    return field(default=default, metadata={"group": group, "help": text})
+def _setting(default, group, text, within=None, choices=None):
+    """A field of `Recipe`, with the range of its values; the command line makes its flags and help of it."""
+    return field(
+        default=default, metadata={"group": group, "help": text, "within": within, "choices": choices}
+    )
 
 
 @dataclass(frozen=True)
@@ -16,10 +24,14 @@ class Recipe:
     """One training run. Each field is also a flag of `train_keras.py`, whose `--help` explains it."""
 
     dataset: str = _setting("digits", "data", "digits, a tensorflow-datasets name, or a folder of images")
-    image_size: int = _setting(224, "data", "side of the square images to train on, in pixels")
-    mean: tuple[float, ...] = _setting(presets.IMAGENET_MEAN, "data", "mean of each channel, 0..1")
-    std: tuple[float, ...] = _setting(presets.IMAGENET_STD, "data", "deviation of each channel, 0..1")
-    crop_pct: float = _setting(1.0, "data", "share of the resized side kept by the centre crop at evaluation")
+    image_size: int = _setting(224, "data", "side of the square images to train on, in pixels", COUNT)
+    mean: tuple[float, ...] = _setting(presets.IMAGENET_MEAN, "data", "mean of each channel, 0..1", SHARE)
+    std: tuple[float, ...] = _setting(
+        presets.IMAGENET_STD, "data", "deviation of each channel, 0..1", (1e-6, 1)
+    )
+    crop_pct: float = _setting(
+        1.0, "data", "share of the resized side kept by the centre crop at evaluation", (0.01, 1)
+    )
 
     train_split: str | None = _setting(None, "data", "name of the training split (default train)")
     validation_split: str | None = _setting(
@@ -32,32 +44,61 @@ class Recipe:
     patch_size: int = _setting(7, "model", "side of a patch in pixels, p")
     activation: str = _setting("gelu", "model", "a Keras activation; gelu is the exact one")
 
-    epochs: int = _setting(150, "optimisation", "passes over the training images")
-    batch_size: int = _setting(64, "optimisation", "images in a step, over all devices together")
-    learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run")
-    weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW), on kernels only")
-    epsilon: float = _setting(1e-3, "optimisation", "of AdamW")
-    clip_norm: float = _setting(1.0, "optimisation", "largest global norm of the gradient; 0 for no limit")
-    label_smoothing: float = _setting(0.0, "optimisation", "share of a label spread over all classes, 0..1")
-    ema_momentum: float = _setting(0.0, "optimisation", "of a running average of the weights; 0 for none")
+    epochs: int = _setting(150, "optimisation", "passes over the training images", COUNT)
+    batch_size: int = _setting(64, "optimisation", "images in a step, over all devices together", COUNT)
+    learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run", AMOUNT)
+    weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW), on kernels only", AMOUNT)
+    epsilon: float = _setting(1e-3, "optimisation", "of AdamW", AMOUNT)
+    clip_norm: float = _setting(
+        1.0, "optimisation", "largest global norm of the gradient; 0 for no limit", AMOUNT
+    )
+    label_smoothing: float = _setting(
+        0.0, "optimisation", "share of a label spread over all classes, 0..1", SHARE
+    )
+    ema_momentum: float = _setting(
+        0.0, "optimisation", "of a running average of the weights; 0 for none", SHARE
+    )
 
-    dtype_policy: str = _setting("float32", "optimisation", "float32, mixed_bfloat16 or mixed_float16")
-    seed: int = _setting(0, "optimisation", "of initial weights, order of images, augmentation")
+    dtype_policy: str = _setting("float32", "optimisation", "precision of the layers", choices=POLICIES)
+    seed: int = _setting(0, "optimisation", "of initial weights, order of images, augmentation", AMOUNT)
 
     crop_area: tuple[float, float] = _setting(
-        (1.0, 1.0), "augmentation", "least and greatest share of an image's area in a random crop"
+        (1.0, 1.0), "augmentation", "least and greatest share of an image's area in a random crop", (1e-3, 1)
     )
     crop_ratio: tuple[float, float] = _setting(
-        (1.0, 1.0), "augmentation", "least and greatest width / height of a random crop"
+        (1.0, 1.0), "augmentation", "least and greatest width / height of a random crop", (0.01, 100)
     )
     flip: bool = _setting(False, "augmentation", "mirror every other image, at random")
-    color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation")
-    randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image")
-    randaugment_magnitude: float = _setting(9.0, "augmentation", "their strength, 0..10")
-    randaugment_std: float = _setting(0.5, "augmentation", "standard deviation of that strength")
-    erasing_probability: float = _setting(0.0, "augmentation", "chance that a rectangle becomes noise")
-    mixup_alpha: float = _setting(0.0, "augmentation", "MixUp's Beta parameter; 0 for none")
-    cutmix_alpha: float = _setting(0.0, "augmentation", "CutMix's, by turns at random with MixUp; 0 for none")
+    color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation", SHARE)
+    randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", AMOUNT)
+    randaugment_magnitude: float = _setting(9.0, "augmentation", "their strength, 0..10", (0, 10))
+    randaugment_std: float = _setting(0.5, "augmentation", "standard deviation of that strength", AMOUNT)
+    erasing_probability: float = _setting(0.0, "augmentation", "chance that a rectangle becomes noise", SHARE)
+    mixup_alpha: float = _setting(0.0, "augmentation", "MixUp's Beta parameter; 0 for none", AMOUNT)
+    cutmix_alpha: float = _setting(
+        0.0, "augmentation", "CutMix's, by turns at random with MixUp; 0 for none", AMOUNT
+    )
+
+    def __post_init__(self):
+        for entry in dataclasses.fields(self):
+            _check(entry, getattr(self, entry.name))
+
+
+def _check(entry, value):
+    """Raises InputError for a value outside its field's range or choices."""
+    within, choices = entry.metadata["within"], entry.metadata["choices"]
+    values = value if isinstance(value, tuple) else (value,)
+    if within and not all(within[0] <= v <= within[1] for v in values):
+        upper = "" if within[1] == math.inf else f" and at most {within[1]}"
+        raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_written(values)}")
+    if entry.name.startswith("crop_") and list(values) != sorted(values):
+        raise InputError(f"{entry.name} must be the least and then the greatest, got {_written(values)}")
+    if choices and value not in choices:
+        raise InputError(f"{entry.name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _written(values):
+    return " ".join(str(value) for value in values)
 
 
 # Ours: the smallest run that shows the whole path on data that ships with scikit-learn. The statistics are

@@ -101,6 +101,7 @@ def train(
     strategy="auto",
     steps_per_execution=1,
     resume=False,
+    overwrite=False,
     command=None,
     verbose="auto",
 ):
@@ -117,6 +118,7 @@ def train(
         strategy: "auto", "one" or "mirrored": see `choose_strategy`.
         steps_per_execution: Training steps in one call of the compiled step.
         resume: Whether to go on after the last finished epoch of the run in `output`.
+        overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
         command: What to note in `config.json` as the command of this run.
         verbose: As in `keras.Model.fit`.
 
@@ -129,7 +131,7 @@ def train(
         KeyboardInterrupt: On Ctrl-C; what the last finished epoch left is complete.
     """
     folder = run_folder.RunFolder(output)
-    _check_folder(folder, recipe, resume)
+    _check_folder(folder, recipe, resume, overwrite)
     keras.config.set_dtype_policy(recipe.dtype_policy)
     keras.utils.set_random_seed(recipe.seed)
     data = data_module.load(recipe, data_dir)
@@ -152,6 +154,8 @@ def train(
         first_epoch = _restore(twin, folder)
     else:
         first_epoch = 0
+        if overwrite:
+            folder.remove_run()
         folder.create(_config(recipe, data, model, strategy, data_dir, command))
     history = folder.read_history()[:first_epoch]
     data.epoch.assign(first_epoch)
@@ -223,9 +227,9 @@ class KeepRun(keras.callbacks.Callback):
         _write_checkpoint(self.model, self.folder[run_folder.CHECKPOINT], finished_epochs=epoch + 1)
 
 
-def _check_folder(folder, recipe, resume):
+def _check_folder(folder, recipe, resume, overwrite):
     if not resume:
-        if folder.holds_run():
+        if folder.holds_run() and not overwrite:
             raise InputError(
                 f"{folder.path} already holds a run: go on with it by --resume, replace it by --overwrite, "
                 "or choose another --output"

@@ -71,6 +71,9 @@ def test_an_existing_run_is_refused_or_replaced(digits_run, tmp_path):
 
     (tmp_path / "runs").mkdir()
     os.rename(folder / "runs/digits", tmp_path / "runs/digits")
+    hopeless = run("--overwrite", "--dataset", "nonsense", cwd=tmp_path)
+    assert hopeless.returncode == 2
+    assert (tmp_path / "runs/digits/history.csv").read_bytes() == before
     replaced = run(*SHORT, "--epochs", "1", "--overwrite", cwd=tmp_path)
     os.rename(tmp_path / "runs/digits", folder / "runs/digits")
     assert replaced.returncode == 0
@@ -131,6 +134,8 @@ def test_folder_dataset_and_preview(image_folder, tmp_path):
         (["--batch-size", "5000"], "error: batch_size must be at most the 1437 training images"),
         (["--evaluate", "nothing.keras"], "error: there is no file nothing.keras"),
         (["--resume"], "error: runs/digits holds no run"),
+        (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
+        (["--dtype-policy", "half"], "argument --dtype-policy: invalid choice: 'half'"),
         (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["--output", "/proc/run"], "error: cannot make the folder /proc/run"),
