@@ -4,7 +4,9 @@ A name is loaded when it is first asked for, so that what needs only NumPy does 
 needs only Keras does not wait for TensorFlow.
 """
 
-import importlib
+import importlib.util
+import os
+import sys
 
 __version__ = "0.1.0"
 
@@ -35,3 +37,23 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *__all__})
+
+
+def _find_convert_in_checkout():
+    """Lets `convmixer_keras.convert` be found where this package runs from its checkout.
+
+    There it is a room beside this folder; installed, it is a folder in it, and there is nothing to do.
+    """
+    here = os.path.dirname(os.path.abspath(__file__))
+    folder = os.path.join(os.path.dirname(here), "convert")
+    if os.path.isdir(os.path.join(here, "convert")) or not os.path.isdir(folder):
+        return
+    name = f"{__name__}.convert"
+    spec = importlib.util.spec_from_file_location(
+        name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+_find_convert_in_checkout()
