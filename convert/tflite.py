@@ -1,0 +1,442 @@
+"""A ConvMixer as a `.tflite` file, quantised or not: `export`, and the command `convmixer-tflite`."""
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from convmixer_keras import command_line
+from convmixer_keras.convert import runtime
+from convmixer_keras.errors import InputError
+
+MODES = ("float32", "float16", "dynamic", "int8")
+CALIBRATION_IMAGES = 128
+RANDOM_IMAGES = 8
+
+DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
+
+  convmixer-tflite model.keras out.tflite                                    float32
+  convmixer-tflite model.keras out.tflite --mode dynamic                     a third of the size, the fastest
+  convmixer-tflite model.keras out.tflite --mode int8 --calibrate photos/    integers throughout
+
+The file is then run against the Keras model, on the images of --calibrate or on random ones."""
+
+
+class Report(NamedTuple):
+    """What `export` found when it ran the file against the Keras model.
+
+    Attributes:
+        size: Of the file, in bytes.
+        images: Number of images compared.
+        largest_difference: Between any two outputs.
+        largest_output: Of the Keras model, absolute.
+        same_top1: On how many images the highest output is the same; None for a model without its top.
+        takes_pixels: Whether the file takes raw pixels 0..255, or normalised channels.
+        output_name: "probabilities", "logits" or "features".
+    """
+
+    size: int
+    images: int
+    largest_difference: float
+    largest_output: float
+    same_top1: int | None
+    takes_pixels: bool
+    output_name: str
+
+
+def export(
+    model, path, mode="float32", *, calibration=None, labels=None, input_mean=None, input_std=None, size=None
+):
+    """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
+
+    The file has the signature `image` -> `probabilities` (a model that ends in softmax or sigmoid), `logits`
+    or `features`, with a batch of one image. Weights and computation by mode:
+
+    * "float32".
+    * "float16": weights are kept as float16, half the size, and computed with as float32.
+    * "dynamic": the dense convolutions and the head have int8 weights and quantise what comes in as they
+      go; everything else, depthwise convolutions included, is float32.
+    * "int8": integers throughout, with one scale per channel of a weight; takes uint8 pixels and gives
+      float32 scores.
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder.
+        path: The file to write.
+        mode: One of "float32", "float16", "dynamic", "int8".
+        calibration: Images to check the file with, and for "int8" to find the ranges with, which takes
+            images like those that the file will see: an array (images, height, width, channels) of what the
+            file takes, or the name of a source: a folder of images, "digits", or a name that
+            tensorflow-datasets knows. None for random ones.
+        labels: Sequence of the name of each class, to travel in the file, or None.
+        input_mean, input_std: As in `convmixer_keras.ConvMixer`, for a model that takes normalised
+            channels: the file then takes raw pixels.
+        size: (height, width), where the model leaves them free.
+
+    Returns:
+        A `Report`.
+
+    Raises:
+        InputError: If an argument does not fit the model or the others, or the file cannot be written.
+    """
+    import keras
+
+    from convmixer_keras import checks
+    from convmixer_keras.convert.mobile import mobile
+    from convmixer_keras.saving import written_whole
+
+    checks.one_of("mode", mode, MODES)
+    channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
+    input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
+    small = mobile(model, size=size, input_mean=input_mean, input_std=input_std, integer=mode == "int8")
+    output_name = _output_name(model)
+    takes_pixels = input_mean is not None or _normalizes(model)
+    if labels is not None:
+        labels = _checked_labels(labels, small.output_shape, output_name)
+    if mode == "int8" and calibration is None:
+        raise InputError("mode int8 needs images to find the ranges with: calibration, or --calibrate")
+    images = _images(calibration, small.input_shape[1:], takes_pixels)
+
+    with _silence():
+        content = _converted(small)
+        if mode == "float16":
+            content = _float16(content)
+        elif mode == "dynamic":
+            content = _dynamic(content)
+        elif mode == "int8":
+            content = _int8(content, images, takes_pixels)
+        content = _with_interface(content, output_name, mode == "int8")
+    content += _archive(labels, takes_pixels, len(content))
+    with written_whole(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+    reference = _reference(model, images, input_mean, input_std)
+    with _silence():
+        got = runtime.Classifier(path).predict(images)
+    top1 = None
+    if output_name != "features":
+        top1 = int(np.sum(got.argmax(-1) == reference.argmax(-1)))
+    return Report(
+        size=len(content),
+        images=len(images),
+        largest_difference=float(np.abs(got - reference).max()),
+        largest_output=float(np.abs(reference).max()),
+        same_top1=top1,
+        takes_pixels=takes_pixels,
+        output_name=output_name,
+    )
+
+
+def _output_name(model):
+    head = next((layer for layer in model.layers if layer.name == "head"), None)
+    if head is None:
+        return "features"
+    return "probabilities" if head.activation.__name__ in ("softmax", "sigmoid") else "logits"
+
+
+def _normalizes(model):
+    """Whether the model takes raw pixels."""
+    return any(layer.name == "input_normalization" for layer in model.layers)
+
+
+def _checked_labels(labels, output_shape, output_name):
+    labels = [str(label) for label in labels]
+    if output_name == "features":
+        raise InputError("labels are the names of classes, and this model has none")
+    if len(labels) != output_shape[-1]:
+        raise InputError(f"labels must be {output_shape[-1]}, one for each class, got {len(labels)}")
+    if any(len(label.splitlines()) > 1 or not label for label in labels):
+        raise InputError("each label must be one line that is not empty")
+    return labels
+
+
+def _converted(small):
+    """Returns the float32 file of a `mobile` model."""
+    import tensorflow as tf
+
+    return tf.lite.TFLiteConverter.from_keras_model(small).convert()
+
+
+# All three quantisations work on the float32 file with ai-edge-quantizer, and not in the converter:
+# * float16: the two give the same weights. ai-edge-quantizer leaves biases in float32.
+# * dynamic: the converter quantises every convolution or none. Depthwise pieces with int8 weights have no
+#   fast kernel for float32 activations: the whole network took twice as long.
+# * int8: the same accuracy to 1e-4 and the same time, but the converter would quantise the softmax too,
+#   to steps of 1/256, more than most of a thousand probabilities.
+
+
+def _float16(content):
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
+
+    work = quantizer.Quantizer(content)
+    for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        work.update_quantization_recipe(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName(operation),
+            op_config=qtyping.OpQuantizationConfig(
+                weight_tensor_config=qtyping.TensorQuantizationConfig(
+                    num_bits=16, dtype=qtyping.TensorDataType.FLOAT
+                ),
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+                explicit_dequantize=True,
+            ),
+            algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+        )
+    return bytes(work.quantize().quantized_model)
+
+
+def _dynamic(content):
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(content)
+    for operation in ("CONV_2D", "FULLY_CONNECTED"):
+        work.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName(operation), num_bits=8)
+    return bytes(work.quantize().quantized_model)
+
+
+def _int8(content, images, takes_pixels):
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(content)
+    for operation in qtyping.TFLOperationName:
+        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
+            continue
+        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
+            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    if takes_pixels:
+        # With both ends of the range in every image, a byte of the image is a pixel as it is.
+        images = images.copy()
+        images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
+    (signature,) = _signatures(content)
+    ranges = work.calibrate({signature: [{"image": image[None]} for image in images]})
+    return bytes(work.quantize(ranges).quantized_model)
+
+
+def _signatures(content):
+    from ai_edge_litert.interpreter import Interpreter
+
+    return list(Interpreter(model_content=content).get_signature_list())
+
+
+def _with_interface(content, output_name, integer):
+    """Names the signature's output, and makes an integer file take uint8."""
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(content)
+    (signature,) = model.signatureDefs
+    signature.outputs[0].name = output_name.encode()
+    if integer:
+        # The quantiser leaves a float32 input and an operation that makes it int8: the same operation
+        # takes uint8, whose values are those of int8 plus 128.
+        (graph,) = model.subgraphs
+        place = signature.inputs[0].tensorIndex
+        (first,) = [step for step in graph.operators if place in step.inputs]
+        code = model.operatorCodes[first.opcodeIndex].builtinCode
+        if code == schema.BuiltinOperator.QUANTIZE:
+            image, inside = graph.tensors[place], graph.tensors[first.outputs[0]]
+            image.type = schema.TensorType.UINT8
+            image.quantization = copy.copy(inside.quantization)
+            image.quantization.zeroPoint = np.asarray(inside.quantization.zeroPoint) + 128
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def _archive(labels, takes_pixels, offset):
+    """Returns the zip archive that stands behind the network in the file."""
+    buffer = io.BytesIO()
+    # Written at the offset that it will have, so that every reader finds its entries.
+    buffer.write(b"\0" * offset)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(runtime.INPUT_ENTRY, json.dumps({"takes_pixels": takes_pixels}))
+        if labels is not None:
+            archive.writestr(runtime.LABELS_ENTRY, "".join(f"{label}\n" for label in labels))
+    return buffer.getvalue()[offset:]
+
+
+def _images(source, shape, takes_pixels):
+    """Returns float32 images (n, height, width, channels) of what the file takes."""
+    if source is None:
+        random = np.random.default_rng(0)
+        images = random.normal(size=(RANDOM_IMAGES, *shape))
+        if takes_pixels:
+            images = random.integers(0, 256, images.shape)
+        return images.astype(np.float32)
+    if not isinstance(source, (str, os.PathLike)):
+        images = np.asarray(source)
+        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "uif":
+            raise InputError(
+                f"calibration must be at least one image of the shape {shape}, "
+                f"got {images.dtype} {images.shape}"
+            )
+        return images.astype(np.float32)
+    if not takes_pixels:
+        raise InputError(
+            "images are pixels 0..255, and the model takes normalised channels: give --mean and --std "
+            "(input_mean and input_std)"
+        )
+    if os.path.isdir(source):
+        return _folder_images(source, shape)
+    return _dataset_images(os.fspath(source), shape)
+
+
+def _folder_images(folder, shape):
+    paths = sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
+    )
+    if not paths:
+        raise InputError(f"there are no images in {folder}")
+    # Spread over the folder, as its classes may stand one after the other.
+    chosen = np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).round().astype(int))
+    return np.stack([runtime.read_image(paths[i], shape) for i in chosen])
+
+
+def _dataset_images(name, shape):
+    from convmixer_keras import data
+    from convmixer_keras.recipes import Recipe
+
+    height, width, channels = shape
+    if height != width:
+        raise InputError(f"images of {name} are square, and the model takes {height}x{width}: give a folder")
+    # Not the split that the file will be measured on.
+    recipe = Recipe(dataset=name, image_size=height, validation_split="train", batch_size=CALIBRATION_IMAGES)
+    found = data.load_validation(recipe)
+    if found.channels != channels:
+        raise InputError(f"images of {name} have {found.channels} channels, and the model takes {channels}")
+    images, _ = next(iter(found.images))
+    return np.asarray(images, np.float32)
+
+
+def _reference(model, images, mean, std):
+    if mean is not None:
+        images = (images - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    outputs = [np.asarray(model.predict_on_batch(image[None]), np.float32) for image in images]
+    return np.concatenate(outputs)
+
+
+@contextlib.contextmanager
+def _silence():
+    """Holds back what the converter, the quantiser and LiteRT print; it is shown if they fail."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with tempfile.TemporaryFile() as held_back, contextlib.ExitStack() as stack:
+        os.dup2(held_back.fileno(), 1)
+        os.dup2(held_back.fileno(), 2)
+        said = io.StringIO()
+        stack.enter_context(contextlib.redirect_stdout(said))
+        stack.enter_context(contextlib.redirect_stderr(said))
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            for descriptor in kept:
+                os.close(descriptor)
+            if failed:
+                held_back.seek(0)
+                os.write(2, said.getvalue().encode() + held_back.read())
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    command_line.quiet_start()
+    from convmixer_keras.saving import load_class_names, load_model
+
+    model = load_model(arguments.model)
+    labels = load_class_names(arguments.model)
+    if arguments.labels is not None:
+        labels = _read_labels(arguments.labels)
+    report = export(
+        model,
+        arguments.output,
+        arguments.mode,
+        calibration=arguments.calibrate,
+        labels=labels,
+        input_mean=_in_pixels("--mean", arguments.mean, model),
+        input_std=_in_pixels("--std", arguments.std, model),
+        size=arguments.size,
+    )
+    print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
+    return command_line.DONE
+
+
+def describe(report, path, mode, source):
+    if report.takes_pixels:
+        takes = "raw pixels 0..255, which it normalises itself"
+    else:
+        takes = (
+            "normalised channels, as the model does: its input is left as it is "
+            "(--mean and --std would add the normalisation)"
+        )
+    images = "random images" if source is None else f"images of {source}"
+    same = "" if report.same_top1 is None else f", same top-1 on {report.same_top1} of {report.images}"
+    return (
+        f"{path}: {mode}, {report.size / 1e6:.2f} MB, image -> {report.output_name}\n"
+        f"  takes {takes}\n"
+        f"  against the Keras model on {report.images} {images}: largest difference "
+        f"{report.largest_difference:.3g} (largest output {report.largest_output:.3g}){same}"
+    )
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="convmixer-tflite", description=DESCRIPTION, formatter_class=command_line.HelpFormatter
+    )
+    command_line.add_version(parser)
+    parser.add_argument("model", metavar="MODEL.keras", help="the model to export")
+    parser.add_argument("output", metavar="OUT.tflite", help="the file to write")
+    parser.add_argument("--mode", choices=MODES, default="float32", help="weights and arithmetic")
+    parser.add_argument(
+        "--calibrate",
+        metavar="SOURCE",
+        help="images for int8 and for the check: a folder, digits, or a tensorflow-datasets name",
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="class names, one in a line (default: the model's own)"
+    )
+    unit = "of each channel, 0..1, for a model that takes normalised channels"
+    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help=f"mean {unit}")
+    parser.add_argument("--std", type=float, nargs="+", metavar="X", help=f"deviation {unit}")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, where the model leaves it free"
+    )
+    return parser.parse_args(argv)
+
+
+def _in_pixels(name, values, model):
+    """Returns a flag's values, one for each channel or one for all, in units of 0..255."""
+    if values is None:
+        return None
+    if not all(0 <= value <= 1 for value in values):
+        raise InputError(f"{name} is in units of 0..1, got {' '.join(map(str, values))}")
+    return [255 * value for value in (values * model.inputs[0].shape[-1] if len(values) == 1 else values)]
+
+
+def _read_labels(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as text: {error}") from None
+
+
+def command():
+    command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()
