@@ -348,6 +348,8 @@ def _cheapest_cut(height, width, costs):
     best = np.inf, []
     for largest, cost in costs:
         if height * width <= largest:
+            # A tall piece reads more lines of the image at a time: 8x3 takes a tenth longer than 3x8.
+            cost *= 1 + 0.01 * height
             best = min(best, (cost, [(range(height), range(width))]), key=lambda cut: cut[0])
     halves = [((n, width), (height - n, width), (n, 0)) for n in range(1, height)]
     halves += [((height, n), (height, width - n), (0, n)) for n in range(1, width)]

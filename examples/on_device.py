@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Names what is on photographs, with NumPy, Pillow and LiteRT alone: copy this file to the device.
+
+  pip install numpy pillow ai-edge-litert
+  python on_device.py dog.jpg cat.jpg --model out.tflite
+
+`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input.
+"""
+
+import argparse
+import sys
+import time
+import zipfile
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--model", required=True, metavar="FILE", help="a .tflite file")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads to use (default: 1)")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
+    arguments = parser.parse_args()
+    if arguments.threads < 1 or arguments.top < 1:
+        parser.error("--threads and --top must be at least 1")
+
+    interpreter, names = load(arguments.model, arguments.threads)
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    for path in arguments.images:
+        pixels = read_image(path, source["shape"][1:])
+        start = time.perf_counter()
+        # An int8 file takes the bytes of the image as they are, any other one float32.
+        interpreter.set_tensor(source["index"], pixels.astype(source["dtype"])[None])
+        interpreter.invoke()
+        scores = interpreter.get_tensor(target["index"])[0]
+        print(f"{path} ({1e3 * (time.perf_counter() - start):.0f} ms)")
+        for i in np.argsort(-scores, kind="stable")[: arguments.top]:
+            print(f"  {scores[i]:8.4f}  {names[i] if names else i}")
+
+
+def load(path, threads):
+    """Returns the interpreter, and the class names that travel in the file or None."""
+    try:
+        interpreter = Interpreter(path, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        sys.exit(f"error: cannot run {path} as a TFLite model: {error}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return interpreter, archive.read("labels.txt").decode().splitlines()
+    except (zipfile.BadZipFile, KeyError):
+        return interpreter, None
+
+
+def read_image(path, shape):
+    """Returns uint8 pixels of the shape (height, width, channels): resized, and the centre cropped."""
+    height, width, channels = map(int, shape)
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        sys.exit(f"error: cannot read {path} as an image: {error}")
+    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(height, width, channels)
+
+
+if __name__ == "__main__":
+    main()
