@@ -288,9 +288,12 @@ def _standardized(x, epsilon, name):
 
 def _depthwise(x, kernel, bias, integer, name):
     """A "same" depthwise convolution as a sum of convolutions with few taps each."""
-    side = kernel.shape[0]
+    # On a map smaller than the kernel the outer taps never see anything but padding.
+    reaches = [min(side // 2, size - 1) for side, size in zip(kernel.shape, x.shape[1:3], strict=False)]
+    down, right = (side // 2 - reach for side, reach in zip(kernel.shape, reaches, strict=False))
+    kernel = kernel[down : kernel.shape[0] - down, right : kernel.shape[1] - right]
     y = None
-    for n, (rows, columns) in enumerate(pieces(side, integer)):
+    for n, (rows, columns) in enumerate(pieces(*kernel.shape[:2], integer)):
         label = f"{name}_piece{n}"
         piece = kernel[rows.start : rows.stop, columns.start : columns.stop]
         layer = keras.layers.DepthwiseConv2D(
@@ -301,17 +304,19 @@ def _depthwise(x, kernel, bias, integer, name):
             depthwise_initializer="zeros",
             name=label,
         )
-        seen = _shifted(x, rows, columns, side // 2, label)
+        seen = _shifted(x, rows, columns, reaches, label)
         part = _weighted(layer, seen, piece, *([bias] if n == 0 else []))
         y = part if n == 0 else keras.layers.Add(dtype="float32", name=f"{label}_sum")([y, part])
     return y
 
 
-def _shifted(x, rows, columns, reach, name):
+def _shifted(x, rows, columns, reaches, name):
     """Pads and crops `x` so that a piece without padding gives its share of every output place."""
+    # Before and after, for rows and columns; negative where a piece lies on one side of the centre.
     around = [
-        (reach - taps.start, taps.stop - 1 - reach) for taps in (rows, columns)
-    ]  # Before and after, for rows and columns; negative where a piece lies on one side of the centre.
+        (reach - taps.start, taps.stop - 1 - reach)
+        for taps, reach in zip((rows, columns), reaches, strict=True)
+    ]
     cropping = tuple(tuple(max(-n, 0) for n in ends) for ends in around)
     padding = tuple(tuple(max(n, 0) for n in ends) for ends in around)
     if np.any(cropping):
@@ -328,18 +333,18 @@ def _shifted(x, rows, columns, reach, name):
     return x
 
 
-def pieces(side, integer=False):
+def pieces(height, width, integer=False):
     """Cuts a depthwise kernel into the rectangles that XNNPACK adds up in the least time.
 
     Args:
-        side: Odd side of the kernel.
+        height, width: Of the kernel.
         integer: Whether they are computed in int8.
 
     Returns:
         List of (rows, columns), two `range`s that together cover every tap once.
     """
     cost = _INTEGER_PIECE_COST if integer else _PIECE_COST
-    return _cheapest_cut(side, side, tuple(cost.items()))[1]
+    return _cheapest_cut(height, width, tuple(cost.items()))[1]
 
 
 @functools.cache

@@ -154,15 +154,15 @@ def test_depthwise_by_hand():
 @pytest.mark.parametrize("side", range(1, 16, 2))
 def test_pieces_cover_each_tap_once(side, integer):
     counted = np.zeros((side, side), int)
-    for rows, columns in pieces(side, integer):
+    for rows, columns in pieces(side, side, integer):
         assert len(rows) * len(columns) <= 25
         counted[rows.start : rows.stop, columns.start : columns.stop] += 1
     assert (counted == 1).all()
 
 
 def test_small_kernels_stay_whole():
-    assert [len(pieces(side)) for side in (1, 3, 5)] == [1, 1, 1]
-    assert len(pieces(9)) == 4
+    assert [len(pieces(side, side)) for side in (1, 3, 5)] == [1, 1, 1]
+    assert len(pieces(9, 9)) == 4
 
 
 def test_no_kernel_has_more_than_25_taps_or_208_channels():
