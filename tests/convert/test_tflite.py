@@ -1,0 +1,331 @@
+"""Exported files, run in the LiteRT interpreter, against the Keras model."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+
+import convmixer_keras as ck
+from convmixer_keras.convert import tflite
+from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.errors import InputError
+from tests.convert.test_mobile import build
+
+PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
+
+
+def photos(count=12, shape=(13, 15, 3)):
+    """Smooth random images of all brightnesses."""
+    random = np.random.default_rng(3)
+    images = random.uniform(0, 255, (count, 1, 1, shape[-1])) + random.normal(0, 40, (count, *shape))
+    return np.clip(images, 0, 255).round().astype(np.float32)
+
+
+def operations(path):
+    interpreter = Interpreter(str(path))
+    interpreter.allocate_tensors()
+    return interpreter, interpreter._get_ops_details()
+
+
+def assert_all_delegated(path):
+    """One delegate takes everything from the file's input to its output."""
+    interpreter, steps = operations(path)
+    (delegate,) = [step for step in steps if step["op_name"] == "DELEGATE"]
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert source["index"] in delegate["inputs"]
+    assert target["index"] in delegate["outputs"]
+
+
+@pytest.mark.parametrize("mode", ["float32", "float16", "dynamic"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"hidden_dim": 450, "depth": 1, **PIXELS},
+        {"hidden_dim": 1056, "depth": 1, "kernel_size": 5},
+        {"activation": "relu", "classifier_activation": "softmax"},
+        {"residual": False},
+        {"normalization": "layer"},
+        {"pooling": "max"},
+        {"include_top": False},
+        {"kernel_size": 15},
+    ],
+    ids=str,
+)
+def test_the_delegate_takes_every_operation(arguments, mode, tmp_path):
+    tflite.export(build(**arguments), tmp_path / "m.tflite", mode)
+    assert_all_delegated(tmp_path / "m.tflite")
+
+
+def test_operations_of_the_file(tmp_path):
+    tflite.export(build(**PIXELS), tmp_path / "m.tflite")
+    _, steps = operations(tmp_path / "m.tflite")
+    names = {step["op_name"] for step in steps}
+    assert names == {
+        "ADD",
+        "CONV_2D",
+        "DELEGATE",
+        "DEPTHWISE_CONV_2D",
+        "FULLY_CONNECTED",
+        "GELU",
+        "MEAN",
+        "MUL",
+        "PAD",
+        "RESHAPE",
+        "STRIDED_SLICE",
+    }
+    taps = [np.prod(kernel) for kernel in kernels(tmp_path / "m.tflite")]
+    assert len(taps) == 2 * 4
+    assert max(taps) <= 25
+    assert sum(taps) == 2 * 7 * 9  # A map 4 high never meets the outer rows of a 9x9 kernel.
+
+
+def kernels(path):
+    """Height and width of each depthwise kernel in a file."""
+    interpreter, steps = operations(path)
+    shapes = {d["index"]: d["shape"] for d in interpreter.get_tensor_details()}
+    return [shapes[s["inputs"][1]][1:3] for s in steps if s["op_name"] == "DEPTHWISE_CONV_2D"]
+
+
+def test_int8_is_integer_throughout(tmp_path):
+    path = tmp_path / "m.tflite"
+    tflite.export(build(**PIXELS, classifier_activation="softmax"), path, "int8", calibration=photos())
+    interpreter, steps = operations(path)
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert source["dtype"] == np.uint8
+    assert source["quantization"] == (1.0, 0)
+    assert target["dtype"] == np.float32
+    details = {d["index"]: d for d in interpreter.get_tensor_details()}
+    for step in steps:
+        if step["op_name"] in ("DELEGATE", "DEQUANTIZE", "SOFTMAX"):
+            continue
+        for index in step["outputs"]:
+            assert details[index]["dtype"] == np.int8, (step["op_name"], details[index]["name"])
+        if step["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            weights = details[step["inputs"][1]]
+            assert weights["dtype"] == np.int8
+            channels = weights["shape"][3 if step["op_name"] == "DEPTHWISE_CONV_2D" else 0]
+            assert len(weights["quantization_parameters"]["scales"]) == channels
+
+
+def test_dynamic_quantises_what_pays(tmp_path):
+    path = tmp_path / "m.tflite"
+    tflite.export(build(hidden_dim=256, depth=1), path, "dynamic")
+    interpreter, steps = operations(path)
+    dtypes = {d["index"]: d["dtype"] for d in interpreter.get_tensor_details()}
+    sources = {
+        i: step["inputs"][0] for step in steps if step["op_name"] == "DEQUANTIZE" for i in step["outputs"]
+    }
+    seen = {}
+    for step in steps:
+        if step["op_name"] in ("CONV_2D", "FULLY_CONNECTED", "DEPTHWISE_CONV_2D"):
+            weights = step["inputs"][1]
+            seen.setdefault(step["op_name"], set()).add(dtypes[sources.get(weights, weights)])
+    assert seen == {"CONV_2D": {np.int8}, "FULLY_CONNECTED": {np.int8}, "DEPTHWISE_CONV_2D": {np.float16}}
+
+
+@pytest.mark.parametrize(
+    ("mode", "tolerance"), [("float32", 1e-5), ("float16", 2e-3), ("dynamic", 0.03), ("int8", 0.1)]
+)
+def test_file_against_the_model(mode, tolerance, tmp_path):
+    model = build(**PIXELS, hidden_dim=64)
+    images = photos()
+    report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=images)
+    expected = model.predict(images, verbose=0)
+    got = Classifier(tmp_path / "m.tflite").predict(images)
+    difference = np.abs(got - expected).max()
+    assert difference <= tolerance * np.abs(expected).max()
+    assert report.largest_difference == pytest.approx(difference, rel=1e-3, abs=1e-6)
+    assert report.same_top1 == np.sum(got.argmax(-1) == expected.argmax(-1))
+    assert report.images == len(images)
+    assert report.size == (tmp_path / "m.tflite").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({}, "logits"),
+        ({"classifier_activation": "softmax"}, "probabilities"),
+        ({"include_top": False, "pooling": "avg"}, "features"),
+    ],
+)
+def test_signature(arguments, name, tmp_path):
+    model = build(**arguments)
+    tflite.export(model, tmp_path / "m.tflite")
+    interpreter = Interpreter(str(tmp_path / "m.tflite"))
+    (signature,) = interpreter.get_signature_list().values()
+    assert signature == {"inputs": ["image"], "outputs": [name]}
+    x = np.random.default_rng(0).normal(size=(1, 13, 15, 3)).astype(np.float32)
+    (got,) = interpreter.get_signature_runner()(image=x).values()
+    np.testing.assert_allclose(got, model(x), rtol=0, atol=1e-5)
+
+
+def test_added_normalisation_takes_pixels(tmp_path):
+    model = build()
+    images = photos()
+    report = tflite.export(model, tmp_path / "m.tflite", **PIXELS)
+    expected = model.predict((images - PIXELS["input_mean"]) / PIXELS["input_std"], verbose=0)
+    got = Classifier(tmp_path / "m.tflite").predict(images)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    assert report.takes_pixels
+    assert not tflite.export(model, tmp_path / "m.tflite").takes_pixels
+
+
+def test_labels_travel_in_the_file(tmp_path):
+    path = tmp_path / "m.tflite"
+    names = ["Katze", "Hündin", "a b", "4", "5,5"]
+    tflite.export(build(**PIXELS), path, labels=names)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.read("labels.txt").decode().splitlines() == names
+    assert Classifier(path).class_names == names
+
+
+def test_exported_twice_is_the_same_file(tmp_path):
+    model = build(**PIXELS)
+    for name in "ab":
+        tflite.export(model, tmp_path / name, "int8", calibration=photos())
+    assert len((tmp_path / "a").read_bytes()) == len((tmp_path / "b").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "int4"}, "mode must be one of"),
+        ({"mode": "int8"}, "needs images"),
+        ({"labels": ["a"]}, "labels must be 5"),
+        ({"labels": ["a", "b", "c", "d", "e\nf"]}, "one line"),
+        ({"calibration": np.zeros((2, 3, 3, 3))}, "of the shape"),
+        ({"calibration": np.zeros((0, 13, 15, 3))}, "at least one image"),
+        ({"calibration": "digits"}, "takes normalised channels"),
+        ({"input_mean": 1.0}, "together"),
+        ({"input_mean": [1.0, 2.0], "input_std": [1.0, 2.0]}, "3 of them"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments(arguments, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        tflite.export(build(depth=1, kernel_size=3), tmp_path / "m.tflite", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="cannot write"):
+        tflite.export(build(depth=1, kernel_size=3), tmp_path / "none" / "m.tflite")
+
+
+def digits():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    images = (data.images[..., None] * (255 / 16)).round().astype(np.float32)
+    return train_test_split(images, data.target, test_size=0.2, stratify=data.target, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small ConvMixer that has learnt the digits, as a `.keras` file with class names."""
+    keras.utils.set_random_seed(0)
+    train_x, _, train_y, _ = digits()
+    model = ck.ConvMixer(32, 3, 7, 1, input_mean=78.0, input_std=96.0, input_shape=(8, 8, 1), classes=10)
+    model.compile(keras.optimizers.Adam(5e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(train_x, train_y, batch_size=64, epochs=12, verbose=0)
+    path = tmp_path_factory.mktemp("digits") / "digits.keras"
+    ck.save_model(model, path, [f"digit {i}" for i in range(10)])
+    return path
+
+
+def test_accuracy_on_digits(trained, tmp_path):
+    model = keras.saving.load_model(trained)
+    train_x, test_x, _, test_y = digits()
+    expected = model.predict(test_x, verbose=0)
+    accuracy = np.mean(expected.argmax(-1) == test_y)
+    assert accuracy > 0.95
+    largest_two = np.sort(expected, -1)[:, -2:]
+    ties = largest_two[:, 1] - largest_two[:, 0] < 1e-2
+    for mode, allowed in (("float32", 0), ("float16", 0), ("dynamic", 0.002), ("int8", 0.01)):
+        tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[:100])
+        got = Classifier(tmp_path / "m.tflite").predict(test_x)
+        if mode in ("float32", "float16"):
+            assert np.all((got.argmax(-1) == expected.argmax(-1)) | ties)
+        # One image of these 360 is more than 0.2 points.
+        lost = max(allowed, 1 / len(test_y)) if allowed else 0
+        assert np.mean(got.argmax(-1) == test_y) >= accuracy - lost - 1e-9, mode
+
+
+def run(*arguments, cwd=None):
+    command = pathlib.Path(sys.executable).with_name("convmixer-tflite")
+    return subprocess.run([command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+
+
+def test_command(trained, tmp_path):
+    done = run(trained, tmp_path / "m.tflite", "--mode", "int8", "--calibrate", "digits")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    size = os.path.getsize(tmp_path / "m.tflite")
+    assert f"int8, {size / 1e6:.2f} MB, image -> logits" in done.stdout
+    assert "takes raw pixels 0..255" in done.stdout
+    assert "on 128 images of digits: largest difference" in done.stdout
+    assert "same top-1 on 1" in done.stdout
+    assert Classifier(tmp_path / "m.tflite").class_names == [f"digit {i}" for i in range(10)]
+
+
+def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
+    model = build(classes=3, depth=1, kernel_size=3)
+    ck.save_model(model, tmp_path / "m.keras")
+    (tmp_path / "labels.txt").write_text("blau\ngrün\nrot\n", encoding="utf-8")
+    output = tmp_path / "m.tflite"
+    done = run(
+        tmp_path / "m.keras", output, "--labels", tmp_path / "labels.txt", "--calibrate", image_folder,
+        "--mean", 0.5, "--std", 0.2, 0.25, 0.3,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Classifier(output).class_names == ["blau", "grün", "rot"]
+    x = photos()
+    expected = model.predict((x / 255 - 0.5) / [0.2, 0.25, 0.3], verbose=0)
+    np.testing.assert_allclose(Classifier(output).predict(x), expected, rtol=0, atol=1e-4)
+
+    done = run(tmp_path / "m.keras", output)
+    assert done.returncode == 0
+    assert "its input is left as it is" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.keras", "m.tflite"], "none.keras"),
+        (["text.keras", "m.tflite"], "text.keras"),
+        (["m.keras", "m.tflite", "--mode", "int8"], "--calibrate"),
+        (["m.keras", "m.tflite", "--calibrate", "empty"], "there are no images in empty"),
+        (["m.keras", "m.tflite", "--labels", "none.txt"], "none.txt"),
+        (["m.keras", "m.tflite", "--labels", "text.keras"], "labels must be 5"),
+        (["m.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "--mean is in units of 0..1"),
+        (["m.keras", "none/m.tflite"], "cannot write"),
+        (["m.keras", "m.tflite", "--mode", "float8"], "invalid choice"),
+    ],
+    ids=str,
+)
+def test_command_with_wrong_input(arguments, message, tmp_path):
+    ck.save_model(build(depth=1, kernel_size=3, **PIXELS), tmp_path / "m.keras")
+    if arguments[-1] == "0.2":
+        ck.save_model(build(depth=1, kernel_size=3), tmp_path / "m.keras")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "empty").mkdir()
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "m.tflite").exists()
+
+
+def test_imagenet_photos(imagenet_photos, tmp_path):
+    model = build(input_shape=(32, 32, 3), **PIXELS)
+    report = tflite.export(model, tmp_path / "m.tflite", "int8", calibration=imagenet_photos[0].parent)
+    assert report.images == len(imagenet_photos)
+    assert Classifier(tmp_path / "m.tflite").predict(imagenet_photos[:3]).shape == (3, 5)
