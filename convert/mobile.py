@@ -56,9 +56,9 @@ def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False):
     image = keras.Input(batch_shape=(1, *input_shape), dtype="float32", name="image")
     x = image if front is None else front(image)
 
-    x = _stem(x, parts, input_mean, input_std)
+    x, order = _stem(x, parts, input_mean, input_std, integer)
     for i in range(parts.depth):
-        x = _block(x, parts, i, integer)
+        x = _block(x, parts, i, integer, order if i == 0 else slice(None))
     return keras.Model(image, _top(x, parts, integer), name=f"{model.name}_mobile")
 
 
@@ -138,8 +138,8 @@ def _front(model, parts, size):
     return keras.Model(model.inputs[0], first.input), (height, width, channels)
 
 
-def _stem(x, parts, mean, std):
-    """Patch embedding and its normalisation; takes pixels, gives a `_Scaled`."""
+def _stem(x, parts, mean, std, integer):
+    """Patch embedding and its normalisation; gives a `_Scaled`, and which channel stands where in it."""
     kernel, bias = parts.weights("stem_conv")
     patch, _, channels, hidden = kernel.shape
     has_normalization = "input_normalization" in parts.layers
@@ -160,14 +160,37 @@ def _stem(x, parts, mean, std):
     height, width = x.shape[1] // patch, x.shape[2] // patch
     cut = (x.shape[1] - height * patch, x.shape[2] - width * patch)
     if any(cut):
-        x = keras.layers.Cropping2D(((0, cut[0]), (0, cut[1])), dtype="float32", name="stem_crop")(x)
+        x = keras.layers.Cropping2D(
+            ((0, cut[0]), (0, cut[1])), data_format="channels_last", dtype="float32", name="stem_crop"
+        )(x)
     x = keras.layers.Reshape((height * patch, width, patch * channels), dtype="float32", name="stem_rows")(x)
     kernel = kernel.reshape(patch, 1, patch * channels, hidden)
-    return _convolved_and_normalized(x, kernel, bias, (patch, 1), parts, "stem_conv")
+    if integer and parts.normalization == "bn":
+        return _stem_by_size(x, kernel, bias, parts)
+    return _convolved_and_normalized(x, kernel, bias, (patch, 1), parts, "stem_conv"), slice(None)
 
 
-def _block(x, parts, i, integer):
-    """One block; takes and gives a `_Scaled`."""
+def _stem_by_size(x, kernel, bias, parts):
+    """The patch embedding in four parts, each with channels of like sizes.
+
+    An embedding of few numbers has channels that the activation leaves almost nothing of, and that the
+    normalisation makes as large as any other: with one scale for all channels nothing of those comes
+    through. On digits (one grey pixel a patch) four fifths of the error of int8 came from there.
+    """
+    norm = parts.layers["stem_bn"]
+    *_, mean, variance = _numpy_weights(norm)
+    scale, shift = _scale_and_shift(norm)
+    order = np.argsort(np.abs(mean) + 4 * np.sqrt(variance), kind="stable")
+    outputs = []
+    for n, channels in enumerate(np.array_split(order, min(4, len(order)))):
+        y = _dense_convolution(x, kernel[..., channels], bias[channels], kernel.shape[:2], f"stem_conv{n}")
+        y = _activated(y, parts.activation("stem_conv"), f"stem_conv{n}_activation")
+        outputs.append(_affine(y, scale[channels], shift[channels], True, f"stem_conv{n}_scale"))
+    return _Scaled(_joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
+
+
+def _block(x, parts, i, integer, order):
+    """One block; takes and gives a `_Scaled`. Channel n of `x` is channel `order[n]` of the model."""
     name = f"block{i}"
     kernel, bias = parts.weights(f"{name}_depthwise")
     activation = parts.activation(f"{name}_depthwise")
@@ -175,6 +198,7 @@ def _block(x, parts, i, integer):
     scale, shift = _scale_and_shift(norm)
     if parts.normalization == "bn":
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=2)
+    kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
     groups = _groups(len(bias), integer)
     wholes, halves = [], []
@@ -196,13 +220,13 @@ def _block(x, parts, i, integer):
             y = _residual(_joined(wholes, f"{name}_join_residual"), y, scale, integer, name)
     y = _Scaled(y, np.ones_like(scale) if parts.residual else scale, shift)
 
-    kernel, bias = y.folded_into(*parts.weights(f"{name}_pointwise"))
+    kernel, bias = parts.weights(f"{name}_pointwise")
+    kernel, bias = y.folded_into(kernel[:, :, order], bias)
     return _convolved_and_normalized(y.tensor, kernel, bias, 1, parts, f"{name}_pointwise")
 
 
 def _residual(x, y, scale, integer, name):
-    if np.any(scale != 1):
-        y = _affine(y, scale, None, integer, f"{name}_depthwise_scale")
+    y = _affine(y, scale, None, integer, f"{name}_depthwise_scale")
     return keras.layers.Add(dtype="float32", name=f"{name}_add")([x, y])
 
 
@@ -213,6 +237,14 @@ def _convolved_and_normalized(x, kernel, bias, strides, parts, name):
     scale, shift = _scale_and_shift(norm)
     if parts.normalization == "bn":
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
+    x = _dense_convolution(x, kernel, bias, strides, name)
+    x = _activated(x, activation, f"{name}_activation")
+    if parts.normalization == "ln":
+        x = _standardized(x, norm.epsilon, norm.name)
+    return _Scaled(x, scale, shift)
+
+
+def _dense_convolution(x, kernel, bias, strides, name):
     layer = keras.layers.Conv2D(
         len(bias),
         kernel.shape[:2],
@@ -222,11 +254,7 @@ def _convolved_and_normalized(x, kernel, bias, strides, parts, name):
         kernel_initializer="zeros",
         name=name,
     )
-    x = _weighted(layer, x, kernel, bias)
-    x = _activated(x, activation, f"{name}_activation")
-    if parts.normalization == "ln":
-        x = _standardized(x, norm.epsilon, norm.name)
-    return _Scaled(x, scale, shift)
+    return _weighted(layer, x, kernel, bias)
 
 
 def _through_relu(kernel, bias, scale, activation, axis):
@@ -391,6 +419,8 @@ def _joined(parts, name):
 
 def _affine(x, scale, shift, integer, name):
     """Returns `scale * x + shift` per channel; a shift of None is none."""
+    if np.all(scale == 1) and (shift is None or not np.any(shift)):
+        return x
     if not integer:
         offset = 0.0 if shift is None else shift.tolist()
         return keras.layers.Rescaling(scale.tolist(), offset, dtype="float32", name=name)(x)
