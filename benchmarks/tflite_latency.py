@@ -14,13 +14,14 @@ import os
 import statistics
 import tempfile
 import time
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
 import convmixer_keras as ck
-from convmixer_keras import presets
+from convmixer_keras import command_line, presets
 from convmixer_keras.convert import tflite
 
 RUNS_A_TURN = 3
@@ -41,7 +42,7 @@ def main():
     image = np.random.default_rng(0).normal(size=(1, *model.input_shape[1:])).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(model, image, folder)
-        network = torch_network(preset)
+        network = torch_network(model, preset)
         onnx = write_onnx(network, image, folder)
         columns = {}
         for threads in arguments.threads:
@@ -59,7 +60,7 @@ def write_files(model, image, folder):
     files = {}
     for mode in tflite.MODES:
         files[f"stock {mode}"] = os.path.join(folder, f"stock_{mode}.tflite")
-        with open(files[f"stock {mode}"], "wb") as file:
+        with open(files[f"stock {mode}"], "wb") as file, command_line.silence():
             file.write(stock_export(model, image, mode))
     for mode in tflite.MODES:
         files[f"ours {mode}"] = os.path.join(folder, f"ours_{mode}.tflite")
@@ -85,45 +86,34 @@ def stock_export(model, image, mode):
     return converter.convert()
 
 
-def torch_network(preset):
-    """The same architecture in PyTorch."""
+def torch_network(model, preset):
+    """The same network in PyTorch."""
     import torch
-    from torch import nn
 
-    class Residual(nn.Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
+    from convmixer_keras.convert.torch_model import torch_convmixer
+    from convmixer_keras.convert.torch_weights import to_state_dict
 
-    h, activation = preset.hidden_dim, nn.GELU if preset.activation == "gelu" else nn.ReLU
-    blocks = []
-    for _ in range(preset.depth):
-        blocks += [
-            Residual(
-                nn.Conv2d(h, h, preset.kernel_size, groups=h, padding="same"),
-                activation(),
-                nn.BatchNorm2d(h),
-            ),
-            nn.Conv2d(h, h, 1),
-            activation(),
-            nn.BatchNorm2d(h),
-        ]
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, h, preset.patch_size, stride=preset.patch_size),
-        activation(),
-        nn.BatchNorm2d(h),
-        *blocks,
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(h, preset.classes),
-    ).eval()
+    network = torch_convmixer(
+        preset.hidden_dim,
+        preset.depth,
+        preset.kernel_size,
+        preset.patch_size,
+        classes=preset.classes,
+        activation=preset.activation,
+    )
+    state = to_state_dict(model, "timm")
+    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+    return network.eval()
 
 
 def write_onnx(network, image, folder):
     import torch
 
     path = os.path.join(folder, "network.onnx")
-    torch.onnx.export(network, (torch.from_numpy(image).movedim(-1, 1),), path, dynamo=False)
+    with warnings.catch_warnings():
+        # The newer exporter needs one more package.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(network, (torch.from_numpy(image).movedim(-1, 1),), path, dynamo=False)
     return path
 
 

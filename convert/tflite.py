@@ -6,8 +6,6 @@ import copy
 import io
 import json
 import os
-import sys
-import tempfile
 import zipfile
 from typing import NamedTuple
 
@@ -105,7 +103,7 @@ def export(
         raise InputError("mode int8 needs images to find the ranges with: calibration, or --calibrate")
     images = _images(calibration, small.input_shape[1:], takes_pixels)
 
-    with _silence():
+    with command_line.silence():
         content = _converted(small, output_name)
         if mode == "float16":
             content = _float16(content)
@@ -118,7 +116,7 @@ def export(
         file.write(content)
 
     reference = _reference(model, images, input_mean, input_std)
-    with _silence():
+    with command_line.silence():
         got = runtime.Classifier(path).predict(images)
     top1 = None
     if output_name != "features":
@@ -349,32 +347,6 @@ def _reference(model, images, mean, std):
         images = (images - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     outputs = [np.asarray(model.predict_on_batch(image[None]), np.float32) for image in images]
     return np.concatenate(outputs)
-
-
-@contextlib.contextmanager
-def _silence():
-    """Holds back what the converter, the quantiser and LiteRT print; it is shown if they fail."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(1), os.dup(2)]
-    with tempfile.TemporaryFile() as held_back, contextlib.ExitStack() as stack:
-        os.dup2(held_back.fileno(), 1)
-        os.dup2(held_back.fileno(), 2)
-        said = io.StringIO()
-        stack.enter_context(contextlib.redirect_stdout(said))
-        stack.enter_context(contextlib.redirect_stderr(said))
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            os.dup2(kept[0], 1)
-            os.dup2(kept[1], 2)
-            for descriptor in kept:
-                os.close(descriptor)
-            if failed:
-                held_back.seek(0)
-                os.write(2, said.getvalue().encode() + held_back.read())
 
 
 def main(argv=None):

@@ -1,8 +1,10 @@
 """What the commands have in common: exit codes, one-line errors, a quiet start."""
 
 import argparse
+import contextlib
 import glob
 import importlib.metadata
+import io
 import os
 import re
 import sys
@@ -60,6 +62,31 @@ def _is_chatter(line):
     return bool(
         re.match(r"I\d{4} |WARNING: All log messages before absl|To enable the following instr", line)
     )
+
+
+@contextlib.contextmanager
+def silence():
+    """Holds back what libraries print, from Python or C++; if the block raises, standard error shows it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    python = io.StringIO()
+    with tempfile.TemporaryFile() as held_back:
+        os.dup2(held_back.fileno(), 1)
+        os.dup2(held_back.fileno(), 2)
+        failed = True
+        try:
+            with contextlib.redirect_stdout(python), contextlib.redirect_stderr(python):
+                yield
+            failed = False
+        finally:
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)
+            for descriptor in kept:
+                os.close(descriptor)
+            if failed:
+                held_back.seek(0)
+                print(python.getvalue() + held_back.read().decode(errors="replace"), end="", file=sys.stderr)
 
 
 def run(main):

@@ -3,44 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from small_models import SHAPE, build
 
-import convmixer_keras as ck
 from convmixer_keras.convert.mobile import mobile, pieces
 from convmixer_keras.errors import InputError
-
-SHAPE = (13, 15, 3)
-
-
-def build(seed=0, **arguments):
-    """A small ConvMixer whose normalisations have seen something."""
-    settings = {
-        "hidden_dim": 24,
-        "depth": 2,
-        "kernel_size": 9,
-        "patch_size": 3,
-        "classes": 5,
-        "input_shape": SHAPE,
-        **arguments,
-    }
-    if settings.get("include_top") is False:
-        del settings["classes"]
-    model = ck.ConvMixer(**settings)
-    randomize(model, seed)
-    return model
-
-
-def randomize(model, seed=0):
-    random = np.random.default_rng(seed)
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            n = layer.gamma.shape[0]
-            gamma = random.uniform(0.5, 1.5, n) * random.choice([-1, 1], n)
-            layer.set_weights(
-                [gamma, random.normal(size=n), random.normal(size=n), random.uniform(0.1, 2, n)]
-            )
-        elif isinstance(layer, keras.layers.LayerNormalization):
-            n = layer.gamma.shape[0]
-            layer.set_weights([random.normal(size=n), random.normal(size=n)])
 
 
 def image(shape=SHAPE, seed=1, pixels=False):

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras.convert import tflite
 from convmixer_keras.convert.runtime import Classifier
 from convmixer_keras.errors import InputError
-from tests.convert.test_mobile import build
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 
@@ -63,7 +63,7 @@ def test_the_delegate_takes_every_operation(arguments, mode, tmp_path):
 
 
 def test_operations_of_the_file(tmp_path):
-    tflite.export(build(**PIXELS), tmp_path / "m.tflite")
+    tflite.export(build(input_shape=(30, 30, 3), **PIXELS), tmp_path / "m.tflite")
     _, steps = operations(tmp_path / "m.tflite")
     names = {step["op_name"] for step in steps}
     assert names == {
@@ -79,10 +79,10 @@ def test_operations_of_the_file(tmp_path):
         "RESHAPE",
         "STRIDED_SLICE",
     }
-    taps = [np.prod(kernel) for kernel in kernels(tmp_path / "m.tflite")]
+    taps = [int(np.prod(kernel)) for kernel in kernels(tmp_path / "m.tflite")]
     assert len(taps) == 2 * 4
     assert max(taps) <= 25
-    assert sum(taps) == 2 * 7 * 9  # A map 4 high never meets the outer rows of a 9x9 kernel.
+    assert sum(taps) == 2 * 81
 
 
 def kernels(path):
@@ -186,13 +186,6 @@ def test_labels_travel_in_the_file(tmp_path):
     assert Classifier(path).class_names == names
 
 
-def test_exported_twice_is_the_same_file(tmp_path):
-    model = build(**PIXELS)
-    for name in "ab":
-        tflite.export(model, tmp_path / name, "int8", calibration=photos())
-    assert len((tmp_path / "a").read_bytes()) == len((tmp_path / "b").read_bytes())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -235,28 +228,28 @@ def trained(tmp_path_factory):
     train_x, _, train_y, _ = digits()
     model = ck.ConvMixer(32, 3, 7, 1, input_mean=78.0, input_std=96.0, input_shape=(8, 8, 1), classes=10)
     model.compile(keras.optimizers.Adam(5e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(train_x, train_y, batch_size=64, epochs=12, verbose=0)
+    model.fit(train_x, train_y, batch_size=64, epochs=10, verbose=0)
     path = tmp_path_factory.mktemp("digits") / "digits.keras"
     ck.save_model(model, path, [f"digit {i}" for i in range(10)])
     return path
 
 
-def test_accuracy_on_digits(trained, tmp_path):
+@pytest.mark.parametrize(("mode", "points"), [("float32", 0), ("float16", 0), ("dynamic", 0.2), ("int8", 1)])
+def test_accuracy_on_digits(trained, mode, points, tmp_path):
     model = keras.saving.load_model(trained)
     train_x, test_x, _, test_y = digits()
     expected = model.predict(test_x, verbose=0)
     accuracy = np.mean(expected.argmax(-1) == test_y)
     assert accuracy > 0.95
-    largest_two = np.sort(expected, -1)[:, -2:]
-    ties = largest_two[:, 1] - largest_two[:, 0] < 1e-2
-    for mode, allowed in (("float32", 0), ("float16", 0), ("dynamic", 0.002), ("int8", 0.01)):
-        tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[:100])
-        got = Classifier(tmp_path / "m.tflite").predict(test_x)
-        if mode in ("float32", "float16"):
-            assert np.all((got.argmax(-1) == expected.argmax(-1)) | ties)
-        # One image of these 360 is more than 0.2 points.
-        lost = max(allowed, 1 / len(test_y)) if allowed else 0
-        assert np.mean(got.argmax(-1) == test_y) >= accuracy - lost - 1e-9, mode
+    tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[::10])
+    got = Classifier(tmp_path / "m.tflite").predict(test_x)
+    if mode in ("float32", "float16"):
+        second, first = np.sort(expected, -1)[:, -2:].T
+        tie = first - second < 1e-2
+        assert np.all((got.argmax(-1) == expected.argmax(-1)) | tie)
+    # One of these 360 images is more than 0.2 points, and may always be a tie.
+    lost = max(points / 100, 1 / len(test_y))
+    assert np.mean(got.argmax(-1) == test_y) >= accuracy - lost - 1e-9
 
 
 def run(*arguments, cwd=None):

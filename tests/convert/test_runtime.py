@@ -1,0 +1,266 @@
+"""Running exported files without Keras and TensorFlow."""
+
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from convmixer_keras.convert import tflite
+from convmixer_keras.convert.runtime import Classifier, read_image
+from convmixer_keras.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = ["red", "green", "blue"]
+ON_DEVICE = ROOT / "examples" / "on_device.py"
+
+# Run by the interpreter under test: any import of something that a device does not have fails.
+BLOCKED = """
+import sys, runpy
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "keras", "convmixer_keras", "torch", "jax", "tf_keras"):
+            raise ImportError("blocked " + name)
+sys.meta_path.insert(0, Blocker())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def colour_model():
+    """A ConvMixer whose three classes are the three colours, so that every answer is known."""
+    import convmixer_keras as ck
+
+    model = ck.ConvMixer(
+        3, 1, 3, 4, activation="linear", residual=False, input_mean=127.5, input_std=127.5,
+        input_shape=(16, 20, 3), classes=3, classifier_activation="softmax",
+    )  # fmt: skip
+    identity = np.eye(3, dtype=np.float32)
+    model.get_layer("stem_conv").set_weights([np.broadcast_to(identity / 16, (4, 4, 3, 3)), np.zeros(3)])
+    centre = np.zeros((3, 3, 3, 1))
+    centre[1, 1] = 1
+    model.get_layer("block0_depthwise").set_weights([centre, np.zeros(3)])
+    model.get_layer("block0_pointwise").set_weights([identity[None, None], np.zeros(3)])
+    model.get_layer("head").set_weights([3 * identity, np.zeros(3)])
+    return model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Path by mode."""
+    folder = tmp_path_factory.mktemp("colours")
+    images = np.random.default_rng(0).integers(0, 256, (20, 1, 1, 3)) * np.ones((1, 16, 20, 1))
+    paths = {mode: folder / f"{mode}.tflite" for mode in tflite.MODES}
+    for mode, path in paths.items():
+        tflite.export(colour_model(), path, mode, calibration=images, labels=NAMES)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A file of each colour, of another size than the model's."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, colour in zip(NAMES, ((230, 20, 10), (20, 200, 30), (0, 30, 240)), strict=True):
+        Image.new("RGB", (64, 41), colour).save(folder / f"{name}.png")
+    return [folder / f"{name}.png" for name in NAMES]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("mode", tflite.MODES)
+def test_names_of_colours(files, pictures, mode, threads):
+    classifier = Classifier(files[mode], threads=threads)
+    assert classifier.input_shape == (16, 20, 3)
+    assert classifier.output_name == "probabilities"
+    assert classifier.class_names == NAMES
+    assert classifier.takes_pixels is True
+    found = classifier.top(pictures, k=2)
+    assert [best[0] for best, _ in found] == [0, 1, 2]
+    assert [best[1] for best, _ in found] == NAMES
+    for row in found:
+        assert row[0][2] > 0.8
+        assert row[0][2] >= row[1][2]
+
+
+def test_arrays_of_every_kind(files):
+    classifier = Classifier(files["float32"])
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
+    expected = colour_model().predict(images.astype(np.float32), verbose=0)
+    for given in (images, images.astype(np.float64), list(images), images.astype(np.int32)):
+        got = classifier.predict(given)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(classifier.predict(images[1]), expected[1:2], rtol=0, atol=1e-5)
+    assert classifier.predict([]).shape == (0, 3)
+
+
+def test_bytes_reach_an_int8_file_as_they_are(files):
+    classifier = Classifier(files["int8"])
+    extremes = np.zeros((2, 16, 20, 3), np.uint8)
+    extremes[1] = 255
+    np.testing.assert_array_equal(classifier.predict(extremes), classifier.predict(extremes.astype(float)))
+    # Out of range is the end of the range, and does not wrap around.
+    np.testing.assert_array_equal(
+        classifier.predict(extremes), classifier.predict(extremes.astype(float) * 3 - 100)
+    )
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((16, 20)),
+        np.zeros((2, 20, 16, 3)),
+        np.zeros((16, 20, 4)),
+        np.zeros((1, 1, 16, 20, 3)),
+        [np.zeros((8, 8, 3))],
+        np.full((1, 16, 20, 3), "a"),
+        np.zeros((1, 16, 20, 3), complex),
+    ],
+    ids=lambda images: str(np.shape(images)),
+)
+def test_wrong_shape(files, images):
+    with pytest.raises(InputError, match=r"shape \(16, 20, 3\), got"):
+        Classifier(files["float32"]).predict(images)
+
+
+def test_unreadable_images(files, tmp_path):
+    classifier = Classifier(files["float32"])
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(InputError, match=r"cannot read .*text\.png as an image"):
+        classifier.predict(tmp_path / "text.png")
+    with pytest.raises(InputError, match="there is no file"):
+        classifier.predict([tmp_path / "none.png"])
+    with pytest.raises(InputError, match="cannot read"):
+        classifier.predict(str(tmp_path))
+
+
+def test_files_that_are_no_models(files, tmp_path):
+    path = tmp_path / "m.tflite"
+    with pytest.raises(InputError, match="there is no file"):
+        Classifier(path)
+    with pytest.raises(InputError, match="cannot read"):
+        Classifier(tmp_path)
+    whole = files["float32"].read_bytes()
+    for content in (b"", b"TFL3", b"no model at all", b"\0\0\0\0TFL3" + b"\0" * 40, whole[:1000]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is not a TFLite model"):
+            Classifier(path)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "two", None])
+def test_wrong_threads(files, threads):
+    with pytest.raises(InputError, match="threads must be a positive integer"):
+        Classifier(files["float32"], threads=threads)
+
+
+def test_wrong_k(files):
+    with pytest.raises(InputError, match="k must be at least 1"):
+        Classifier(files["float32"]).top(np.zeros((16, 20, 3)), k=0)
+
+
+def test_normalised_channels_need_arrays(tmp_path, pictures):
+    from small_models import build
+
+    tflite.export(build(), tmp_path / "m.tflite")
+    classifier = Classifier(tmp_path / "m.tflite")
+    assert classifier.takes_pixels is False
+    assert classifier.class_names is None
+    with pytest.raises(InputError, match="--mean and --std"):
+        classifier.predict(pictures)
+    assert classifier.top(np.zeros((13, 15, 3)), k=1)[0][0][1] in "01234"
+
+
+def test_a_file_of_the_stock_converter(tmp_path):
+    import tensorflow as tf
+
+    model = colour_model()
+    image = keras.Input(batch_shape=(1, 16, 20, 3))
+    converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, model(image)))
+    (tmp_path / "m.tflite").write_bytes(converter.convert())
+    classifier = Classifier(tmp_path / "m.tflite")
+    x = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3))
+    assert classifier.class_names is None
+    assert classifier.takes_pixels is None
+    expected = model.predict(x.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(classifier.predict(x), expected, rtol=0, atol=1e-5)
+
+
+def test_images_as_the_evaluation_transform_reads_them(tmp_path):
+    from convmixer_keras.preprocessing import load_image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((97, 61), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    got = read_image(tmp_path / "a.png", (48, 48, 3), crop_pct=0.96)
+    expected = load_image(tmp_path / "a.png", size=48, crop_pct=0.96)
+    # Pillow and TensorFlow resize with differences of a grey level.
+    assert np.abs(got - expected).max() <= 2
+    assert read_image(tmp_path / "a.png", (20, 40, 1)).shape == (20, 40, 1)
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        read_image(tmp_path / "a.png", (20, 40, 2))
+
+
+def test_runtime_needs_no_keras(files, pictures):
+    code = (
+        "import sys; from convmixer_keras.convert.runtime import Classifier; "
+        "print(Classifier(sys.argv[1]).top(sys.argv[2])[0][0][1]); "
+        "print(sorted(m for m in ('keras', 'tensorflow', 'torch', 'jax') if m in sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, files["int8"], pictures[2]], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["blue", "[]"]
+
+
+def on_device(python, files, *arguments):
+    return subprocess.run(
+        [python, "-c", BLOCKED, ON_DEVICE, *arguments, "--model", files], capture_output=True, text=True
+    )
+
+
+def check_on_device(python, files, pictures):
+    for mode in ("float32", "dynamic", "int8"):
+        done = on_device(python, files[mode], *pictures, "--threads", "2", "--top", "2")
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert len(lines) == 9
+        assert [line.split()[-1] for line in lines[1::3]] == NAMES
+        assert all(float(line.split()[0]) > 0.8 for line in lines[1::3])
+
+
+def test_on_device(files, pictures):
+    check_on_device(sys.executable, files, pictures)
+
+
+def test_on_device_with_wrong_input(files, pictures, tmp_path):
+    (tmp_path / "text").write_text("no model")
+    for arguments, message in (
+        ((tmp_path / "text", pictures[0]), "cannot run"),
+        ((tmp_path / "none", pictures[0]), "cannot run"),
+        ((files["int8"], tmp_path / "text"), "as an image"),
+        ((files["int8"], tmp_path / "none.png"), "as an image"),
+        ((files["int8"], pictures[0], "--threads", "0"), "at least 1"),
+    ):
+        done = on_device(sys.executable, *arguments)
+        assert done.returncode != 0
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_on_device_in_a_bare_environment(files, pictures, tmp_path):
+    """Installs NumPy, Pillow and LiteRT, and nothing else, into a new virtual environment."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "bare"], check=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    packages = ["numpy", "pillow", "ai-edge-litert"]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+    check_on_device(python, files, pictures)
+
+
+def test_labels_are_read_by_any_zip_tool(files):
+    with zipfile.ZipFile(files["dynamic"]) as archive:
+        assert archive.testzip() is None
+        assert archive.read("labels.txt").decode() == "red\ngreen\nblue\n"
