@@ -176,7 +176,8 @@ def race(runners, rounds):
     times = {name: [] for name in runners}
     for _ in range(rounds):
         for name, run in runners.items():
-            run()  # The one before has emptied the caches.
+            time.sleep(0.05)  # Threads of the one before may wait actively for more work.
+            run()  # It has also emptied the caches.
             for _ in range(RUNS_A_TURN):
                 start = time.perf_counter()
                 run()
