@@ -440,6 +440,14 @@ def _affine(x, scale, shift, integer, name):
 def _activated(x, activation, name):
     if activation is keras.activations.linear:
         return x
+    if activation is keras.activations.selu:
+        # TFLite writes it with a comparison, which XNNPACK does not take.
+        scale, alpha = 1.0507009873554805, 1.6732632423543772
+        parts = []
+        for kind, factor in (("elu", scale * alpha), ("relu", scale - scale * alpha)):
+            y = keras.layers.Activation(kind, dtype="float32", name=f"{name}_{kind}")(x)
+            parts.append(keras.layers.Rescaling(factor, dtype="float32", name=f"{name}_{kind}_scale")(y))
+        return keras.layers.Add(dtype="float32", name=name)(parts)
     return keras.layers.Activation(activation, dtype="float32", name=name)(x)
 
 

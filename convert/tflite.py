@@ -64,7 +64,10 @@ def export(
     * "dynamic": the dense convolutions and the head have int8 weights and quantise what comes in as they
       go; everything else, depthwise convolutions included, is float32.
     * "int8": integers throughout, with one scale per channel of a weight; takes uint8 pixels and gives
-      float32 scores.
+      float32 scores. Only a softmax at the end, and activations that have no integer form, are float32.
+
+    XNNPACK takes every operation but GELU in "int8", for which LiteRT has a kernel of its own, and the
+    comparisons in the activations `sparse_plus`, `soft_shrink` and `hard_shrink`.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder.
@@ -112,12 +115,12 @@ def export(
         elif mode == "int8":
             content = _with_bytes_in(_int8(content, images, takes_pixels))
     content += _archive(labels, takes_pixels, len(content))
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
-        file.write(content)
-
     reference = _reference(model, images, input_mean, input_std)
-    with command_line.silence():
-        got = runtime.Classifier(path).predict(images)
+    with written_whole(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(content)
+        with command_line.silence():
+            got = runtime.Classifier(temporary).predict(images)
     top1 = None
     if output_name != "features":
         top1 = int(np.sum(got.argmax(-1) == reference.argmax(-1)))

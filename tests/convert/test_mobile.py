@@ -36,6 +36,7 @@ def assert_same(model, rewritten, x):
         {"activation": "silu"},
         {"activation": "linear"},
         {"activation": "tanh"},
+        {"activation": "selu"},
         {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 0.5]},
         {"include_top": False},
         {"include_top": False, "pooling": "avg"},

@@ -54,6 +54,8 @@ def assert_all_delegated(path):
         {"pooling": "max"},
         {"include_top": False},
         {"kernel_size": 15},
+        {"activation": "silu"},
+        {"activation": "selu"},
     ],
     ids=str,
 )
