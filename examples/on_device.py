@@ -8,6 +8,7 @@
 """
 
 import argparse
+import json
 import sys
 import time
 import zipfile
@@ -52,9 +53,12 @@ def load(path, threads):
         sys.exit(f"error: cannot run {path} as a TFLite model: {error}")
     try:
         with zipfile.ZipFile(path) as archive:
-            return interpreter, archive.read("labels.txt").decode().splitlines()
-    except (zipfile.BadZipFile, KeyError):
+            entries = {name: archive.read(name).decode() for name in archive.namelist()}
+    except zipfile.BadZipFile:
         return interpreter, None
+    if json.loads(entries.get("input.json", "{}")).get("takes_pixels") is False:
+        sys.exit(f"error: {path} takes normalised channels: export it with --mean and --std")
+    return interpreter, entries["labels.txt"].splitlines() if "labels.txt" in entries else None
 
 
 def read_image(path, shape):
