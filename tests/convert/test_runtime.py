@@ -250,6 +250,15 @@ def test_on_device_with_wrong_input(files, pictures, tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_on_device_refuses_files_for_normalised_channels(pictures, tmp_path):
+    import convmixer_keras as ck
+
+    tflite.export(ck.ConvMixer(4, 1, 3, 4, classes=2, input_shape=(16, 20, 3)), tmp_path / "m.tflite")
+    done = on_device(sys.executable, tmp_path / "m.tflite", pictures[0])
+    assert done.returncode != 0
+    assert "takes normalised channels: export it with --mean and --std" in done.stderr
+
+
 @pytest.mark.slow
 def test_on_device_in_a_bare_environment(files, pictures, tmp_path):
     """Installs NumPy, Pillow and LiteRT, and nothing else, into a new virtual environment."""
