@@ -1,5 +1,8 @@
 """The training transform, from keras-cv layers. Images are raw pixels, 0..255, throughout."""
 
+import contextlib
+
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -69,30 +72,9 @@ def batch_transform(recipe, channels, classes):
         A function from images (batch, size, size, channels), 0..255, and integer labels (batch,) to float32
         images of the same shape and float32 labels (batch, classes), each row of which sums to 1.
     """
-    from keras_cv import layers  # Takes seconds to import, and only training needs it.
-
-    # One generator a layer: keras-cv takes a seed of 0 for none.
-    seed = 1000 * recipe.seed
-    image_layers = []
-    if recipe.flip:
-        image_layers.append(layers.RandomFlip("horizontal", seed=seed + 1))
-    if recipe.randaugment_ops:
-        image_layers.append(
-            layers.RandomAugmentationPipeline(
-                _randaugment_operations(recipe, channels, seed + 2),
-                augmentations_per_image=recipe.randaugment_ops,
-                seed=seed + 2,
-            )
-        )
-    if recipe.color_jitter:
-        image_layers.extend(_color_jitter(recipe.color_jitter, channels, seed + 3))
-    if recipe.erasing_probability:
-        image_layers.append(_random_erasing(recipe, seed + 4))
-    mixing_layers = []
-    if recipe.mixup_alpha:
-        mixing_layers.append(layers.MixUp(recipe.mixup_alpha, seed=seed + 5))
-    if recipe.cutmix_alpha:
-        mixing_layers.append(_cutmix(recipe.cutmix_alpha, seed + 6))
+    with _in_float32():
+        image_layers = list(_image_layers(recipe, channels))
+        mixing_layers = list(_mixing_layers(recipe))
 
     def transform(images, labels):
         images = tf.cast(images, tf.float32)
@@ -108,6 +90,49 @@ def batch_transform(recipe, channels, classes):
         return batch["images"], batch["labels"]
 
     return transform
+
+
+@contextlib.contextmanager
+def _in_float32():
+    """Layers made inside compute in float32, whatever the model's policy: half precision rounds pixels."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+# keras-cv takes seconds to import, and only training needs it: hence the imports inside the functions. Each
+# layer has a generator of its own; a seed of 0 would stand for none.
+
+
+def _image_layers(recipe, channels):
+    from keras_cv import layers
+
+    seed = 1000 * recipe.seed
+    if recipe.flip:
+        yield layers.RandomFlip("horizontal", seed=seed + 1)
+    if recipe.randaugment_ops:
+        yield layers.RandomAugmentationPipeline(
+            _randaugment_operations(recipe, channels, seed + 2),
+            augmentations_per_image=recipe.randaugment_ops,
+            seed=seed + 2,
+        )
+    if recipe.color_jitter:
+        yield from _color_jitter(recipe.color_jitter, channels, seed + 3)
+    if recipe.erasing_probability:
+        yield _random_erasing(recipe, seed + 4)
+
+
+def _mixing_layers(recipe):
+    from keras_cv import layers
+
+    seed = 1000 * recipe.seed
+    if recipe.mixup_alpha:
+        yield layers.MixUp(recipe.mixup_alpha, seed=seed + 5)
+    if recipe.cutmix_alpha:
+        yield _cutmix(recipe.cutmix_alpha, seed + 6)
 
 
 def one_hot(labels, classes, smoothing=0.0):

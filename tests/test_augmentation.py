@@ -1,5 +1,6 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -116,11 +117,15 @@ def test_color_jitter_stays_in_range():
     assert 5 < np.abs(out - images).mean() < 60
 
 
-def test_whole_recipes_run_on_their_shapes():
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_whole_recipes_run_on_their_shapes(policy):
+    keras.config.set_dtype_policy(policy)
     for recipe, side in ((CIFAR10, 32), (IMAGENET, 224)):
         classes = 10 if recipe is CIFAR10 else 1000
         out, labels = augmentation.batch_transform(recipe, 3, classes)(photographs(4, side), np.arange(4))
         assert out.shape == (4, side, side, 3)
+        assert out.dtype == labels.dtype == tf.float32
+        assert keras.config.dtype_policy().name == policy
         assert labels.shape == (4, classes)
         np.testing.assert_allclose(labels.numpy().sum(1), 1, rtol=1e-5)
 

@@ -202,6 +202,14 @@ def test_mixed_precision_learns(recipe, tmp_path, policy):
     assert history[-1]["val_accuracy"] > 0.6
 
 
+def test_the_imagenet_recipe_runs_whole(image_folder, tmp_path):
+    """Mixed precision, every augmentation, averaged weights: at a small size."""
+    small = {"image_size": 28, "hidden_dim": 8, "depth": 1, "batch_size": 12, "epochs": 2}
+    recipe = dataclasses.replace(RECIPES["imagenet"], dataset=str(image_folder), ema_momentum=0.5, **small)
+    history = training.train(recipe, tmp_path / "run", verbose=0)
+    assert all(np.isfinite(value) for row in history for value in row.values())
+
+
 def test_steps_per_execution_changes_nothing(recipe, tmp_path):
     runs = [
         training.train(recipe, tmp_path / str(steps), steps_per_execution=steps, verbose=0)
