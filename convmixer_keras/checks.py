@@ -1,7 +1,6 @@
 """Checks at the door: each names the argument, says what was passed and what is allowed."""
 
 import operator
-import os
 
 import keras
 
@@ -128,10 +127,3 @@ def _per_channel(name, value, channels):
             f"{name} must be one number or {channels} of them, one for each channel, got {value!r}"
         )
     return values
-
-
-def existing_file(name, path):
-    path = os.path.expanduser(os.fspath(path))
-    if not os.path.isfile(path):
-        raise InputError(f"{name} must be the path of an existing file, got {path!r}")
-    return path

@@ -3,6 +3,7 @@
 import keras
 
 from convmixer_keras import checks
+from convmixer_keras.saving import load_weights
 
 # PyTorch's values, with which the published weights were trained; Keras' momentum is 1 minus PyTorch's.
 NORMALIZATION_EPSILON = 1e-5
@@ -121,7 +122,7 @@ def ConvMixer(
         inputs = keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        model.load_weights(checks.existing_file("weights", weights))
+        load_weights(model, weights)
     return model
 
 

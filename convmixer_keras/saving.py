@@ -139,6 +139,21 @@ def load_model(path):
         raise InputError(f"{path} is not a Keras model: {_first_line(error)}") from None
 
 
+def load_weights(model, path):
+    """Loads the weights of a `.weights.h5` or `.keras` file into a model.
+
+    Raises:
+        InputError: If the file is missing or damaged. Keras' own ValueError says where weights do not fit.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    if not os.path.isfile(path):
+        raise InputError(f"weights must be the path of an existing file, got {path!r}")
+    try:
+        model.load_weights(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"the weights of {path} cannot be loaded: {_first_line(error)}") from None
+
+
 def _first_line(error):
     return next(iter(str(error).splitlines()), type(error).__name__)
 

@@ -264,6 +264,10 @@ def test_weights_argument(tmp_path):
         np.testing.assert_array_equal(weight, other)
     with pytest.raises(ValueError, match=r"weights.*nowhere\.weights\.h5"):
         ck.ConvMixer256_8(weights="nowhere.weights.h5")
+    for name in ("damaged.weights.h5", "damaged.keras"):
+        (tmp_path / name).write_text("no weights")
+        with pytest.raises(ValueError, match=f"the weights of .*{name} cannot be loaded"):
+            ck.ConvMixer256_8(weights=tmp_path / name)
 
 
 def test_layer_names_say_where_a_weight_sits():
