@@ -317,12 +317,7 @@ def _images(source, shape, takes_pixels):
 
 
 def _folder_images(folder, shape):
-    paths = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp"))
-    )
+    paths = runtime.image_paths(folder)
     if not paths:
         raise InputError(f"there are no images in {folder}")
     # Spread over the folder, as its classes may stand one after the other.

@@ -1,6 +1,5 @@
 """How far a Keras model's outputs are from those of the same weights in PyTorch, on the same images."""
 
-import glob
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,9 +7,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from convmixer_keras.convert import runtime
 from convmixer_keras.errors import InputError
 
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _BATCH = 4
 
 
@@ -73,13 +72,9 @@ def image_paths(folder):
     """Returns the paths of the images under a folder, sorted, or raises InputError if there are none."""
     if not os.path.isdir(folder):
         raise InputError(f"there is no folder {folder}")
-    paths = [
-        path
-        for path in sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*"), recursive=True))
-        if path.lower().endswith(_IMAGE_ENDINGS)
-    ]
+    paths = runtime.image_paths(folder)
     if not paths:
-        raise InputError(f"there are no images ({', '.join(_IMAGE_ENDINGS)}) under {folder}")
+        raise InputError(f"there are no images ({', '.join(runtime.IMAGE_ENDINGS)}) under {folder}")
     return paths
 
 

@@ -77,7 +77,7 @@ def load(recipe, data_dir=None):
     """
     source = _source(recipe.dataset, data_dir)
     train = source.read(_split_name(source, recipe.train_split, ("train",)))
-    validation = load_validation(recipe, data_dir)
+    validation = _validation(source, recipe)
     if recipe.batch_size > train.size:
         raise InputError(
             f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
@@ -114,7 +114,10 @@ class Validation(NamedTuple):
 
 def load_validation(recipe, data_dir=None):
     """Makes the validation pipeline alone; arguments and errors are those of `load`."""
-    source = _source(recipe.dataset, data_dir)
+    return _validation(_source(recipe.dataset, data_dir), recipe)
+
+
+def _validation(source, recipe):
     split = source.read(_split_name(source, recipe.validation_split, VALIDATION_SPLITS))
     classes = len(source.class_names)
 

@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.errors import InputError, first_line
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
@@ -136,7 +136,7 @@ def load_model(path):
     try:
         return keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a Keras model: {_first_line(error)}") from None
+        raise InputError(f"{path} is not a Keras model: {first_line(error)}") from None
 
 
 def load_weights(model, path):
@@ -151,11 +151,7 @@ def load_weights(model, path):
     try:
         model.load_weights(path)
     except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"the weights of {path} cannot be loaded: {_first_line(error)}") from None
-
-
-def _first_line(error):
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"the weights of {path} cannot be loaded: {first_line(error)}") from None
 
 
 def load_class_names(path):

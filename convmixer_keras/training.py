@@ -13,7 +13,7 @@ from convmixer_keras import data as data_module
 from convmixer_keras import run_folder, visualization
 from convmixer_keras.complexity import model_complexity
 from convmixer_keras.distribution import choose_strategy
-from convmixer_keras.errors import InputError
+from convmixer_keras.errors import InputError, first_line
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
 from convmixer_keras.saving import save_model, weights_size, written_whole
@@ -263,7 +263,7 @@ def _restore(twin, folder):
         with h5py.File(checkpoint) as file:
             return int(file.attrs["finished_epochs"])
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{checkpoint} cannot be resumed from: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{checkpoint} cannot be resumed from: {first_line(error)}") from None
 
 
 def _config(recipe, data, model, strategy, data_dir, command):
