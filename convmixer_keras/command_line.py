@@ -1,4 +1,4 @@
-"""What the commands have in common: exit codes, one-line errors, a quiet start."""
+"""What the commands have in common: one style of help, exit codes, one-line errors, a quiet start."""
 
 import argparse
 import contextlib
@@ -24,12 +24,33 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
+def parser(description, prog=None):
+    """Returns an `argparse.ArgumentParser` in this package's style, with `--version`.
+
+    Args:
+        description: One line that says what the command does, then its most common uses.
+        prog: The command's name, where it is not the script's.
+    """
+    new = argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    add_version(new)
+    return new
+
+
 def add_version(parser):
     versions = " ".join(
         f"{package} {importlib.metadata.version(package)}"
         for package in ("convmixer-keras", "keras", "tensorflow")
     )
-    parser.add_argument("--version", action="version", version=versions)
+    parser.add_argument("--version", action="version", version=versions, help="show the versions and exit")
+
+
+def positive(text):
+    """The `type` of a flag that takes a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
+    return int(text)
 
 
 def quiet_start():
@@ -39,19 +60,14 @@ def quiet_start():
     is held back during the import, and what matters of it printed afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
-    sys.stderr.flush()
     with tempfile.TemporaryFile() as held_back:
-        standard_error = os.dup(2)
-        os.dup2(held_back.fileno(), 2)
         try:
-            import tensorflow as tf
+            with _descriptors_into(held_back, 2):
+                import tensorflow as tf
 
-            tf.config.list_physical_devices()
+                tf.config.list_physical_devices()
         finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
-            held_back.seek(0)
-            for line in held_back.read().decode(errors="replace").splitlines():
+            for line in _text(held_back).splitlines():
                 if not _is_chatter(line):
                     print(line, file=sys.stderr)
 
@@ -67,26 +83,41 @@ def _is_chatter(line):
 @contextlib.contextmanager
 def silence():
     """Holds back what libraries print, from Python or C++; if the block raises, standard error shows it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
     python = io.StringIO()
     with tempfile.TemporaryFile() as held_back:
-        os.dup2(held_back.fileno(), 1)
-        os.dup2(held_back.fileno(), 2)
-        failed = True
         try:
-            with contextlib.redirect_stdout(python), contextlib.redirect_stderr(python):
+            with (
+                _descriptors_into(held_back, 1, 2),
+                contextlib.redirect_stdout(python),
+                contextlib.redirect_stderr(python),
+            ):
                 yield
-            failed = False
-        finally:
-            os.dup2(kept[0], 1)
-            os.dup2(kept[1], 2)
-            for descriptor in kept:
-                os.close(descriptor)
-            if failed:
-                held_back.seek(0)
-                print(python.getvalue() + held_back.read().decode(errors="replace"), end="", file=sys.stderr)
+        except BaseException:
+            print(python.getvalue() + _text(held_back), end="", file=sys.stderr)
+            raise
+
+
+@contextlib.contextmanager
+def _descriptors_into(file, *descriptors):
+    """Lets what is written to file descriptors, from Python or C++, go into an open file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for copy, descriptor in zip(kept, descriptors, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _text(file):
+    file.seek(0)
+    return file.read().decode(errors="replace")
 
 
 def run(main):

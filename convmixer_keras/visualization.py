@@ -5,53 +5,248 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
+from convmixer_keras import checks
+from convmixer_keras.errors import InputError
+
 
 def learning_curves(history):
-    """Draws loss, accuracy and learning rate over the epochs of a run.
+    """Draws loss, accuracy and learning rate over the epochs of one or several runs.
 
     Args:
-        history: What `training.train` returns: a list with a dictionary for each epoch.
+        history: What `training.train` returns: a list with a dictionary for each epoch. For several runs, a
+            dictionary from the name of each to its history.
 
     Returns:
-        A `matplotlib.figure.Figure`.
+        A `matplotlib.figure.Figure` with three axes.
+
+    Raises:
+        InputError: If there is no run, or one without an epoch.
     """
-    epochs = [row["epoch"] for row in history]
+    several = isinstance(history, dict)
+    runs = history if several else {None: history}
+    if not runs or not all(runs.values()):
+        raise InputError("learning curves need at least one run, and of each run at least one epoch")
     figure = Figure(figsize=(10, 3.4), layout="constrained", dpi=120)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, column, title, scale in ((loss, "loss", "loss", 1), (accuracy, "accuracy", "top-1, %", 100)):
-        axes.plot(epochs, [scale * row[column] for row in history], label="training", color="C0")
-        axes.plot(epochs, [scale * row[f"val_{column}"] for row in history], label="validation", color="C1")
+    for number, (name, epochs) in enumerate(runs.items()):
+        # One run has a colour for each curve; several have a colour for each run.
+        colours = [f"C{number % 10}"] * 3 if several else ["C0", "C1", "C2"]
+        for axes, column, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
+            _curve(axes, epochs, column, scale, colours[0], "training", linestyle=":" if several else "-")
+            _curve(axes, epochs, f"val_{column}", scale, colours[1], "validation")
+        _curve(rate, epochs, "learning_rate", 1, colours[2], name)
+    for axes, title in ((loss, "loss"), (accuracy, "top-1, %"), (rate, "learning rate")):
         axes.set_title(title)
-        axes.legend(frameon=False)
-    rate.plot(epochs, [row["learning_rate"] for row in history], color="C2")
-    rate.set_title("learning rate")
-    for axes in (loss, accuracy, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(epochs) == 1:  # A line needs two points to be seen.
-            for line in axes.lines:
-                line.set_marker("o")
+    if several:
+        loss.set_title("loss (dotted: training)")
+        rate.legend(frameon=False)
+    else:
+        loss.legend(frameon=False)
+        accuracy.legend(frameon=False)
     return figure
 
 
-def image_grid(images, titles):
+def _curve(axes, epochs, column, scale, colour, label, linestyle="-"):
+    # A line needs two points to be seen.
+    marker = "o" if len(epochs) == 1 else None
+    numbers, values = [row["epoch"] for row in epochs], [scale * row[column] for row in epochs]
+    axes.plot(numbers, values, label=label, color=colour, linestyle=linestyle, marker=marker)
+
+
+def image_grid(images, titles, columns=8):
     """Draws images in a grid, each under its title.
 
     Args:
         images: (n, height, width, 1 or 3), 0..255; values outside are shown as the nearest inside.
         titles: n strings.
+        columns: How many images stand side by side.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
     images = np.clip(np.asarray(images), 0, 255).astype(np.uint8)
-    columns = min(8, len(images))
+    columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(1.6 * columns, 1.9 * rows), layout="constrained", dpi=120)
+    lines = max(1 + title.count("\n") for title in titles)
+    figure = Figure(figsize=(1.6 * columns, (1.75 + 0.13 * lines) * rows), layout="constrained", dpi=120)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
         axes.set_title(title, fontsize=7)
     return figure
+
+
+def patch_embeddings(model, limit=256):
+    """Draws the filters of a ConvMixer's patch embedding as small images, as the paper's figure does.
+
+    Each filter is stretched to the whole range of brightness by itself.
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer`, of 1 or 3 channels.
+        limit: The most filters to draw, at least 1; of more, those with the largest weights are drawn.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one image, in which the filters stand in a square grid.
+
+    Raises:
+        InputError: If the model is not a ConvMixer, or has another number of channels.
+    """
+    limit = checks.positive_int("limit", limit)
+    kernel = _weights(model, "stem_conv")
+    channels = kernel.shape[2]
+    if channels not in (1, 3):
+        raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
+    filters = kernel.transpose(3, 0, 1, 2)
+    strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
+    grid = _grid([_stretched(f) for f in filters[strongest]])
+    figure = Figure(figsize=(6, 6), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    axes.imshow(grid.squeeze(-1) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
+    axes.set_title(f"patch embedding: {len(strongest)} of {len(filters)} filters", fontsize=9)
+    axes.axis("off")
+    return figure
+
+
+def depthwise_kernels(model, kernels=8, rows=8):
+    """Draws depthwise kernels by depth, and beside each row how far its block sees.
+
+    That is the effective receptive field: what `effective_receptive_field` gives, drawn on the image, the
+    paler the less.
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer`.
+        kernels: How many kernels of a block to draw: those with the largest weights.
+        rows: How many blocks to draw at most, evenly from the first to the last.
+
+    Returns:
+        A `matplotlib.figure.Figure` with `kernels` + 1 axes for each block.
+
+    Raises:
+        InputError: If the model is not a ConvMixer.
+    """
+    kernels, rows = checks.positive_int("kernels", kernels), checks.positive_int("rows", rows)
+    depth = _depth(model)
+    blocks = np.unique(np.linspace(0, depth - 1, rows).round().astype(int))
+    kernels = min(kernels, _weights(model, "stem_conv").shape[-1])
+    figure = Figure(figsize=(0.9 * kernels + 2.6, 1.05 * len(blocks) + 0.3), layout="constrained", dpi=120)
+    widths = [1] * kernels + [1.6]
+    all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
+    for row, block in zip(all_axes, blocks, strict=True):
+        weights = _weights(model, f"block{block}_depthwise")[..., 0].transpose(2, 0, 1)
+        strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
+        for axes, kernel in zip(row, weights[strongest], strict=False):
+            bound = np.abs(kernel).max() or 1
+            axes.imshow(kernel, cmap="RdBu", vmin=-bound, vmax=bound)
+        field, side, largest = effective_receptive_field(model, block)
+        row[-1].imshow(np.sqrt(field / (field.max() or 1)), cmap="Blues", vmin=0, vmax=1)
+        row[-1].set_ylabel(f"{side} of {largest} px", fontsize=7, rotation=0, ha="left", va="center")
+        row[-1].yaxis.set_label_coords(1.08, 0.5)
+        row[0].set_ylabel(f"block {block}", fontsize=7)
+    for axes in all_axes.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    all_axes[0, 0].set_title("depthwise kernels", fontsize=8, loc="left")
+    all_axes[0, -1].set_title("receptive field", fontsize=8, loc="left")
+    return figure
+
+
+def effective_receptive_field(model, block, share=0.95, images=None):
+    """Measures which pixels the middle of a block's output depends on, and how strongly.
+
+    The size of the gradient of that place's features, mixed by random signs, with respect to each pixel, on
+    average over images (Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural
+    Networks", arXiv:1701.04128).
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer`, on Keras' TensorFlow backend.
+        block: Number of the block, from 0.
+        share: Of the gradient, that the effective field holds, over 0 to 1.
+        images: (n, height, width, channels) of what the model takes; None for noise.
+
+    Returns:
+        A tuple of the field, float32 (height, width), at least 0; the side in pixels of the smallest square
+        around the middle place's patch that holds `share` of it; and the side of the square outside of which
+        nothing can count, patch + (block + 1) * (kernel - 1) * patch. A field larger than the image ends at
+        its border, and then so does the measured side.
+
+    Raises:
+        InputError: If the model is not a ConvMixer or has no such block, or Keras has another backend.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise InputError("receptive fields are measured on Keras' TensorFlow backend only")
+    import tensorflow as tf
+
+    if not 0 <= block < _depth(model):
+        raise InputError(f"block must be 0 to {_depth(model) - 1}, got {block}")
+    if not 0 < share <= 1:
+        raise InputError(f"share must be over 0 and at most 1, got {share}")
+    random = np.random.default_rng(0)
+    if images is None:
+        height, width, channels = model.inputs[0].shape[1:]
+        images = random.uniform(0, 255, (4, height or 224, width or 224, channels))
+        if "input_normalization" not in [layer.name for layer in model.layers]:
+            images = (images - 128) / 64
+    images = tf.convert_to_tensor(images, tf.float32)
+
+    until_here = keras.Model(model.inputs, model.get_layer(f"block{block}_pointwise").output)
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        features = tf.cast(until_here(images, training=False), tf.float32)
+        middle = features.shape[1] // 2, features.shape[2] // 2
+        signs = random.choice([-1.0, 1.0], (len(images), features.shape[-1]))
+        seen = tf.reduce_sum(features[:, middle[0], middle[1]] * signs.astype(np.float32))
+    gradient = np.abs(tape.gradient(seen, images).numpy()).sum(-1).mean(0)
+
+    patch_size = _weights(model, "stem_conv").shape[0]
+    kernel_size = _weights(model, "block0_depthwise").shape[0]
+    largest = patch_size * (1 + (block + 1) * (kernel_size - 1))
+    return gradient, _side_holding(gradient, share, middle, patch_size), largest
+
+
+def _side_holding(field, share, middle, patch_size):
+    """Returns the side of the smallest square around the middle patch that holds a share of the field."""
+    top, left = patch_size * middle[0], patch_size * middle[1]
+    for reach in range(max(field.shape)):
+        rows = slice(max(0, top - reach), top + patch_size + reach)
+        columns = slice(max(0, left - reach), left + patch_size + reach)
+        # Not quite the whole sum, which adding up in another order may miss by a rounding.
+        if field[rows, columns].sum() >= share * field.sum() * (1 - 1e-6):
+            return patch_size + 2 * reach
+    return max(field.shape)
+
+
+def _weights(model, name):
+    """Returns the kernel of a ConvMixer's layer as float32."""
+    layers = {layer.name: layer for layer in model.layers}
+    if name not in layers:
+        raise InputError(f"the model {model.name} is not a ConvMixer of this package: it has no layer {name}")
+    return np.asarray(layers[name].get_weights()[0], np.float32)
+
+
+def _depth(model):
+    _weights(model, "block0_depthwise")
+    return sum(layer.name.endswith("_depthwise") for layer in model.layers)
+
+
+def _stretched(image):
+    low, high = image.min(), image.max()
+    return (image - low) / ((high - low) or 1)
+
+
+def _grid(images):
+    """Returns images (height, width, channels) as one, in a square grid with white lines between."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    height, width, channels = images[0].shape
+    line = 1
+    grid = np.ones((rows * (height + line) + line, columns * (width + line) + line, channels), np.float32)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + line) + line, (i % columns) * (width + line) + line
+        grid[top : top + height, left : left + width] = image
+    return grid

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Shows what a ConvMixer looks like inside, and how runs went.
+
+  python examples/explain.py runs/digits/model.keras
+  python examples/explain.py ConvMixer1024_20                      the published ImageNet weights
+  python examples/explain.py --curves runs/digits runs/cifar10     several runs in one plot
+
+Writes into --output, and prints what it wrote:
+  patches.png      the filters of the patch embedding
+  depthwise.png    depthwise kernels by depth, and which part of the image each depth sees: the side of the
+                   square that holds 95 % of the gradient, of what it could see at most
+  curves.png       loss, accuracy and learning rate of the runs named by --curves
+"""
+
+import os
+
+from convmixer_keras import command_line
+from convmixer_keras.errors import InputError
+
+
+def main():
+    arguments = parse()
+    if arguments.model is None and arguments.curves is None:
+        raise InputError("say which MODEL to look into, or --curves RUN, or both")
+    command_line.quiet_start()
+    from convmixer_keras import inference, visualization
+    from convmixer_keras.run_folder import RunFolder
+    from convmixer_keras.saving import written_whole
+
+    figures = {}
+    if arguments.curves:
+        runs = {path: RunFolder(path).read_history() for path in arguments.curves}
+        empty = [path for path, history in runs.items() if not history]
+        if empty:
+            raise InputError(f"{empty[0]} holds no run with a finished epoch")
+        figures["curves.png"] = visualization.learning_curves(runs)
+    if arguments.model:
+        model = inference.load(arguments.model, include_top=False).model
+        figures["patches.png"] = visualization.patch_embeddings(model)
+        figures["depthwise.png"] = visualization.depthwise_kernels(model)
+    try:
+        os.makedirs(arguments.output, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {arguments.output}: {error.strerror.lower()}") from None
+    for name, figure in figures.items():
+        path = os.path.join(arguments.output, name)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary)
+        print(f"wrote {path}")
+
+
+def parse():
+    parser = command_line.parser(__doc__)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras file, or a builder's name")
+    parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
+    parser.add_argument("--output", default="explained", metavar="DIR", help="folder for the pictures")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

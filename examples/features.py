@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""Finds the images of a folder that look alike, by the features of a network without its classifier.
+
+  python examples/features.py photos/
+  python examples/features.py photos/ --model runs/photos/model.keras --save features.npz
+
+Draws some of the images, spread over the folder, each with its nearest neighbours: those whose features
+point in nearly the same direction (cosine similarity). Prints how often the nearest neighbour lies in the
+same subfolder, which tells how well the features separate classes that the network never had to name.
+"""
+
+import os
+
+import numpy as np
+
+from convmixer_keras import command_line, progress
+from convmixer_keras.errors import InputError
+
+BATCH = 32
+
+
+def main():
+    arguments = parse()
+    command_line.quiet_start()
+    from convmixer_keras import inference
+    from convmixer_keras.convert.runtime import image_paths
+    from convmixer_keras.saving import written_whole
+    from convmixer_keras.visualization import image_grid
+
+    paths = image_paths(arguments.folder)
+    if len(paths) < 2:
+        raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
+    headless = inference.load(arguments.model, include_top=False)
+    features = np.concatenate(
+        [
+            headless.model.predict_on_batch(np.stack([headless.read(path) for path in batch]))
+            for batch in progress.shown(batches(paths), "computing features", len(paths), "images", len)
+        ]
+    )
+    neighbours = nearest(features, arguments.neighbours)
+
+    folders = np.array([os.path.dirname(path) for path in paths])
+    if len(set(folders)) > 1:
+        same = np.mean(folders == folders[neighbours[:, 0]])
+        print(f"the nearest neighbour is in the same subfolder for {100 * same:.1f} % of the images")
+    if arguments.save:
+        with written_whole(arguments.save) as temporary, open(temporary, "wb") as file:
+            np.savez(file, paths=paths, features=features)
+        print(f"wrote {arguments.save}: paths and features {features.shape}")
+
+    queries = np.unique(np.linspace(0, len(paths) - 1, arguments.rows).round().astype(int))
+    shown = [i for query in queries for i in (query, *neighbours[query])]
+    titles = [os.path.relpath(paths[i], arguments.folder)[-24:] for i in shown]
+    figure = image_grid([headless.read(paths[i]) for i in shown], titles, columns=1 + neighbours.shape[1])
+    with written_whole(arguments.output) as temporary:
+        figure.savefig(temporary)
+    print(f"wrote {arguments.output}: in each row an image, then its nearest neighbours")
+
+
+def batches(paths):
+    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
+
+
+def nearest(features, count):
+    """Returns for each row the numbers of the `count` others that are most similar, the nearest first."""
+    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    similarity = directions @ directions.T
+    np.fill_diagonal(similarity, -np.inf)
+    return np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(features) - 1)]
+
+
+def parse():
+    parser = command_line.parser(__doc__)
+    parser.add_argument("folder", metavar="FOLDER", help="images, at any depth")
+    parser.add_argument(
+        "--model", default="ConvMixer1024_20", help="a .keras file, or a builder that has ImageNet weights"
+    )
+    parser.add_argument("--output", default="neighbours.png", metavar="FILE", help="the picture to write")
+    number = command_line.positive
+    parser.add_argument("--rows", type=number, default=6, metavar="N", help="images to find neighbours of")
+    parser.add_argument("--neighbours", type=number, default=5, metavar="N", help="how many of each")
+    parser.add_argument("--save", metavar="FILE", help="write the features too, .npz")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

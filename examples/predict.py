@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Says what is on photographs, with ImageNet's weights or a model of your own.
+
+  python examples/predict.py dog.jpg cat.jpg                                  ImageNet's 1,000 classes
+  python examples/predict.py dog.jpg --model ConvMixer768_32                  the same, slower and better
+  python examples/predict.py photos/*.jpg --model runs/photos/model.keras     classes of your own
+  python examples/predict.py photos/*.jpg --sheet sheet.png                   and all of it as one picture
+
+Prints the likeliest classes of each photograph with their probabilities. The first use of a builder's
+ImageNet weights fetches them.
+"""
+
+import numpy as np
+
+from convmixer_keras import command_line
+
+BATCH = 32
+
+
+def main():
+    arguments = parse()
+    command_line.quiet_start()
+    from convmixer_keras import inference
+    from convmixer_keras.preprocessing import decode_predictions
+
+    # All read before any is shown to the network: a file that is no image is found out at once.
+    known = inference.load(arguments.model)
+    images = [known.read(path) for path in arguments.photos]
+    rows = []
+    for start in range(0, len(images), BATCH):
+        scores = known.model.predict(np.stack(images[start : start + BATCH]), verbose=0)
+        rows += decode_predictions(scores, arguments.top, known.class_names)
+    for path, row in zip(arguments.photos, rows, strict=True):
+        print(path)
+        for _, name, score in row:
+            print(f"  {100 * score:5.1f} %  {name}")
+    if arguments.sheet:
+        save_sheet(arguments.sheet, images, rows)
+
+
+def save_sheet(path, images, rows):
+    from convmixer_keras.saving import written_whole
+    from convmixer_keras.visualization import image_grid
+
+    titles = ["\n".join(f"{name[:24]} {100 * score:.0f} %" for _, name, score in row[:3]) for row in rows]
+    with written_whole(path) as temporary:
+        image_grid(images, titles, columns=6).savefig(temporary)
+    print(f"wrote {path}: the photographs as the network sees them, with their three likeliest classes")
+
+
+def parse():
+    parser = command_line.parser(__doc__)
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
+    parser.add_argument(
+        "--model", default="ConvMixer1024_20", help="a .keras file, or a builder that has ImageNet weights"
+    )
+    parser.add_argument("--top", type=command_line.positive, default=3, metavar="N", help="classes to name")
+    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet, .png")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""ConvMixer in 254 characters of Keras, after the authors' 280 characters of PyTorch.
+
+  python examples/tweet.py
+
+Prints the code with its number of characters, builds ConvMixer-256/8 from it, and shows that with the same
+weights it gives the same logits as this package's builder. As in the original, the imports do not count, and
+h, d, k, p, n are width, depth, kernel, patch and classes. It starts from Keras' initial weights; the builder
+starts from PyTorch's, with which the published networks were trained.
+"""
+
+from convmixer_keras import command_line
+
+IMPORTS = """
+from keras import *
+from keras.activations import *
+from keras.layers import *
+"""
+
+TWEET = """
+def ConvMixer(h,d,k,p,n):
+ A=lambda l,x:BatchNormalization(-1,.9,1e-5)(gelu(l(x)))
+ i=Input((None,None,3));x=A(Conv2D(h,p,p),i)
+ for _ in range(d):x=A(Conv2D(h,1),x+A(DepthwiseConv2D(k,1,'same'),x))
+ return Model(i,Dense(n)(GlobalAveragePooling2D()(x)))
+""".strip()
+
+
+def main():
+    command_line.parser(__doc__).parse_args()
+    command_line.quiet_start()
+    import numpy as np
+
+    import convmixer_keras as ck
+
+    sizes = {"h": 256, "d": 8, "k": 5, "p": 2, "n": 10}
+    short = build(**sizes)
+    ours = ck.ConvMixer(256, 8, kernel_size=5, patch_size=2, classes=10, input_shape=(None, None, 3))
+    short.set_weights(ours.get_weights())
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
+    difference = np.abs(short.predict(images, verbose=0) - ours.predict(images, verbose=0)).max()
+    print(f"{TWEET}\n\n{len(TWEET)} characters, {short.count_params():,} parameters")
+    print(
+        f"largest difference of a logit from convmixer_keras.ConvMixer with the same weights: {difference:.1e}"
+    )
+
+
+def build(**sizes):
+    """Returns what the tweet's ConvMixer gives for h, d, k, p, n."""
+    names = {}
+    exec(IMPORTS + TWEET, names)
+    return names["ConvMixer"](**sizes)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
