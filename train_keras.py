@@ -122,12 +122,12 @@ def preview(arguments, recipe):
 
 
 def evaluate(arguments, recipe):
-    from convmixer_keras import evaluation, run_folder
+    from convmixer_keras import evaluation, progress, run_folder
 
     folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
     if folder.holds_run() and arguments.recipe is None:  # A model's own run knows how to evaluate it.
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
-    scores = evaluation.evaluate(arguments.evaluate, recipe, arguments.data_dir)
+    scores = evaluation.evaluate(arguments.evaluate, recipe, arguments.data_dir, progress.keras_verbosity())
     print(
         f"{arguments.evaluate} on {recipe.dataset}, {scores.images} images: "
         f"loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
@@ -147,10 +147,7 @@ def parse(argv):
     chooser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
     recipe = RECIPES[chooser.parse_known_args(argv)[0].recipe]
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=command_line.HelpFormatter, allow_abbrev=False
-    )
-    command_line.add_version(parser)
+    parser = command_line.parser(__doc__)
     run = parser.add_argument_group("the run")
     run.add_argument("--recipe", choices=RECIPES, help=f"the settings (default: {DEFAULT_RECIPE})")
     run.add_argument("--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)")

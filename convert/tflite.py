@@ -1,6 +1,5 @@
 """A ConvMixer as a `.tflite` file, quantised or not: `export`, and the command `convmixer-tflite`."""
 
-import argparse
 import contextlib
 import copy
 import io
@@ -11,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras import command_line
+from convmixer_keras import command_line, progress
 from convmixer_keras.convert import runtime
 from convmixer_keras.errors import InputError
 
@@ -52,7 +51,16 @@ class Report(NamedTuple):
 
 
 def export(
-    model, path, mode="float32", *, calibration=None, labels=None, input_mean=None, input_std=None, size=None
+    model,
+    path,
+    mode="float32",
+    *,
+    calibration=None,
+    labels=None,
+    input_mean=None,
+    input_std=None,
+    size=None,
+    verbose=False,
 ):
     """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
 
@@ -81,6 +89,7 @@ def export(
         input_mean, input_std: As in `convmixer_keras.ConvMixer`, for a model that takes normalised
             channels: the file then takes raw pixels.
         size: (height, width), where the model leaves them free.
+        verbose: Whether to print what is being done, and how far it is.
 
     Returns:
         A `Report`.
@@ -104,23 +113,31 @@ def export(
         labels = _checked_labels(labels, small.output_shape, output_name)
     if mode == "int8" and calibration is None:
         raise InputError("mode int8 needs images to find the ranges with: calibration, or --calibrate")
-    images = _images(calibration, small.input_shape[1:], takes_pixels)
+    say, counted = _reporters(verbose)
+    images = _images(calibration, small.input_shape[1:], takes_pixels, counted)
 
+    say("converting the network")
     with command_line.silence():
         content = _converted(small, output_name)
+    if mode == "int8":
+        ranges = _ranges(content, images, takes_pixels, counted)
+    if mode != "float32":
+        say(f"quantising it: {mode}")
+    with command_line.silence():
         if mode == "float16":
             content = _float16(content)
         elif mode == "dynamic":
             content = _dynamic(content)
         elif mode == "int8":
-            content = _with_bytes_in(_int8(content, images, takes_pixels))
+            content = _with_bytes_in(_int8(content, ranges))
     content += _archive(labels, takes_pixels, len(content))
-    reference = _reference(model, images, input_mean, input_std)
+    reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
     with written_whole(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(content)
         with command_line.silence():
-            got = runtime.Classifier(temporary).predict(images)
+            classifier = runtime.Classifier(temporary)
+        got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
     top1 = None
     if output_name != "features":
         top1 = int(np.sum(got.argmax(-1) == reference.argmax(-1)))
@@ -132,6 +149,16 @@ def export(
         same_top1=top1,
         takes_pixels=takes_pixels,
         output_name=output_name,
+    )
+
+
+def _reporters(verbose):
+    """Returns two functions: one prints a line, one goes through images and says how far it is."""
+    if not verbose:
+        return lambda text: None, lambda images, what, total=None: images
+    return (
+        lambda text: print(text, flush=True),
+        lambda images, what, total=None: progress.shown(images, what, total, "images"),
     )
 
 
@@ -237,9 +264,12 @@ def _dynamic(content):
     return bytes(work.quantize().quantized_model)
 
 
-def _int8(content, images, takes_pixels):
-    from ai_edge_quantizer import calibrator, qtyping, quantizer, recipe_manager
-    from ai_edge_quantizer.utils import qsv_utils
+def _int8(content, ranges):
+    return bytes(_int8_quantizer(content).quantize(ranges).quantized_model)
+
+
+def _int8_quantizer(content):
+    from ai_edge_quantizer import qtyping, quantizer
 
     work = quantizer.Quantizer(content)
     for operation in qtyping.TFLOperationName:
@@ -247,17 +277,28 @@ def _int8(content, images, takes_pixels):
             continue
         with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
             work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    return work
+
+
+def _ranges(content, images, takes_pixels, counted):
+    """Returns the range of each tensor of a float32 file over images, as the quantiser takes them."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
     if takes_pixels:
         # With both ends of the range in every image, a byte of the image is a pixel as it is.
         images = images.copy()
         images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
-    # Smallest and largest over all images. `work.calibrate` has only a moving average, which cuts off what
-    # the rarer images reach: three times the error on CIFAR-10.
-    ranges = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
     recipe = recipe_manager.RecipeManager()
-    recipe.load_quantization_recipe(work.get_quantization_recipe())
-    ranges.calibrate({_SIGNATURE: [{"image": image[None]} for image in images]}, recipe)
-    return bytes(work.quantize(ranges.get_model_qsvs()).quantized_model)
+    with command_line.silence():
+        # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
+        # which cuts off what the rarer images reach: three times the error on CIFAR-10.
+        ranges = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+        recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
+    for image in counted(images, "calibrating"):
+        with command_line.silence():
+            ranges.calibrate({_SIGNATURE: [{"image": image[None]}]}, recipe)
+    return ranges.get_model_qsvs()
 
 
 def _with_bytes_in(content):
@@ -290,7 +331,7 @@ def _archive(labels, takes_pixels, offset):
     return buffer.getvalue()[offset:]
 
 
-def _images(source, shape, takes_pixels):
+def _images(source, shape, takes_pixels, counted):
     """Returns float32 images (n, height, width, channels) of what the file takes."""
     if source is None:
         random = np.random.default_rng(0)
@@ -312,17 +353,18 @@ def _images(source, shape, takes_pixels):
             "(input_mean and input_std)"
         )
     if os.path.isdir(source):
-        return _folder_images(source, shape)
+        return _folder_images(source, shape, counted)
     return _dataset_images(os.fspath(source), shape)
 
 
-def _folder_images(folder, shape):
+def _folder_images(folder, shape, counted):
     paths = runtime.image_paths(folder)
     if not paths:
         raise InputError(f"there are no images in {folder}")
     # Spread over the folder, as its classes may stand one after the other.
     chosen = np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).round().astype(int))
-    return np.stack([runtime.read_image(paths[i], shape) for i in chosen])
+    images = (runtime.read_image(paths[i], shape) for i in chosen)
+    return np.stack(list(counted(images, "reading", len(chosen))))
 
 
 def _dataset_images(name, shape):
@@ -337,14 +379,17 @@ def _dataset_images(name, shape):
     found = data.load_validation(recipe)
     if found.channels != channels:
         raise InputError(f"images of {name} have {found.channels} channels, and the model takes {channels}")
-    images, _ = next(iter(found.images))
+    with command_line.silence():  # TensorFlow warns that the rest of the images is not read.
+        images, _ = next(iter(found.images))
     return np.asarray(images, np.float32)
 
 
 def _reference(model, images, mean, std):
-    if mean is not None:
-        images = (images - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    outputs = [np.asarray(model.predict_on_batch(image[None]), np.float32) for image in images]
+    outputs = []
+    for image in images:
+        if mean is not None:
+            image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+        outputs.append(np.asarray(model.predict_on_batch(image[None]), np.float32))
     return np.concatenate(outputs)
 
 
@@ -366,6 +411,7 @@ def main(argv=None):
         input_mean=_in_pixels("--mean", arguments.mean, model),
         input_std=_in_pixels("--std", arguments.std, model),
         size=arguments.size,
+        verbose=True,
     )
     print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
     return command_line.DONE
@@ -390,10 +436,7 @@ def describe(report, path, mode, source):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        prog="convmixer-tflite", description=DESCRIPTION, formatter_class=command_line.HelpFormatter
-    )
-    command_line.add_version(parser)
+    parser = command_line.parser(DESCRIPTION, prog="convmixer-tflite")
     parser.add_argument("model", metavar="MODEL.keras", help="the model to export")
     parser.add_argument("output", metavar="OUT.tflite", help="the file to write")
     parser.add_argument("--mode", choices=MODES, default="float32", help="weights and arithmetic")

@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from convmixer_keras import command_line, presets
+from convmixer_keras import command_line, presets, progress
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
 from convmixer_keras.errors import InputError
 from convmixer_keras.saving import load_model, save_model, save_weights, written_whole
@@ -51,11 +51,11 @@ def main(argv=None):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
-        prog="convmixer-convert", description=__doc__, formatter_class=command_line.HelpFormatter
+    parser = command_line.parser(__doc__, prog="convmixer-convert")
+    parser.add_argument("input", metavar="INPUT", help="a PyTorch checkpoint, or with --to a .keras model")
+    parser.add_argument(
+        "output", metavar="OUTPUT", help="OUT.keras or OUT.weights.h5; with --to OUT.safetensors or OUT.pth"
     )
-    parser.add_argument("input", help="a PyTorch checkpoint, or with --to a .keras model")
-    parser.add_argument("output", help="OUT.keras or OUT.weights.h5; with --to OUT.safetensors or OUT.pth")
     parser.add_argument(
         "--to",
         choices=torch_weights.TARGETS,
@@ -75,7 +75,10 @@ def _parser():
         "--ema", action="store_true", help="take the moving average of the weights, where there is one"
     )
     parser.add_argument(
-        "--classes", type=int, help="keep the body and start a new, random classifier of so many classes"
+        "--classes",
+        type=int,
+        metavar="N",
+        help="keep the body and start a new, random classifier of so many classes",
     )
     parser.add_argument("--no-top", action="store_true", help="leave the classifier out")
     parser.add_argument(
@@ -83,7 +86,9 @@ def _parser():
         action="store_true",
         help="let the model take raw pixels 0..255 and normalise them with ImageNet's constants",
     )
-    parser.add_argument("--image-size", type=int, help="side of the model's images; otherwise left open")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side of the model's images; otherwise left open"
+    )
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
@@ -91,7 +96,6 @@ def _parser():
         "default where PyTorch is installed",
     )
     parser.add_argument("--images", metavar="DIR", help="verify on the images in this folder as well")
-    command_line.add_version(parser)
     return parser
 
 
@@ -234,7 +238,17 @@ def _torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, 
         sets.append(
             torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
         )
-    return [(images, torch_verify.torch_outputs(sizes, activation, arrays, images)) for images in sets]
+    return [
+        (images, torch_verify.torch_outputs(sizes, activation, arrays, _counted(images, "running PyTorch")))
+        for images in sets
+    ]
+
+
+def _counted(images, what):
+    """Returns the `Images` so that going through them shows how far it is."""
+    return images._replace(
+        raw=lambda: progress.shown(images.raw(), f"{what} on {images.name}", unit="done", amount=len)
+    )
 
 
 def _compare(model, expected, features=False):
@@ -242,7 +256,7 @@ def _compare(model, expected, features=False):
     from convmixer_keras.convert import torch_verify
 
     for images, theirs in expected:
-        ours = torch_verify.keras_outputs(model, images, features)
+        ours = torch_verify.keras_outputs(model, _counted(images, "running Keras"), features)
         difference, words = torch_verify.agreement(ours, theirs)
         if features:
             words = f"largest difference of features {difference:.2e}"

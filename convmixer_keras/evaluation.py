@@ -20,7 +20,7 @@ class Scores(NamedTuple):
     images: int
 
 
-def evaluate(path, recipe, data_dir=None):
+def evaluate(path, recipe, data_dir=None, verbose=0):
     """Evaluates a saved model on the validation split of a recipe's data set.
 
     A model that does not normalise by itself, such as converted weights, gets the recipe's mean and standard
@@ -31,6 +31,7 @@ def evaluate(path, recipe, data_dir=None):
         recipe: A `Recipe`; its data set, evaluation crop, batch size, mean and std count, and its image size
             where the model leaves that open.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
+        verbose: As in `keras.Model.evaluate`.
 
     Returns:
         A `Scores`.
@@ -54,7 +55,7 @@ def evaluate(path, recipe, data_dir=None):
         model = keras.Sequential([keras.layers.Normalization(mean=mean, variance=variance), model])
     from_logits = _last_activation(model) is not keras.activations.softmax
     compile_model(model, "sgd", len(data.class_names), from_logits)
-    loss, top1, top5 = model.evaluate(data.images, verbose=0)
+    loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
     return Scores(loss, top1, top5, data.size)
 
 

@@ -12,12 +12,11 @@ import json
 import os
 import re
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import warnings
 
-from convmixer_keras import __version__, presets
+from convmixer_keras import __version__, presets, progress
 from convmixer_keras.convert import torch_checkpoint, torch_weights
 from convmixer_keras.errors import InputError
 from convmixer_keras.saving import save_weights, written_whole
@@ -215,7 +214,7 @@ def fetch(url, path):
     """
     if path.endswith(".pth.tar") and not torch_checkpoint.torch_is_installed():
         raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
-    print(f"fetching {url}")
+    print(f"fetching {url}", flush=True)
     redirects = _KeepsLinkedHash()
     request = urllib.request.Request(url, headers={"User-Agent": f"convmixer-keras/{__version__}"})
     try:
@@ -245,24 +244,17 @@ def _stated_sha256(headers):
 
 def _receive(response, path, size):
     """Writes what comes to `path`; returns the number of bytes and their SHA-256."""
-    received, digest, shown = 0, hashlib.sha256(), 0.0
+    received, digest = 0, hashlib.sha256()
+    chunks = progress.shown(
+        iter(lambda: response.read(_CHUNK), b""),
+        "fetched",
+        None if size is None else size / 1e6,
+        "MB",
+        amount=lambda chunk: len(chunk) / 1e6,
+    )
     with open(path, "wb") as file:
-        while chunk := response.read(_CHUNK):
+        for chunk in chunks:
             file.write(chunk)
             digest.update(chunk)
             received += len(chunk)
-            if time.monotonic() - shown > 0.2:
-                shown = time.monotonic()
-                _show_progress(received, size)
-    _show_progress(received, size)
-    print()
     return received, digest.hexdigest()
-
-
-def _show_progress(received, size):
-    megabytes = f"{received / 1e6:.1f} MB"
-    if size:
-        done = 30 * received // size
-        megabytes = f"[{'=' * done}{' ' * (30 - done)}] {megabytes} of {size / 1e6:.1f} MB"
-    # Over the same line again and again, and at the end a line of its own.
-    print(f"\r{megabytes}", end="", flush=True)

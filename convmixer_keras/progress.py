@@ -1,5 +1,6 @@
 """How far long work is: a bar on a terminal, plain lines anywhere else."""
 
+import shutil
 import sys
 import time
 
@@ -57,9 +58,12 @@ def _line(what, done, total, unit, bar):
     text = f"{_number(done)}{share} {unit}".rstrip()
     if not bar:
         return f"{what}: {text}\n"
-    filled = 0 if not total else min(BAR_WIDTH, int(BAR_WIDTH * done / total))
-    drawn = "" if total is None else f"[{'=' * filled}{' ' * (BAR_WIDTH - filled)}] "
-    return f"\r{what} {drawn}{text}"
+    # A line that the terminal breaks in two could not be written over.
+    width = min(BAR_WIDTH, shutil.get_terminal_size().columns - len(f"{what} [] {text}") - 1)
+    if not total or width < 1:
+        return f"\r{what} {text}"
+    filled = min(width, int(width * done / total))
+    return f"\r{what} [{'=' * filled}{' ' * (width - filled)}] {text}"
 
 
 def _number(value):

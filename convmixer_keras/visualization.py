@@ -28,28 +28,28 @@ def learning_curves(history):
         raise InputError("learning curves need at least one run, and of each run at least one epoch")
     figure = Figure(figsize=(10, 3.4), layout="constrained", dpi=120)
     loss, accuracy, rate = figure.subplots(1, 3)
-    for number, (name, epochs) in enumerate(runs.items()):
+    for number, epochs in enumerate(runs.values()):
         # One run has a colour for each curve; several have a colour for each run.
         colours = [f"C{number % 10}"] * 3 if several else ["C0", "C1", "C2"]
         for axes, column, scale in ((loss, "loss", 1), (accuracy, "accuracy", 100)):
             _curve(axes, epochs, column, scale, colours[0], "training", linestyle=":" if several else "-")
             _curve(axes, epochs, f"val_{column}", scale, colours[1], "validation")
-        _curve(rate, epochs, "learning_rate", 1, colours[2], name)
+        _curve(rate, epochs, "learning_rate", 1, colours[2])
     for axes, title in ((loss, "loss"), (accuracy, "top-1, %"), (rate, "learning rate")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     if several:
-        loss.set_title("loss (dotted: training)")
-        rate.legend(frameon=False)
+        names = [f"{name}, training dotted" for name in runs]
+        figure.legend(rate.lines, names, loc="outside lower center", ncols=3, frameon=False)
     else:
         loss.legend(frameon=False)
         accuracy.legend(frameon=False)
     return figure
 
 
-def _curve(axes, epochs, column, scale, colour, label, linestyle="-"):
+def _curve(axes, epochs, column, scale, colour, label=None, linestyle="-"):
     # A line needs two points to be seen.
     marker = "o" if len(epochs) == 1 else None
     numbers, values = [row["epoch"] for row in epochs], [scale * row[column] for row in epochs]
@@ -83,7 +83,7 @@ def image_grid(images, titles, columns=8):
 def patch_embeddings(model, limit=256):
     """Draws the filters of a ConvMixer's patch embedding as small images, as the paper's figure does.
 
-    Each filter is stretched to the whole range of brightness by itself.
+    Grey is a weight of 0; each filter is scaled by its own largest weight.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer`, of 1 or 3 channels.
@@ -102,7 +102,7 @@ def patch_embeddings(model, limit=256):
         raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
     filters = kernel.transpose(3, 0, 1, 2)
     strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
-    grid = _grid([_stretched(f) for f in filters[strongest]])
+    grid = _grid([_brightness(f) for f in filters[strongest]])
     figure = Figure(figsize=(6, 6), layout="constrained", dpi=120)
     axes = figure.subplots()
     axes.imshow(grid.squeeze(-1) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
@@ -234,19 +234,20 @@ def _depth(model):
     return sum(layer.name.endswith("_depthwise") for layer in model.layers)
 
 
-def _stretched(image):
-    low, high = image.min(), image.max()
-    return (image - low) / ((high - low) or 1)
+def _brightness(kernel):
+    """Returns weights as brightness 0..1, around one half."""
+    return 0.5 + kernel / (2 * np.abs(kernel).max() or 1)
 
 
 def _grid(images):
-    """Returns images (height, width, channels) as one, in a square grid with white lines between."""
+    """Returns images (height, width, channels) as one, in a square grid with thin white lines between."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
+    zoom = math.ceil(16 / images[0].shape[0])
+    images = [image.repeat(zoom, axis=0).repeat(zoom, axis=1) for image in images]
     height, width, channels = images[0].shape
-    line = 1
-    grid = np.ones((rows * (height + line) + line, columns * (width + line) + line, channels), np.float32)
+    grid = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.float32)
     for i, image in enumerate(images):
-        top, left = (i // columns) * (height + line) + line, (i % columns) * (width + line) + line
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
         grid[top : top + height, left : left + width] = image
     return grid

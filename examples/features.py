@@ -31,12 +31,12 @@ def main():
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
     headless = inference.load(arguments.model, include_top=False)
-    features = np.concatenate(
-        [
-            headless.model.predict_on_batch(np.stack([headless.read(path) for path in batch]))
-            for batch in progress.shown(batches(paths), "computing features", len(paths), "images", len)
-        ]
+    batches = (
+        np.stack([headless.read(path) for path in paths[start : start + BATCH]])
+        for start in range(0, len(paths), BATCH)
     )
+    batches = progress.shown(batches, "computing features", len(paths), "images", amount=len)
+    features = np.concatenate([headless.model.predict_on_batch(batch) for batch in batches])
     neighbours = nearest(features, arguments.neighbours)
 
     folders = np.array([os.path.dirname(path) for path in paths])
@@ -55,10 +55,6 @@ def main():
     with written_whole(arguments.output) as temporary:
         figure.savefig(temporary)
     print(f"wrote {arguments.output}: in each row an image, then its nearest neighbours")
-
-
-def batches(paths):
-    return [paths[start : start + BATCH] for start in range(0, len(paths), BATCH)]
 
 
 def nearest(features, count):

@@ -21,6 +21,7 @@ from convmixer_keras.errors import InputError
 
 HELD_OUT = 0.2
 BATCH = 32
+CLASSIFIER_RATE, BODY_RATE = 3e-3, 2e-4
 SEED = 0
 
 
@@ -44,14 +45,20 @@ def main():
     # photographs say too little about means and variances.
     stays = (keras.layers.BatchNormalization, keras.layers.Normalization)
     for what, rate, epochs, trained in (
-        ("the classifier alone", 1e-3, arguments.epochs[0], lambda layer: layer is head),
-        ("all of it", 5e-5, arguments.epochs[1], lambda layer: not isinstance(layer, stays)),
+        ("the classifier alone", CLASSIFIER_RATE, arguments.epochs[0], lambda layer: layer is head),
+        ("all of it", BODY_RATE, arguments.epochs[1], lambda layer: not isinstance(layer, stays)),
     ):
         print(f"training {what}: {epochs} epochs at a rate of {rate:g}", flush=True)
         for layer in model.layers:
             layer.trainable = trained(layer)
         model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(train, validation_data=held_out, epochs=epochs, verbose=progress.keras_verbosity())
+        model.fit(
+            train,
+            validation_data=held_out,
+            epochs=epochs,
+            shuffle=False,  # The batches are shuffled already.
+            verbose=progress.keras_verbosity(),
+        )
 
     accuracy = model.evaluate(held_out, return_dict=True, verbose=0)["accuracy"]
     for layer in model.layers:

@@ -8,7 +8,10 @@
 """
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
+import os
 import sys
 import time
 import zipfile
@@ -22,10 +25,12 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    versions = " ".join(f"{n} {importlib.metadata.version(n)}" for n in ("numpy", "pillow", "ai-edge-litert"))
+    parser.add_argument("--version", action="version", version=versions, help="show the versions and exit")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     parser.add_argument("--model", required=True, metavar="FILE", help="a .tflite file")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads to use (default: 1)")
-    parser.add_argument("--top", type=int, default=5, help="how many classes to name (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads to use (default: 1)")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
     arguments = parser.parse_args()
     if arguments.threads < 1 or arguments.top < 1:
         parser.error("--threads and --top must be at least 1")
@@ -47,17 +52,18 @@ def main():
 def load(path, threads):
     """Returns the interpreter, and the class names that travel in the file or None."""
     try:
-        interpreter = Interpreter(path, num_threads=threads)
-        interpreter.allocate_tensors()
+        with standard_error_held_back():  # LiteRT says there that it has begun.
+            interpreter = Interpreter(path, num_threads=threads)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        sys.exit(f"error: cannot run {path} as a TFLite model: {error}")
+        give_up(f"cannot run {path} as a TFLite model: {error}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {name: archive.read(name).decode() for name in archive.namelist()}
     except zipfile.BadZipFile:
         return interpreter, None
     if json.loads(entries.get("input.json", "{}")).get("takes_pixels") is False:
-        sys.exit(f"error: {path} takes normalised channels: export it with --mean and --std")
+        give_up(f"{path} takes normalised channels: export it with --mean and --std")
     return interpreter, entries["labels.txt"].splitlines() if "labels.txt" in entries else None
 
 
@@ -68,9 +74,26 @@ def read_image(path, shape):
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
-        sys.exit(f"error: cannot read {path} as an image: {error}")
+        give_up(f"cannot read {path} as an image: {error}")
     image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
     return np.asarray(image).reshape(height, width, channels)
+
+
+@contextlib.contextmanager
+def standard_error_held_back():
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+def give_up(message):
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

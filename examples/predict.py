@@ -10,9 +10,12 @@ Prints the likeliest classes of each photograph with their probabilities. The fi
 ImageNet weights fetches them.
 """
 
+import os
+
 import numpy as np
 
 from convmixer_keras import command_line
+from convmixer_keras.errors import InputError
 
 BATCH = 32
 
@@ -23,7 +26,9 @@ def main():
     from convmixer_keras import inference
     from convmixer_keras.preprocessing import decode_predictions
 
-    # All read before any is shown to the network: a file that is no image is found out at once.
+    for path in arguments.photos:  # Before anything is fetched.
+        if not os.path.exists(path):
+            raise InputError(f"there is no file {path}")
     known = inference.load(arguments.model)
     images = [known.read(path) for path in arguments.photos]
     rows = []

@@ -40,9 +40,7 @@ def main():
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
     difference = np.abs(short.predict(images, verbose=0) - ours.predict(images, verbose=0)).max()
     print(f"{TWEET}\n\n{len(TWEET)} characters, {short.count_params():,} parameters")
-    print(
-        f"largest difference of a logit from convmixer_keras.ConvMixer with the same weights: {difference:.1e}"
-    )
+    print(f"largest difference from the builder's logits, with the same weights: {difference:.1e}")
 
 
 def build(**sizes):

@@ -120,7 +120,8 @@ def test_fetched_and_converted_once(server, tmp_path, capsys):
     sha256 = hashlib.sha256(body).hexdigest()
     printed = capsys.readouterr().out
     assert sha256 in printed
-    assert f"[{'=' * 30}]" in printed
+    size = f"{len(body) / 1e6:.1f}"
+    assert f"fetched: {size} of {size} MB\n" in printed
     folder = pathlib.Path(pretrained.cache_folder())
     assert str(folder).startswith(str(tmp_path / "keras"))
     assert json.loads((folder / CONVERTED[0]).read_text())["sha256"] == sha256

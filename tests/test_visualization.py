@@ -1,18 +1,45 @@
+import keras
 import numpy as np
 import pytest
+from small_models import build
 
+import convmixer_keras as ck
 from convmixer_keras import visualization
+from convmixer_keras.errors import InputError
+
+COLUMNS = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
+
+
+def history(epochs, offset=0.0):
+    return [
+        {"epoch": e, **{c: e * 0.1 + i + offset for i, c in enumerate(COLUMNS)}} for e in range(1, epochs + 1)
+    ]
 
 
 def test_learning_curves_show_the_history():
-    columns = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
-    history = [{"epoch": e, **{c: e * 0.1 + i for i, c in enumerate(columns)}} for e in (1, 2, 3)]
-    figure = visualization.learning_curves(history)
+    figure = visualization.learning_curves(history(3))
     loss, accuracy, rate = figure.axes
     np.testing.assert_allclose(loss.lines[0].get_ydata(), [0.1, 0.2, 0.3])
     np.testing.assert_allclose(loss.lines[1].get_ydata(), [1.1, 1.2, 1.3])
     np.testing.assert_allclose(accuracy.lines[1].get_ydata(), [310, 320, 330])
     np.testing.assert_allclose(rate.lines[0].get_ydata(), [4.1, 4.2, 4.3])
+
+
+def test_learning_curves_of_several_runs():
+    figure = visualization.learning_curves({"short": history(1), "long": history(3, offset=1)})
+    loss, accuracy, rate = figure.axes
+    assert [len(axes.lines) for axes in figure.axes] == [4, 4, 2]
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [0.1])
+    np.testing.assert_allclose(loss.lines[3].get_ydata(), [2.1, 2.2, 2.3])
+    np.testing.assert_allclose(accuracy.lines[3].get_xdata(), [1, 2, 3])
+    assert rate.lines[0].get_color() != rate.lines[1].get_color()
+    assert [text.get_text().split(",")[0] for text in figure.legends[0].texts] == ["short", "long"]
+
+
+@pytest.mark.parametrize("nothing", [[], {}, {"run": []}])
+def test_learning_curves_of_nothing(nothing):
+    with pytest.raises(InputError, match="at least one"):
+        visualization.learning_curves(nothing)
 
 
 @pytest.mark.parametrize("count", [1, 8, 11])
@@ -26,3 +53,99 @@ def test_image_grid_shows_each_image(count, channels):
     np.testing.assert_array_equal(
         np.asarray(shown[-1].images[0].get_array()).reshape(5, 4, channels), expected
     )
+
+
+@pytest.mark.parametrize(("patch_size", "channels"), [(16, 3), (20, 1)])
+def test_patch_embeddings_are_the_filters(patch_size, channels):
+    model = build(hidden_dim=5, depth=1, patch_size=patch_size, input_shape=(40, 40, channels))
+    kernel = model.get_layer("stem_conv").get_weights()[0]
+    kernel[..., 3] *= 100
+    model.get_layer("stem_conv").set_weights([kernel, np.zeros(5)])
+    figure = visualization.patch_embeddings(model, limit=4)
+    grid = np.asarray(figure.axes[0].images[0].get_array())
+    assert grid.shape[:2] == (2 * patch_size + 3, 2 * patch_size + 3)
+    # The strongest comes first, and half brightness is zero.
+    expected = 0.5 + kernel[..., 3] / np.abs(kernel[..., 3]).max() / 2
+    first = grid[1 : 1 + patch_size, 1 : 1 + patch_size].reshape(expected.shape)
+    np.testing.assert_allclose(first, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("patch_size", [1, 3])
+def test_small_patches_and_dead_filters_are_drawn(patch_size):
+    model = build(hidden_dim=3, depth=1, patch_size=patch_size)
+    stem = model.get_layer("stem_conv")
+    stem.set_weights([np.zeros_like(w) for w in stem.get_weights()])
+    grid = visualization.patch_embeddings(model).axes[0].images[0].get_array()
+    assert set(np.unique(grid)) == {0.5, 1.0}
+
+
+def test_depthwise_kernels_by_depth():
+    model = build(depth=5, input_shape=(30, 30, 3))
+    figure = visualization.depthwise_kernels(model, kernels=3, rows=3)
+    rows = np.reshape(figure.axes, (3, 4))
+    assert [axes.get_ylabel() for axes in rows[:, 0]] == ["block 0", "block 2", "block 4"]
+    weights = model.get_layer("block2_depthwise").get_weights()[0][..., 0]
+    strongest = np.argmax((weights**2).sum((0, 1)))
+    np.testing.assert_allclose(rows[1, 0].images[0].get_array(), weights[..., strongest], rtol=1e-6)
+    assert rows[2, 3].get_ylabel().endswith("of 123 px")  # 3 * (1 + 5 * 8)
+    assert rows[2, 3].images[0].get_array().shape == (30, 30)
+
+
+def test_the_receptive_field_is_the_gradient():
+    """Against finite differences: with one channel the random signs do not matter."""
+    model = build(hidden_dim=1, depth=2, kernel_size=3, patch_size=2, input_shape=(12, 10, 2))
+    image = np.random.default_rng(0).normal(size=(1, 12, 10, 2))
+    features = keras.Model(model.inputs, model.get_layer("block1_pointwise").output)
+    step = 1e-2
+    expected = np.zeros((12, 10))
+    for place in np.ndindex(12, 10, 2):
+        shifted = np.repeat(image, 2, axis=0)
+        shifted[(slice(None), *place)] += [step, -step]
+        up, down = features.predict(shifted, verbose=0)[:, 3, 2, 0]
+        expected[place[:2]] += abs(up - down) / (2 * step)
+    field, side, largest = visualization.effective_receptive_field(model, 1, images=image)
+    np.testing.assert_allclose(field, expected, rtol=0, atol=0.02 * expected.max())
+    assert largest == 2 * (1 + 2 * 2)
+    by_hand = next(
+        2 + 2 * r
+        for r in range(12)
+        if field[max(0, 6 - r) : 8 + r, max(0, 4 - r) : 6 + r].sum() >= 0.95 * field.sum()
+    )
+    assert side == by_hand
+
+
+def test_a_network_that_mixes_no_places_sees_one_patch():
+    model = build(hidden_dim=6, depth=2, kernel_size=5, input_shape=(30, 30, 3))
+    for i in range(2):
+        layer = model.get_layer(f"block{i}_depthwise")
+        kernel, bias = layer.get_weights()
+        kernel[[0, 1, 3, 4]] = 0
+        kernel[:, [0, 1, 3, 4]] = 0
+        layer.set_weights([kernel, bias])
+    field, side, largest = visualization.effective_receptive_field(model, 1, share=1.0)
+    assert (side, largest) == (3, 27)
+    assert np.count_nonzero(field) == 9
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: visualization.patch_embeddings(model, limit=0), "limit must be a positive"),
+        (lambda model: visualization.depthwise_kernels(model, kernels=0), "kernels must be a positive"),
+        (lambda model: visualization.effective_receptive_field(model, 2), "block must be 0 to 1, got 2"),
+        (lambda model: visualization.effective_receptive_field(model, 0, share=0), "share must be over 0"),
+    ],
+)
+def test_wrong_arguments(call, message):
+    with pytest.raises(InputError, match=message):
+        call(build())
+
+
+def test_other_models_are_refused():
+    inputs = keras.Input((8, 8, 3))
+    other = keras.Model(inputs, keras.layers.Conv2D(4, 3)(inputs))
+    for draw in (visualization.patch_embeddings, visualization.depthwise_kernels):
+        with pytest.raises(InputError, match="not a ConvMixer"):
+            draw(other)
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        visualization.patch_embeddings(ck.ConvMixer(4, 1, 3, 2, input_shape=(8, 8, 5)))

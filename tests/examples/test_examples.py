@@ -1,0 +1,371 @@
+"""The examples, as a user runs them: real processes from the repository root."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from small_models import build, randomize
+
+import convmixer_keras as ck
+
+PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
+TFLITE = pathlib.Path(sys.executable).with_name("convmixer-tflite")
+EXAMPLES = ("predict", "finetune", "features", "explain", "tweet")
+
+
+def run(*command, **environment):
+    """Runs a command from the repository root, with TensorFlow as talkative as it is by default."""
+    kept = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def example(name, *arguments, **environment):
+    return run(sys.executable, f"examples/{name}.py", *arguments, **environment)
+
+
+def good(done):
+    """Asserts that a command succeeded without any noise, and returns what it printed."""
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\r" not in done.stdout  # Plain lines, as this is no terminal.
+    return done.stdout
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def in_process(monkeypatch, capfd):
+    """Function from an example's name and arguments to (exit code, stdout, stderr), in this process."""
+    from convmixer_keras import command_line
+
+    def call(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            command_line.run(module(name).main)
+        return exit_info.value.code, *capfd.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def photos(image_folder):
+    """FOLDER/CLASS/*.jpg: three colours."""
+    return image_folder / "train"
+
+
+@pytest.fixture(scope="module")
+def body(tmp_path_factory):
+    """A small ConvMixer of two classes that takes raw pixels, as a `.keras` file."""
+    keras.utils.set_random_seed(0)
+    model = ck.ConvMixer(16, 2, 3, 4, classes=2, input_shape=(16, 16, 3), **PIXELS)
+    path = tmp_path_factory.mktemp("body") / "body.keras"
+    ck.save_model(model, path, ["day", "night"])
+    return path
+
+
+def test_from_finetuning_to_the_device(cifar10_or_colours, body, tmp_path):
+    folder, names, photo = cifar10_or_colours
+    model = tmp_path / "m.keras"
+    printed = good(example("finetune", folder, "--from", body, "--output", model, "--epochs", 6, 2))
+    assert "3 classes" in printed
+    accuracy = float(re.search(r"accuracy on what was held out: (\d+\.\d) %", printed)[1])
+    assert accuracy > 40
+    assert ck.load_class_names(model) == names
+    saved = keras.saving.load_model(model)
+    assert all(layer.trainable for layer in saved.layers)
+
+    printed = good(example("predict", photo, "--model", model, "--top", 2, "--sheet", tmp_path / "s.png"))
+    scores = {name: float(score) for score, name in re.findall(r"(\d+\.\d) %  (\w+)", printed)}
+    assert len(scores) == 2
+    assert scores.keys() < set(names)
+    with Image.open(tmp_path / "s.png") as sheet:
+        assert sheet.size[0] > 100
+
+    file = tmp_path / "m.tflite"
+    printed = good(run(TFLITE, model, file, "--mode", "int8", "--calibrate", folder))
+    assert re.search(r"^calibrating: (\d+) of \1 images$", printed, re.MULTILINE)
+    assert "image -> probabilities" in printed
+    printed = good(example("on_device", photo, "--model", file, "--top", 2))
+    on_device = {name: float(score) for score, name in re.findall(r"(0\.\d+)  (\w+)", printed)}
+    assert on_device.keys() == scores.keys()
+    for name, score in scores.items():
+        assert on_device[name] == pytest.approx(score / 100, abs=0.05)
+
+
+@pytest.fixture
+def cifar10_or_colours(request, tmp_path):
+    """A folder of three classes, their names and one photograph: of CIFAR-10 where it is there."""
+    try:
+        source, names = request.getfixturevalue("cifar10_folder") / "train", ["cat", "dog", "truck"]
+    except pytest.skip.Exception:
+        source, names = request.getfixturevalue("image_folder") / "train", ["blue", "green", "red"]
+    folder = tmp_path / "three"
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(source / name)
+    return folder, names, next((source / names[-1]).glob("*.jpg"))
+
+
+def test_finetuning_keeps_the_body_at_first_and_its_statistics_always(photos, body, tmp_path, in_process):
+    """What `finetune.py` sets, seen from outside: weights before and after."""
+    before = keras.saving.load_model(body)
+    code, _, errors = in_process(
+        "finetune", photos, "--from", body, "--output", tmp_path / "m.keras", "--epochs", 1, 1
+    )
+    assert code == 0, errors
+    after = keras.saving.load_model(tmp_path / "m.keras")
+    for layer in before.layers:
+        if not layer.weights or layer.name == "head":
+            continue
+        pairs = zip(layer.get_weights(), after.get_layer(layer.name).get_weights(), strict=True)
+        changed = [not np.array_equal(old, new) for old, new in pairs]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert not any(changed), layer.name
+        else:
+            assert all(changed), layer.name
+
+
+def test_the_frozen_body_does_not_move(photos, body, tmp_path, monkeypatch, in_process):
+    seen, fit = [], keras.Model.fit
+
+    def watched(self, *arguments, **keywords):
+        history = fit(self, *arguments, **keywords)
+        seen.append({layer.name: layer.get_weights() for layer in self.layers})
+        return history
+
+    monkeypatch.setattr(keras.Model, "fit", watched)
+    before = keras.saving.load_model(body)
+    code, *_ = in_process(
+        "finetune", photos, "--from", body, "--output", tmp_path / "m.keras", "--epochs", 1, 1
+    )
+    assert code == 0
+    for layer in before.layers:
+        if layer.name != "head":
+            for old, new in zip(layer.get_weights(), seen[0][layer.name], strict=True):
+                np.testing.assert_array_equal(old, new)
+
+
+def test_finetuning_with_splits_holds_out_the_validation_split(image_folder, body, tmp_path, in_process):
+    code, printed, _ = in_process(
+        "finetune", image_folder, "--from", body, "--output", tmp_path / "m.keras", "--epochs", 1, 1
+    )
+    assert code == 0
+    assert "3 classes, 36 photographs to train on, 15 held out" in printed
+
+
+def test_splitting_by_hand(photos):
+    names, train, held_out = module("finetune").split(str(photos))
+    assert names == ["blue", "green", "red"]
+    assert len(train) == 3 * 10
+    assert len(held_out) == 3 * 2
+    assert {path for path, _ in train}.isdisjoint(path for path, _ in held_out)
+    for path, number in train + held_out:
+        assert pathlib.Path(path).parent.name == names[number]
+    assert module("finetune").split(str(photos)) == (names, train, held_out)
+
+
+@pytest.mark.parametrize("form", ["free size", "features", "feature map", "no pixels, published"])
+def test_finetuning_from_other_files(form, photos, tmp_path, in_process):
+    options = {
+        "free size": {"classes": 4, "input_shape": (None, None, 3)},
+        "features": {"include_top": False, "pooling": "avg", "input_shape": (16, 16, 3)},
+        "feature map": {"include_top": False, "input_shape": (None, None, 3)},
+    }
+    if form == "no pixels, published":
+        pytest.skip("in tests/test_inference.py")
+    ck.ConvMixer(8, 1, 3, 16, **options[form], **PIXELS).save(tmp_path / "body.keras")
+    code, _, errors = in_process(
+        "finetune", photos, "--from", tmp_path / "body.keras", "--output", tmp_path / "m.keras",
+        "--epochs", 1, 1,
+    )  # fmt: skip
+    assert code == 0, errors
+    assert None not in keras.saving.load_model(tmp_path / "m.keras").input_shape[1:]
+
+
+def test_features(photos, body, tmp_path):
+    picture, file = tmp_path / "n.png", tmp_path / "f.npz"
+    printed = good(
+        example("features", photos, "--model", body, "--output", picture, "--save", file, "--neighbours", 2)
+    )
+    assert re.search(r"same subfolder for \d+\.\d % of the images", printed)
+    with np.load(file) as saved:
+        paths, features = saved["paths"], saved["features"]
+    assert len(paths) == 36
+    whole = keras.saving.load_model(body)
+    pooled = keras.Model(whole.inputs, whole.get_layer("pool").output)
+    pixels = np.stack([ck.preprocessing.load_image(path, 16, 1.0) for path in paths])
+    # Two ways to resize, which may round a grey level differently.
+    np.testing.assert_allclose(features, pooled.predict(pixels, verbose=0), rtol=0, atol=0.1)
+    with Image.open(picture) as image:
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 100
+
+
+def test_nearest_neighbours():
+    from sklearn.neighbors import NearestNeighbors
+
+    features = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32)
+    expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors(features)[1][:, 1:]
+    np.testing.assert_array_equal(module("features").nearest(features, 3), expected)
+    assert module("features").nearest(features[:2], 3).tolist() == [[1], [0]]
+
+
+def test_explain(body, tmp_path):
+    run_folder = "docs/results/cifar10-96-6"
+    printed = good(
+        example("explain", body, "--curves", run_folder, run_folder, "--output", tmp_path / "pictures")
+    )
+    for name in ("patches.png", "depthwise.png", "curves.png"):
+        assert str(tmp_path / "pictures" / name) in printed
+        with Image.open(tmp_path / "pictures" / name) as image:
+            assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_tweet_is_short_and_the_same_network():
+    tweet = module("tweet")
+    assert len(tweet.TWEET) <= 280
+    namespace = {}
+    exec("from keras import *\nfrom keras.activations import *\nfrom keras.layers import *", namespace)
+    exec(tweet.TWEET, namespace)
+    for h, d, k, p, n in ((8, 1, 3, 1, 2), (24, 3, 9, 7, 5), (16, 2, 5, 2, 10)):
+        short = namespace["ConvMixer"](h, d, k, p, n)
+        ours = ck.ConvMixer(h, d, k, p, classes=n, input_shape=(None, None, 3))
+        randomize(ours)
+        assert [w.shape for w in short.weights] == [w.shape for w in ours.weights]
+        assert [w.name for w in short.weights] == [w.name for w in ours.weights]
+        short.set_weights(ours.get_weights())
+        images = np.random.default_rng(0).normal(size=(2, 29, 36, 3))
+        expected = ours.predict(images, verbose=0)
+        np.testing.assert_allclose(short.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tweet_prints_its_length():
+    printed = good(example("tweet"))
+    assert f"{len(module('tweet').TWEET)} characters" in printed
+    assert float(re.search(r"with the same weights: (\S+)", printed)[1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_help_and_version(name, in_process):
+    code, printed, _ = in_process(name, "--help")
+    assert code == 0
+    assert f"python examples/{name}.py" in printed
+    code, printed, _ = in_process(name, "--version")
+    assert code == 0
+    assert re.fullmatch(r"convmixer-keras \S+ keras \S+ tensorflow \S+\n", printed)
+
+
+@pytest.fixture
+def bad(tmp_path, body):
+    """A folder with everything that can be wrong."""
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "text.tflite").write_text("no model")
+    (tmp_path / "good.keras").write_bytes(body.read_bytes())
+    (tmp_path / "empty").mkdir()
+    photo = Image.fromarray(np.full((20, 20, 3), 99, np.uint8))
+    photo.save(tmp_path / "photo.png")
+    for folder in ("one/cat", "few/cat", "few/dog", "broken/cat", "broken/dog", "splits/train/cat",
+                   "splits/train/dog", "splits/val/cat", "splits/val/cow"):  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(1 if folder.startswith("few/cat") else 3):
+            photo.save(tmp_path / folder / f"{i}.png")
+    (tmp_path / "broken/dog/3.jpg").write_text("no image")
+    build(depth=1, kernel_size=3).save(tmp_path / "normalised.keras")
+    build(depth=1, kernel_size=3, include_top=False, **PIXELS).save(tmp_path / "headless.keras")
+    inputs = keras.Input((4,))
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
+    keras.Model(inputs, keras.layers.Dense(2)(x)).save(tmp_path / "other.keras")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("predict none.jpg --model good.keras", "there is no file none.jpg"),
+        ("predict text.jpg --model good.keras", "cannot read text.jpg as an image"),
+        ("predict empty --model good.keras", "cannot read empty as an image"),
+        ("predict photo.png --model none.keras", "there is no file none.keras"),
+        ("predict photo.png --model text.keras", "text.keras is not a Keras model"),
+        ("predict photo.png --model text.tflite", "a model is a .keras file or one of ConvMixer1536_20"),
+        ("predict photo.png --model ConvMixer256_8", "a model is a .keras file or one of ConvMixer1536_20"),
+        ("predict photo.png --model normalised.keras", "normalised.keras takes normalised channels"),
+        ("predict photo.png --model headless.keras", "headless.keras gives features"),
+        ("predict photo.png --model dense.keras", "dense.keras must take images"),
+        ("predict photo.png --model good.keras --sheet none/s.png", "cannot write none/s.png"),
+        ("predict photo.png --model good.keras --top 0", "--top: must be a positive integer, got 0"),
+        ("predict", "the following arguments are required: PHOTO"),
+        ("finetune none", "there is no folder none"),
+        ("finetune photo.png", "there is no folder photo.png"),
+        ("finetune empty", "at least two, such as empty/cat and empty/dog; found 0"),
+        ("finetune one", "at least two, such as one/cat and one/dog; found 1"),
+        ("finetune few", "each class needs at least 2 photographs, and cat has 1"),
+        ("finetune splits", "train and val in splits must have the same classes"),
+        ("finetune broken --from good.keras", "cannot read broken/dog/3.jpg as an image"),
+        ("finetune one --epochs 1 none", "--epochs: must be a positive integer, got none"),
+        ("features none --model good.keras", "there is no folder none"),
+        ("features empty --model good.keras", "at least two images in empty, found 0"),
+        ("features broken --model good.keras", "cannot read broken/dog/3.jpg as an image"),
+        ("explain", "say which MODEL to look into"),
+        ("explain none.keras", "there is no file none.keras"),
+        ("explain other.keras", "is not a ConvMixer"),
+        ("explain --curves empty", "empty holds no run"),
+        ("explain good.keras --output photo.png", "cannot make the folder photo.png"),
+        ("tweet more", "unrecognized arguments: more"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(arguments, message, bad, in_process, monkeypatch):
+    monkeypatch.chdir(bad)
+    before = sorted(bad.rglob("*"))
+    code, _, errors = in_process(*arguments.split())
+    assert code == 2, errors
+    assert message in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    assert errors.startswith(("error: ", "usage: "))
+    assert sorted(bad.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("none.jpg --model {bad}/text.tflite", "cannot run"),
+        ("none.jpg", "the following arguments are required: --model"),
+        ("none.jpg --model {bad}/text.tflite --threads 0", "must be at least 1"),
+    ],
+)
+def test_on_device_with_bad_input(arguments, message, bad):
+    done = example("on_device", *arguments.format(bad=bad).split())
+    assert done.returncode == 2
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_on_device_version():
+    assert re.fullmatch(r"numpy \S+ pillow \S+ ai-edge-litert \S+\n", good(example("on_device", "--version")))
+
+
+def test_a_broken_pipe_is_no_traceback(body, bad):
+    command = f"{sys.executable} examples/predict.py {bad}/photo.png --model {body} | true"
+    done = run("bash", "-c", command)
+    assert done.stderr == ""
