@@ -27,6 +27,8 @@ def main():
     from convmixer_keras.saving import written_whole
     from convmixer_keras.visualization import image_grid
 
+    if not os.path.isdir(arguments.folder):
+        raise InputError(f"there is no folder {arguments.folder}")
     paths = image_paths(arguments.folder)
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")

@@ -63,7 +63,7 @@ def main():
     accuracy = model.evaluate(held_out, return_dict=True, verbose=0)["accuracy"]
     for layer in model.layers:
         layer.trainable = True
-    save_model(model, arguments.output, names)
+    save_model(keras.Model(model.inputs, model.outputs), arguments.output, names)  # Without its optimizer.
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
         f"wrote {arguments.output}, which knows {', '.join(names)}\n"

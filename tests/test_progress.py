@@ -1,5 +1,6 @@
 """Progress on a terminal (a real pseudo-terminal) and in a log."""
 
+import contextlib
 import os
 import sys
 
@@ -14,15 +15,16 @@ def on_terminal(monkeypatch):
 
     def call(function):
         ours, theirs = os.openpty()
-        os.set_blocking(ours, False)  # Nothing sent is an error, and no test that waits for ever.
         with monkeypatch.context() as patch, os.fdopen(theirs, "w") as stream:
             patch.setattr(sys, "stdout", stream)
             patch.setenv("COLUMNS", "60")
             function()
-            stream.flush()
-            sent = os.read(ours, 1 << 16).decode()
+        sent = b""
+        with contextlib.suppress(OSError):  # What is sent after the last byte, as nobody writes any more.
+            while part := os.read(ours, 1 << 16):
+                sent += part
         os.close(ours)
-        return sent
+        return sent.decode()
 
     return call
 
