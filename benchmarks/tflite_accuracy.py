@@ -4,8 +4,8 @@
   python train_keras.py --kernel-size 7 --output runs/digits7
   python benchmarks/tflite_accuracy.py runs/digits7
 
-Prints a table: accuracy, on how many images the top-1 is the Keras model's, and the size of the file. Files are
-calibrated on 128 training images.
+Prints a table: accuracy, on how many images the top-1 is the Keras model's, and the size of the file. Files
+are calibrated on 128 training images.
 """
 
 import os

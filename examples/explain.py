@@ -11,8 +11,8 @@ Writes into --output, and prints what it wrote:
                    square that holds 95 % of the gradient, of what it could see at most
   curves.png       loss, accuracy and learning rate of the runs named by --curves
 
-Took 7 s for a ConvMixer-128/5 of 32x32 images, and 27 s for ConvMixer-1024/20, whose receptive fields take most
-of it, on 2 cores of an AMD EPYC.
+Took 7 s for a ConvMixer-128/5 of 32x32 images, and 27 s for ConvMixer-1024/20, whose receptive fields take
+most of it, on 2 cores of an AMD EPYC.
 """
 
 import os

@@ -7,8 +7,8 @@
 Draws some of the images, spread over the folder, each with its nearest neighbours: those whose features
 point in nearly the same direction (cosine similarity). Prints how often the nearest neighbour lies in the
 same subfolder, which tells how well the features separate classes that the network never had to name.
-Took 22 s for 48 photographs with ConvMixer-1024/20, and 7 s for 600 images of 32x32 with a ConvMixer-128/5, on
-4 cores of an AMD EPYC, start-up included.
+Took 22 s for 48 photographs with ConvMixer-1024/20, and 7 s for 600 images of 32x32 with a ConvMixer-128/5,
+on 4 cores of an AMD EPYC, start-up included.
 """
 
 import os

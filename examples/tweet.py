@@ -7,8 +7,8 @@
 Prints the code with its number of characters, builds ConvMixer-256/8 from it, and shows that with the same
 weights it gives the same logits as this package's builder. As in the original, the imports do not count, and
 h, d, k, p, n are width, depth, kernel, patch and classes. It starts from Keras' initial weights; the builder
-starts from PyTorch's, with which the published networks were trained. Took 9 s on 4 cores of an AMD EPYC, most
-of them the import of TensorFlow.
+starts from PyTorch's, with which the published networks were trained. Took 9 s on 4 cores of an AMD EPYC,
+most of them the import of TensorFlow.
 """
 
 from convmixer_keras import command_line
