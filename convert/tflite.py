@@ -402,6 +402,10 @@ def main(argv=None):
     labels = load_class_names(arguments.model)
     if arguments.labels is not None:
         labels = _read_labels(arguments.labels)
+    if arguments.size is None and None in model.inputs[0].shape[1:]:
+        raise InputError(
+            f"{arguments.model} leaves the size of its images open: say --size H W, such as --size 224 224"
+        )
     report = export(
         model,
         arguments.output,

@@ -168,14 +168,23 @@ def _to_keras(arguments, verify):
             arguments.include_preprocessing,
             arguments.image_size,
         )
+        preset = checkpoint.preset
         del checkpoint
         if arguments.classes is not None:
             print(f"the classifier of {arguments.classes} classes is new, with random weights")
         _compare(model, expected, features=not keep_head)
         if arguments.output.endswith(".keras"):
-            save_model(model, temporary)
+            save_model(model, temporary, _class_names(preset, model) if keep_head else None)
         else:
             save_weights(model, temporary)
+
+
+def _class_names(preset, model):
+    """Returns ImageNet's names for a classifier of a published ImageNet variant, or None."""
+    from convmixer_keras.preprocessing import imagenet_classes
+
+    names = [name for _, name in imagenet_classes()]
+    return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
 
 
 def _expected_outputs(checkpoint, arguments):

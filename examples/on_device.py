@@ -43,7 +43,7 @@ def main():
         # An int8 file takes the bytes of the image as they are, any other one float32.
         interpreter.set_tensor(source["index"], pixels.astype(source["dtype"])[None])
         interpreter.invoke()
-        scores = interpreter.get_tensor(target["index"])[0]
+        scores = probabilities(interpreter, interpreter.get_tensor(target["index"])[0])
         print(f"{path} ({1e3 * (time.perf_counter() - start):.0f} ms)")
         for i in np.argsort(-scores, kind="stable")[: arguments.top]:
             print(f"  {scores[i]:8.4f}  {names[i] if names else i}")
@@ -65,6 +65,14 @@ def load(path, threads):
     if json.loads(entries.get("input.json", "{}")).get("takes_pixels") is False:
         give_up(f"{path} takes normalised channels: export it with --mean and --std")
     return interpreter, entries["labels.txt"].splitlines() if "labels.txt" in entries else None
+
+
+def probabilities(interpreter, scores):
+    """Returns the scores, or their softmax where the file says that they are logits."""
+    if any("logits" in signature["outputs"] for signature in interpreter.get_signature_list().values()):
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    return scores
 
 
 def read_image(path, shape):

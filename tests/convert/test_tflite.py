@@ -301,6 +301,7 @@ def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
         (["m.keras", "m.tflite", "--labels", "none.txt"], "none.txt"),
         (["m.keras", "m.tflite", "--labels", "text.keras"], "labels must be 5"),
         (["m.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "--mean is in units of 0..1"),
+        (["free.keras", "m.tflite"], "free.keras leaves the size of its images open: say --size H W"),
         (["m.keras", "none/m.tflite"], "cannot write"),
         (["m.keras", "m.tflite", "--mode", "float8"], "invalid choice"),
     ],
@@ -310,6 +311,7 @@ def test_command_with_wrong_input(arguments, message, tmp_path):
     ck.save_model(build(depth=1, kernel_size=3, **PIXELS), tmp_path / "m.keras")
     if arguments[-1] == "0.2":
         ck.save_model(build(depth=1, kernel_size=3), tmp_path / "m.keras")
+    ck.save_model(build(depth=1, kernel_size=3, input_shape=(None, None, 3)), tmp_path / "free.keras")
     (tmp_path / "text.keras").write_text("no model")
     (tmp_path / "empty").mkdir()
     done = run(*arguments, cwd=tmp_path)

@@ -407,3 +407,19 @@ def test_checkpoint_without_sums(reference, tmp_path, convmixer_convert):
     with zipfile.ZipFile(tmp_path / "m.pth") as archive:
         assert {entry.CRC for entry in archive.infolist()} == {0}
     assert convmixer_convert(tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu").code == 0
+
+
+def test_imagenet_classifiers_get_their_names(tmp_path, convmixer_convert, monkeypatch):
+    """On a published variant, shrunk."""
+    import dataclasses
+
+    from convmixer_keras import presets
+
+    small = dataclasses.replace(presets.CONVMIXER_1024_20, hidden_dim=8, depth=1, kernel_size=3, patch_size=2)
+    monkeypatch.setattr(presets, "PRESETS", (small,))
+    torch.save(torch_reference.random_model("timm", 8, 1, 3, 2, 1000, 3).state_dict(), tmp_path / "m.pth")
+    out = tmp_path / "m.keras"
+    assert convmixer_convert(tmp_path / "m.pth", out, "--no-verify").code == 0
+    assert ck.load_class_names(out)[207] == "golden retriever"
+    assert convmixer_convert(tmp_path / "m.pth", out, "--no-verify", "--classes", 10).code == 0
+    assert ck.load_class_names(out) is None

@@ -15,6 +15,7 @@ from PIL import Image
 from small_models import build, randomize
 
 import convmixer_keras as ck
+from convmixer_keras.convert import tflite
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 TFLITE = pathlib.Path(sys.executable).with_name("convmixer-tflite")
@@ -345,6 +346,17 @@ def test_on_device_with_bad_input(arguments, message, bad):
     assert done.returncode == 2
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_on_device_gives_probabilities_for_logits_too(bad):
+    file = bad / "m.tflite"
+    model = keras.saving.load_model(bad / "good.keras")
+    tflite.export(model, file)
+    printed = good(example("on_device", bad / "photo.png", "--model", file))
+    logits = model.predict(np.full((1, 16, 16, 3), 99.0, np.float32), verbose=0)[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    got = [float(line.split()[0]) for line in printed.splitlines()[1:]]
+    np.testing.assert_allclose(got, sorted(expected, reverse=True), rtol=0, atol=1e-3)
 
 
 def test_on_device_version():
