@@ -82,13 +82,22 @@ def _takes_pixels(model, path):
         model = getattr(variants, preset.name)(
             weights=path, include_preprocessing=True, classifier_activation=_head_activation(model)
         )
+    return _fixed(model), preset
+
+
+def _fixed(model):
+    """Returns the model for images of one size, in float32 whatever it was trained in."""
     height, width, channels = model.input_shape[1:]
-    if height is None or width is None:
-        fixed = keras.Input((height or FREE_SIZE, width or FREE_SIZE, channels), name="image")
-        weights = model.get_weights()
-        model = keras.models.clone_model(model, input_tensors=fixed)
-        model.set_weights(weights)
-    return model, preset
+    if height and width and all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    image = keras.Input((height or FREE_SIZE, width or FREE_SIZE, channels), name="image")
+
+    def in_float32(layer):
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    fixed = keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
+    fixed.set_weights(model.get_weights())
+    return fixed
 
 
 def _published_variant(model):

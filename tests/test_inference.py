@@ -65,6 +65,22 @@ def test_a_free_size_becomes_224(tmp_path):
     np.testing.assert_allclose(opened.model.predict(images, verbose=0), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_models_of_mixed_precision_run_in_float32(policy, pixels, tmp_path):
+    """Half precision is slow on a CPU, and fine-tuning in it needs its loss scaled."""
+    plain = build(**PIXELS)
+    keras.config.set_dtype_policy(policy)
+    build(**PIXELS).save(tmp_path / "m.keras")
+    keras.config.set_dtype_policy("float32")
+    opened = inference.load(tmp_path / "m.keras")
+    assert {layer.compute_dtype for layer in opened.model.layers} == {"float32"}
+    opened_features = inference.load(tmp_path / "m.keras", include_top=False)
+    assert opened_features.model.output.dtype == "float32"
+    plain.set_weights(keras.saving.load_model(tmp_path / "m.keras").get_weights())
+    expected = softmax(plain.predict(pixels, verbose=0))
+    np.testing.assert_allclose(opened.model.predict(pixels, verbose=0), expected, rtol=0, atol=1e-6)
+
+
 def test_a_published_network_gets_its_normalisation_and_crop(tmp_path, monkeypatch):
     """As convmixer-convert leaves it without --include-preprocessing; a variant shrunk, to be quick."""
     import dataclasses

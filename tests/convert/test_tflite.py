@@ -256,7 +256,10 @@ def test_accuracy_on_digits(trained, mode, points, tmp_path):
 
 def run(*arguments, cwd=None):
     command = pathlib.Path(sys.executable).with_name("convmixer-tflite")
-    return subprocess.run([command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [command, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, env=environment
+    )
 
 
 def test_command(trained, tmp_path):

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -173,7 +174,10 @@ def test_splitting_by_hand(photos):
     assert module("finetune").split(str(photos)) == (names, train, held_out)
 
 
-@pytest.mark.parametrize("form", ["free size", "features", "feature map"])
+@pytest.mark.parametrize(
+    "form",
+    ["free size", *(pytest.param(name, marks=pytest.mark.slow) for name in ("features", "feature map"))],
+)
 def test_finetuning_from_other_files(form, photos, tmp_path, in_process):
     options = {
         "free size": {"classes": 4, "input_shape": (None, None, 3)},
@@ -261,30 +265,36 @@ def test_help_and_version(name, in_process):
     assert re.fullmatch(r"convmixer-keras \S+ keras \S+ tensorflow \S+\n", printed)
 
 
-@pytest.fixture
-def bad(tmp_path, body):
-    """A folder with everything that can be wrong."""
-    (tmp_path / "text.jpg").write_text("no image")
-    (tmp_path / "text.keras").write_text("no model")
-    (tmp_path / "text.tflite").write_text("no model")
-    (tmp_path / "good.keras").write_bytes(body.read_bytes())
-    (tmp_path / "empty").mkdir()
+@pytest.fixture(scope="module")
+def all_bad(tmp_path_factory, body):
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "text.keras").write_text("no model")
+    (folder / "text.tflite").write_text("no model")
+    (folder / "good.keras").write_bytes(body.read_bytes())
+    (folder / "empty").mkdir()
     photo = Image.fromarray(np.full((20, 20, 3), 99, np.uint8))
-    photo.save(tmp_path / "photo.png")
-    for folder in ("one/cat", "few/cat", "few/dog", "broken/cat", "broken/dog", "splits/train/cat",
-                   "splits/train/dog", "splits/val/cat", "splits/val/cow"):  # fmt: skip
-        (tmp_path / folder).mkdir(parents=True)
-        for i in range(1 if folder.startswith("few/cat") else 3):
-            photo.save(tmp_path / folder / f"{i}.png")
-    (tmp_path / "broken/dog/3.jpg").write_text("no image")
-    build(depth=1, kernel_size=3).save(tmp_path / "normalised.keras")
-    build(depth=1, kernel_size=3, include_top=False, **PIXELS).save(tmp_path / "headless.keras")
+    photo.save(folder / "photo.png")
+    for name in ("one/cat", "few/cat", "few/dog", "broken/cat", "broken/dog", "splits/train/cat",
+                 "splits/train/dog", "splits/val/cat", "splits/val/cow"):  # fmt: skip
+        (folder / name).mkdir(parents=True)
+        for i in range(1 if name == "few/cat" else 3):
+            photo.save(folder / name / f"{i}.png")
+    (folder / "broken/dog/3.jpg").write_text("no image")
+    build(depth=1, kernel_size=3).save(folder / "normalised.keras")
+    build(depth=1, kernel_size=3, include_top=False, **PIXELS).save(folder / "headless.keras")
     inputs = keras.Input((4,))
-    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(tmp_path / "dense.keras")
+    keras.Model(inputs, keras.layers.Dense(2)(inputs)).save(folder / "dense.keras")
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
-    keras.Model(inputs, keras.layers.Dense(2)(x)).save(tmp_path / "other.keras")
-    return tmp_path
+    keras.Model(inputs, keras.layers.Dense(2)(x)).save(folder / "other.keras")
+    return folder
+
+
+@pytest.fixture
+def bad(all_bad, tmp_path):
+    """A folder with everything that can be wrong."""
+    return shutil.copytree(all_bad, tmp_path / "bad")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""What all commands share, and each of them on a real terminal and in a pipe."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch_reference
+from conftest import ROOT
+from safetensors.torch import save_file
+from small_models import build
+from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  # noqa: F401
+
+import convmixer_keras as ck
+from convmixer_keras import command_line, presets
+from convmixer_keras.errors import InputError
+
+BIN = os.path.dirname(sys.executable)
+COMMANDS = {
+    "train_keras.py": [sys.executable, ROOT / "train_keras.py"],
+    "convmixer-convert": [os.path.join(BIN, "convmixer-convert")],
+    "convmixer-tflite": [os.path.join(BIN, "convmixer-tflite")],
+}
+
+
+def environment(**more):
+    """As a user has it: TensorFlow as talkative as it is by default."""
+    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"} | more
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "errors"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: command_line.FAILED, 1, ""),
+        (lambda: (_ for _ in ()).throw(InputError("no such thing")), 2, "error: no such thing\n"),
+        (lambda: (_ for _ in ()).throw(KeyboardInterrupt), 130, "interrupted\n"),
+    ],
+)
+def test_exit_codes(main, code, errors, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command_line.run(main)
+    assert exit_info.value.code == code
+    assert capsys.readouterr().err == errors
+
+
+def test_silence_holds_back_every_stream(capfd):
+    with command_line.silence():
+        print("from Python")
+        print("errors from Python", file=sys.stderr)
+        os.system("echo from outside; echo errors from outside >&2")
+    print("afterwards")
+    assert capfd.readouterr() == ("afterwards\n", "")
+
+
+def test_silence_shows_what_it_held_back_when_something_fails(capfd):
+    def fail():
+        with command_line.silence():
+            print("from Python")
+            os.system("echo from outside >&2")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert capfd.readouterr() == ("", "from Python\nfrom outside\n")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
+def test_positive(text):
+    assert command_line.positive("12") == 12
+    with pytest.raises(Exception, match="must be a positive integer"):
+        command_line.positive(text)
+
+
+START = "from convmixer_keras import command_line; command_line.quiet_start(); "
+
+
+def test_warnings_are_still_seen():
+    """TensorFlow's own, from C++ and from Python, after a quiet start."""
+    program = START + (
+        "import tensorflow as tf, warnings; warnings.warn('from Python'); "
+        "import os; os.write(2, b'W0000 from C++\\n'); tf.get_logger().warning('from the logger')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=True
+    )
+    for words in ("from Python", "from C++", "from the logger"):
+        assert words in done.stderr
+    assert "oneDNN" not in done.stderr
+    assert "cuda" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_one_style(name):
+    done = subprocess.run([*COMMANDS[name], "--help"], capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    description, options = done.stdout.split("\noptions:\n")[0].split("\n\n")[1:3], done.stdout
+    assert description[0].endswith(".")  # One line, and then commands to copy.
+    assert all(
+        line.startswith(("  python train_keras.py", f"  {name}")) for line in description[1].split("\n")
+    )
+    assert "--version             show the versions and exit" in options
+    metavars = re.findall(r"^  --[a-z-]+ (\S+)$", options, re.MULTILINE)
+    assert not [m for m in metavars if m.lower() == m and not m.startswith("{")]
+
+
+def on_terminal(*command):
+    """Runs a command with a terminal as standard output; returns what was shown there, and stderr."""
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [str(part) for part in command], stdout=theirs, stderr=subprocess.PIPE, env=environment(COLUMNS="100")
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 1 << 16):
+            shown += part
+    except OSError:  # The command has ended.
+        pass
+    os.close(ours)
+    errors = process.communicate()[1].decode()
+    assert process.returncode == 0, errors
+    return shown.decode(), errors
+
+
+def in_a_pipe(*command):
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=True, env=environment()
+    )
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [on_terminal, in_a_pipe])
+def test_long_work_shows_how_far_it_is(run, image_folder, tmp_path):
+    reference = torch_reference.random_model("timm", 16, 2, 3, 2, 3, 3)
+    save_file(reference.state_dict(), tmp_path / "m.safetensors")
+    pixels = {"input_mean": 120, "input_std": 60}
+    model = build(classes=3, input_shape=(16, 16, 3), **pixels)
+    ck.save_model(model, tmp_path / "m.keras", ["blue", "green", "red"])
+    for command, progress in (
+        (
+            [*COMMANDS["convmixer-convert"], tmp_path / "m.safetensors", tmp_path / "c.keras",
+             "--activation", "gelu", "--images", image_folder],
+            ("running PyTorch on 2 random images", "running Keras on 51 images of"),
+        ),
+        (
+            [*COMMANDS["convmixer-tflite"], tmp_path / "m.keras", tmp_path / "m.tflite",
+             "--mode", "int8", "--calibrate", image_folder],
+            ("reading", "converting the network", "calibrating", "running the file"),
+        ),
+        (
+            [*COMMANDS["train_keras.py"], "--evaluate", tmp_path / "m.keras", "--recipe", "cifar10_fast",
+             "--dataset", image_folder, "--batch-size", 3],
+            ("5/5",),
+        ),
+    ):  # fmt: skip
+        shown, errors = run(*command)
+        assert errors == ""
+        for words in progress:
+            assert words in shown
+        lines = shown.replace("\r\n", "\n")
+        if run is on_terminal:
+            assert "\r" in lines or "\x1b" in lines or "\x08" in lines
+        else:
+            assert not set("\r\x1b\x08") & set(lines)
+
+
+@pytest.mark.slow
+def test_predict_fetches_the_published_weights(server, tmp_path, image_folder):  # noqa: F811
+    """Over real HTTP, from a server on loopback; the second time from the cache."""
+    body = safetensors_bytes(reference_of(presets.CONVMIXER_768_32), tmp_path)
+    server.answers[HUB_FILE] = (200, {}, body)
+    photo = next((image_folder / "train" / "red").glob("*.jpg"))
+    command = [sys.executable, ROOT / "examples/predict.py", photo, "--model", "ConvMixer768_32"]
+    for times in (1, 2):
+        shown, errors = in_a_pipe(*command)
+        assert errors == ""
+        assert ("fetched: " in shown) == (times == 1)
+        scores = re.findall(r"^ +(\d+\.\d) %  (.+)$", shown, re.MULTILINE)
+        assert len(scores) == 3
+    assert server.asked == [HUB_FILE]
