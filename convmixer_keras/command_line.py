@@ -13,6 +13,7 @@ import tempfile
 from convmixer_keras.errors import InputError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -51,6 +52,13 @@ def positive(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
     return int(text)
+
+
+def picture(text):
+    """The `type` of a flag that takes the name of a picture to write."""
+    if not text.endswith(PICTURES):
+        raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text}")
+    return text
 
 
 def quiet_start():

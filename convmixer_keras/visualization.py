@@ -1,4 +1,4 @@
-"""Pictures. Each function returns a matplotlib figure."""
+"""Pictures as matplotlib figures, and the receptive fields that one of them draws."""
 
 import math
 

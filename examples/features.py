@@ -24,16 +24,25 @@ BATCH = 32
 def main():
     arguments = parse()
     command_line.quiet_start()
-    from convmixer_keras import inference
     from convmixer_keras.convert.runtime import image_paths
     from convmixer_keras.saving import written_whole
-    from convmixer_keras.visualization import image_grid
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
     paths = image_paths(arguments.folder)
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
+    # Around all of the work, which would be lost if the picture could not be written.
+    with written_whole(arguments.output) as picture:
+        draw_neighbours(paths, arguments, picture)
+    print(f"wrote {arguments.output}: in each row an image, then its nearest neighbours")
+
+
+def draw_neighbours(paths, arguments, picture):
+    from convmixer_keras import inference
+    from convmixer_keras.saving import written_whole
+    from convmixer_keras.visualization import image_grid
+
     headless = inference.load(arguments.model, include_top=False)
     batches = (
         np.stack([headless.read(path) for path in paths[start : start + BATCH]])
@@ -56,9 +65,7 @@ def main():
     shown = [i for query in queries for i in (query, *neighbours[query])]
     titles = [os.path.relpath(paths[i], arguments.folder)[-24:] for i in shown]
     figure = image_grid([headless.read(paths[i]) for i in shown], titles, columns=1 + neighbours.shape[1])
-    with written_whole(arguments.output) as temporary:
-        figure.savefig(temporary)
-    print(f"wrote {arguments.output}: in each row an image, then its nearest neighbours")
+    figure.savefig(picture)
 
 
 def nearest(features, count):
@@ -75,7 +82,13 @@ def parse():
     parser.add_argument(
         "--model", default="ConvMixer1024_20", help="a .keras file, or a builder that has ImageNet weights"
     )
-    parser.add_argument("--output", default="neighbours.png", metavar="FILE", help="the picture to write")
+    parser.add_argument(
+        "--output",
+        type=command_line.picture,
+        default="neighbours.png",
+        metavar="FILE",
+        help="the picture to write",
+    )
     number = command_line.positive
     parser.add_argument("--rows", type=number, default=6, metavar="N", help="images to find neighbours of")
     parser.add_argument("--neighbours", type=number, default=5, metavar="N", help="how many of each")

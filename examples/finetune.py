@@ -32,14 +32,31 @@ SEED = 0
 def main():
     arguments = parse()
     command_line.quiet_start()
+    from convmixer_keras.saving import save_model, written_whole
+
+    if not arguments.output.endswith(".keras"):
+        raise InputError(f"--output must end in .keras, got {arguments.output}")
+    names, train, held_out = split(arguments.folder)
+    print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
+    # Around all of the work, which would be lost if the model could not be written.
+    with written_whole(arguments.output) as temporary:
+        model, accuracy = finetune(names, train, held_out, arguments)
+        save_model(model, temporary, names)
+    print(
+        f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
+        f"wrote {arguments.output}, which knows {', '.join(names)}\n"
+        f"  python examples/predict.py PHOTO --model {arguments.output}\n"
+        f"  convmixer-tflite {arguments.output} finetuned.tflite --calibrate {arguments.folder}"
+    )
+
+
+def finetune(names, train, held_out, arguments):
+    """Returns the trained model, uncompiled, and its accuracy on what was held out."""
     import keras
 
     from convmixer_keras import inference
-    from convmixer_keras.saving import save_model
 
     keras.utils.set_random_seed(SEED)
-    names, train, held_out = split(arguments.folder)
-    print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
     body = inference.load(arguments.start, include_top=False)
     train, held_out = batches(train, body.read, training=True), batches(held_out, body.read)
     head = keras.layers.Dense(len(names), activation="softmax", name="head")
@@ -67,13 +84,7 @@ def main():
     accuracy = model.evaluate(held_out, return_dict=True, verbose=0)["accuracy"]
     for layer in model.layers:
         layer.trainable = True
-    save_model(keras.Model(model.inputs, model.outputs), arguments.output, names)  # Without its optimizer.
-    print(
-        f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
-        f"wrote {arguments.output}, which knows {', '.join(names)}\n"
-        f"  python examples/predict.py PHOTO --model {arguments.output}\n"
-        f"  convmixer-tflite {arguments.output} finetuned.tflite --calibrate {arguments.folder}"
-    )
+    return keras.Model(model.inputs, model.outputs), accuracy
 
 
 def split(folder):

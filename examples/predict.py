@@ -61,7 +61,7 @@ def parse():
         "--model", default="ConvMixer1024_20", help="a .keras file, or a builder that has ImageNet weights"
     )
     parser.add_argument("--top", type=command_line.positive, default=3, metavar="N", help="classes to name")
-    parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet, .png")
+    parser.add_argument("--sheet", type=command_line.picture, metavar="FILE", help="write a contact sheet")
     return parser.parse_args()
 
 

@@ -30,7 +30,7 @@ def ConvMixer(h,d,k,p,n):
 
 def main():
     parser = command_line.parser(__doc__)
-    parser.add_argument("--picture", metavar="FILE", help="draw the code, .png")
+    parser.add_argument("--picture", type=command_line.picture, metavar="FILE", help="draw the code")
     arguments = parser.parse_args()
     command_line.quiet_start()
     import numpy as np

@@ -249,6 +249,7 @@ def test_tweet_is_short_and_the_same_network():
         np.testing.assert_allclose(short.predict(images, verbose=0), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tweet_prints_its_length():
     printed = good(example("tweet"))
     assert f"{len(module('tweet').TWEET)} characters" in printed
@@ -313,6 +314,10 @@ def bad(all_bad, tmp_path):
         ("predict photo.png --model good.keras --sheet none/s.png", "cannot write none/s.png"),
         ("predict photo.png --model good.keras --top 0", "--top: must be a positive integer, got 0"),
         ("predict", "the following arguments are required: PHOTO"),
+        ("predict photo.png --model good.keras --sheet s.tiff", "must end in .png, .jpg, .pdf, .svg"),
+        ("finetune broken --output m.h5", "--output must end in .keras, got m.h5"),
+        ("finetune splits/train --output none/m.keras", "cannot write none/m.keras"),
+        ("features broken --output none/n.png", "cannot write none/n.png"),
         ("finetune none", "there is no folder none"),
         ("finetune photo.png", "there is no folder photo.png"),
         ("finetune empty", "at least two, such as empty/cat and empty/dog; found 0"),
