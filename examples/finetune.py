@@ -10,9 +10,9 @@ then all of it at a lower rate. Prints the accuracy on a fifth of each class's p
 out (or, of photos/train/cat/ and photos/val/cat/, on those in val). The saved model takes raw pixels, gives
 probabilities and knows the names of the classes.
 
-Took 21 s for 600 images of 32x32 in three classes and a ConvMixer-128/5, on 4 cores of an AMD EPYC; with
-ConvMixer-1024/20 at 224x224 the first epoch over 38 photographs took 10 s for the classifier alone and 48 s
-for all of it.
+Took 12 to 21 s for 600 images of 32x32 in three classes and a ConvMixer-128/5, on 4 cores of an AMD EPYC;
+with ConvMixer-1024/20 at 224x224 the first epoch over 38 photographs took 10 s for the classifier alone and
+48 s for all of it.
 """
 
 import concurrent.futures

@@ -4,7 +4,9 @@
   pip install numpy pillow ai-edge-litert
   python on_device.py dog.jpg cat.jpg --model out.tflite
 
-`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input.
+`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. Prints
+the likeliest classes of each photograph with their probabilities, and the time that the network took: 29 ms
+for ConvMixer-1024/20 (--mode dynamic) on one core of an AMD EPYC.
 """
 
 import argparse
