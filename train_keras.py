@@ -35,11 +35,14 @@ def main(argv=None):
 
 def train(arguments, recipe):
     from convmixer_keras import run_folder, training
+    from convmixer_keras.distribution import choose_strategy
 
     folder = run_folder.RunFolder(
         arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
     )
-    if arguments.resume:
+    _, workers = choose_strategy(arguments.strategy)
+    # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
+    if arguments.resume and (workers.is_chief or folder.holds_run()):
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
     print(describe(recipe), flush=True)
     try:
@@ -48,6 +51,10 @@ def train(arguments, recipe):
             folder.path,
             data_dir=arguments.data_dir,
             strategy=arguments.strategy,
+            peer_timeout=arguments.peer_timeout,
+            checkpoint_every=arguments.checkpoint_every,
+            max_bad_images=arguments.max_bad_images,
+            deterministic=arguments.deterministic,
             steps_per_execution=arguments.steps_per_execution,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
@@ -57,12 +64,13 @@ def train(arguments, recipe):
     except KeyboardInterrupt:
         finished = len(folder.read_history())
         print(
-            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}.\n"
+            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
             f"go on: python train_keras.py --resume --output {shlex.quote(folder.path)}",
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
-    report(folder, history)
+    if workers.is_chief:
+        report(folder, history)
     return command_line.DONE
 
 
@@ -158,7 +166,28 @@ def parse(argv):
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
     run.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
-    run.add_argument("--strategy", choices=("auto", "one", "mirrored"), default="auto", help="which devices")
+    run.add_argument(
+        "--strategy",
+        choices=("auto", "one", "mirrored", "multiworker", "tpu"),
+        default="auto",
+        help="which devices and machines; auto takes all there are",
+    )
+    run.add_argument(
+        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for another machine"
+    )
+    run.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps between checkpoints within an epoch; 0 for one after each epoch",
+    )
+    run.add_argument(
+        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to do without"
+    )
+    run.add_argument(
+        "--deterministic", action="store_true", help="the same weights in every run on a GPU, too; slower"
+    )
     run.add_argument(
         "--steps-per-execution", type=int, default=1, metavar="N", help="steps per compiled call"
     )

@@ -10,7 +10,7 @@ import re
 import sys
 import tempfile
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.errors import Failure, InputError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
@@ -96,6 +96,9 @@ def run(main):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(WRONG_USE)
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

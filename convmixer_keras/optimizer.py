@@ -48,6 +48,7 @@ class AdamW(keras.optimizers.AdamW):
 
     def __init__(self, learning_rate=0.001, *, gradients_are_summed=False, **options):
         super().__init__(learning_rate, **options)
+        self.schedule = learning_rate
         self.gradients_are_summed = gradients_are_summed
 
     def update_step(self, gradient, variable, learning_rate):
@@ -63,6 +64,11 @@ class AdamW(keras.optimizers.AdamW):
         if self.gradients_are_summed:
             return grads_and_vars
         return super()._all_reduce_sum_gradients(grads_and_vars)
+
+    @property
+    def averages(self):
+        """The variables of the moving averages, empty where none are kept."""
+        return self._model_variables_moving_average if self.use_ema else []
 
     def get_config(self):
         return {**super().get_config(), "gradients_are_summed": self.gradients_are_summed}

@@ -12,6 +12,7 @@ from convmixer_keras.errors import InputError, first_line
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
+WRITING = ".writing-"  # What the names of temporary folders begin with.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -41,7 +42,7 @@ def written_whole(path, room=0):
             raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
     try:
-        temporary_folder = tempfile.mkdtemp(prefix=".writing-", dir=folder)
+        temporary_folder = tempfile.mkdtemp(prefix=WRITING, dir=folder)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
     temporary = os.path.join(temporary_folder, name)
