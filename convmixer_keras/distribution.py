@@ -133,6 +133,8 @@ def workers_of_tf_config():
             for job in ("chief", "worker")
             for i, address in enumerate(cluster.get(job, []))
         }
+        for address in addresses.values():
+            int(address.rpartition(":")[2])
         return Workers(addresses, list(addresses).index(f"{task['type']} {int(task['index'])}"))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
