@@ -36,6 +36,7 @@ def main(argv=None):
 def train(arguments, recipe):
     from convmixer_keras import run_folder, training
     from convmixer_keras.distribution import choose_strategy
+    from convmixer_keras.peers import PeerLost
 
     folder = run_folder.RunFolder(
         arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
@@ -69,6 +70,9 @@ def train(arguments, recipe):
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
+    except PeerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(command_line.FAILED)  # What TensorFlow does at its end may wait for the one that is gone.
     if workers.is_chief:
         report(folder, history)
     return command_line.DONE

@@ -55,11 +55,14 @@ class FusedBatchNormalization(keras.layers.Layer):
         """As `_fused` for the batch of all replicas together, each of which has a part of equal size."""
         layer = self.batch_norm
         x = tf.cast(inputs, tf.float32)
-        moments = tf.stack([tf.reduce_mean(x, [0, 1, 2]), tf.reduce_mean(x * x, [0, 1, 2])])
-        mean, mean_of_squares = tf.unstack(
-            tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, moments)
-        )
-        variance = mean_of_squares - mean * mean
+        # Gathered, and not averaged with the mean of squares: that loses the variance of channels that
+        # hardly vary. A sum of what only one replica fills in gathers with a single exchange.
+        context = tf.distribute.get_replica_context()
+        place = tf.one_hot(context.replica_id_in_sync_group, _replicas())[:, None, None]
+        moments = place * tf.stack(tf.nn.moments(x, [0, 1, 2]))
+        means, variances = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, moments), axis=1)
+        mean = tf.reduce_mean(means, 0)
+        variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
         outputs = tf.nn.batch_normalization(x, mean, variance, layer.beta, layer.gamma, layer.epsilon)
         count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * _replicas(), tf.float32)
         return tf.cast(outputs, inputs.dtype), mean, variance * count / (count - 1)
