@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from convmixer_keras import augmentation
 from convmixer_keras.errors import InputError
-from convmixer_keras.preprocessing import evaluation_transform
+from convmixer_keras.preprocessing import decode, evaluation_transform
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 SHUFFLED_IMAGES = 16_384  # Where the whole set does not fit into memory.
@@ -123,7 +123,8 @@ def _validation(source, recipe):
 
     def to_image(image, label):
         image = _decode(image, source.channels)
-        return evaluation_transform(image, recipe.image_size, recipe.crop_pct), label
+        image = evaluation_transform(image, recipe.image_size, recipe.crop_pct, recipe.interpolation)
+        return image, label
 
     examples = split.examples.cache() if _fits_in_memory(split.bytes) else split.examples
     images = (
@@ -181,7 +182,7 @@ def _shuffle(examples, buffer, seed, epoch):
 
 def _decode(image, channels):
     if image.dtype == tf.string:
-        image = tf.io.decode_image(image, channels=channels, expand_animations=False)
+        return decode(image, channels)
     return tf.ensure_shape(image, (None, None, channels))
 
 
