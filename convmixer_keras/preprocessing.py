@@ -16,6 +16,9 @@ from convmixer_keras.errors import InputError
 KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}
 INTERPOLATIONS = (*KERNELS, "nearest")
 
+# What Pillow raises for files that it cannot read.
+NOT_AN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+
 
 def load_image(path, size=224, crop_pct=0.96, interpolation="bicubic"):
     """Reads an image file and gives it the evaluation transform.
@@ -42,7 +45,7 @@ def load_image(path, size=224, crop_pct=0.96, interpolation="bicubic"):
             pixels = np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except NOT_AN_IMAGE as error:
         raise InputError(f"cannot read {os.fspath(path)} as an image: {error}") from None
     return evaluation_transform(pixels, size, crop_pct, interpolation).numpy()
 
@@ -60,6 +63,9 @@ def decode(contents, channels):
 
     Returns:
         A uint8 tensor (height, width, channels).
+
+    Raises:
+        tf.errors.OpError: If it is not a readable image.
     """
     head = tf.io.decode_raw(contents, tf.uint8, fixed_length=26)
     is_jpeg = tf.reduce_all(head[:3] == list(b"\xff\xd8\xff"))
@@ -84,8 +90,11 @@ def decode(contents, channels):
 
 
 def _decode_with_pillow(contents, channels):
-    with Image.open(io.BytesIO(contents)) as image:
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    try:
+        with Image.open(io.BytesIO(contents)) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except NOT_AN_IMAGE as error:
+        raise tf.errors.InvalidArgumentError(None, None, str(error)) from None
     return pixels.reshape(*pixels.shape[:2], channels)
 
 

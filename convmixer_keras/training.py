@@ -16,36 +16,9 @@ from convmixer_keras.distribution import choose_strategy
 from convmixer_keras.errors import InputError, first_line
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
+from convmixer_keras.optimizer import build_optimizer
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.saving import save_model, weights_size, written_whole
-
-
-@keras.saving.register_keras_serializable("convmixer_keras")
-class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """The authors' schedule: up to the peak, down to a twentieth of it, down to nothing.
-
-    Linear between 0 at the start, `peak` at 2/5, `peak` / 20 at 4/5 and 0 at the end, counted after each step
-    as in the authors' CIFAR-10 script, so that the first step already learns.
-
-    Args:
-        peak: The highest learning rate.
-        total_steps: Number of steps of the run.
-    """
-
-    def __init__(self, peak, total_steps):
-        self.peak = peak
-        self.total_steps = total_steps
-
-    def __call__(self, step):
-        done = (keras.ops.cast(step, "float32") + 1) / self.total_steps
-        rise = done / 0.4
-        fall = 1 - (done - 0.4) / 0.4 * 0.95
-        end = (1 - done) / 0.2 * 0.05
-        share = keras.ops.where(done < 0.4, rise, keras.ops.where(done < 0.8, fall, end))
-        return self.peak * keras.ops.maximum(share, 0.0)
-
-    def get_config(self):
-        return {"peak": self.peak, "total_steps": self.total_steps}
 
 
 def build_model(recipe, channels, classes):
@@ -67,20 +40,6 @@ def build_model(recipe, channels, classes):
 
 def _each_channel(values, channels):
     return values if len(values) == channels else values * channels
-
-
-def build_optimizer(recipe, model, total_steps):
-    """Builds a recipe's AdamW, with weight decay on kernels only, clipping, schedule and averaging."""
-    optimizer = keras.optimizers.AdamW(
-        PiecewiseLinear(recipe.learning_rate, total_steps),
-        weight_decay=recipe.weight_decay,
-        epsilon=recipe.epsilon,
-        global_clipnorm=recipe.clip_norm or None,
-        use_ema=recipe.ema_momentum > 0,
-        ema_momentum=recipe.ema_momentum or 0.99,  # Keras wants a number even where it averages nothing.
-    )
-    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
-    return optimizer
 
 
 def compile_model(model, optimizer, classes, from_logits=True, steps_per_execution=1):

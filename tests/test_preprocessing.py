@@ -184,7 +184,7 @@ def test_grey_files_of_one_channel():
 @pytest.mark.parametrize("contents", [b"", b"text", b"\xff\xd8\xff", b"\x89PNG\r\n"])
 def test_decode_of_no_image_is_an_error(contents):
     with pytest.raises(tf.errors.OpError):
-        tf.function(preprocessing.decode)(contents, 3)
+        preprocessing.decode(contents, 3)
 
 
 def test_interpolation_of_a_recipe_reaches_the_pipeline(tmp_path):
