@@ -129,8 +129,8 @@ def report(rows, recipe, config):
         "",
         f"The choice of {images:,} test images alone gives a difference a standard deviation of "
         f"{100 * (2 * share * (1 - share) / images) ** 0.5:.1f} points, and another seed would add to it. "
-        "The paper's differences, where it has them, are those of a larger model trained for longer; its kernels "
-        "come as steps, 3 to 5 +1.5, 5 to 7 +0.61, 7 to 15 +0.28.",
+        "The paper's differences, where it has them, are those of a larger model trained for longer; those "
+        "of kernels come as steps: 3 to 5 +1.5, 5 to 7 +0.61, 7 to 15 +0.28.",
         "",
         "| | top-1, % | difference | the paper's | parameters | minutes |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
