@@ -18,6 +18,7 @@ from PIL import Image
 from convmixer_keras import training
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, IMAGENET, Recipe, from_saved
+from convmixer_keras.run_folder import RunFolder
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "ablation.py"
 sys.path.insert(0, str(SCRIPT.parent))
@@ -122,11 +123,10 @@ def test_a_run_of_before_the_new_settings_goes_on(image_folder, tmp_path):
         epochs=1,
         randaugment_ops=0,
     )
-    training.train(recipe, tmp_path, verbose=0)
-    config = json.loads((tmp_path / "config.json").read_text())
+    settings = dataclasses.asdict(recipe)
     for name in ("normalization", "residual", "interpolation"):
-        del config["recipe"][name]
-    (tmp_path / "config.json").write_text(json.dumps(config))
+        del settings[name]
+    RunFolder(tmp_path).create({"recipe": settings})
     assert len(training.train(recipe, tmp_path, resume=True, verbose=0)) == 1
     with pytest.raises(ValueError, match=r"residual must be True, as when the run .* got False"):
         training.train(dataclasses.replace(recipe, residual=False), tmp_path, resume=True, verbose=0)
@@ -190,7 +190,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path):
 @pytest.mark.slow
 def test_a_killed_study_goes_on(image_folder, tmp_path):
     """All of STUDY, killed within the second run, ends as one that was not killed."""
-    flags = ["--dataset", image_folder, "--output", tmp_path, *TINY, "--epochs", "3"]
+    flags = ["--dataset", image_folder, "--output", tmp_path, *TINY, *PLAIN, "--epochs", "3"]
     command = [sys.executable, SCRIPT, *flags]
     study = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     under_way = tmp_path / "without-the-residual" / "history.csv"
