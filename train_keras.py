@@ -18,7 +18,7 @@ import shlex
 import sys
 
 from convmixer_keras import command_line
-from convmixer_keras.recipes import RECIPES, Recipe
+from convmixer_keras.recipes import RECIPES, from_saved
 
 DEFAULT_RECIPE = "digits"
 
@@ -148,9 +148,8 @@ def evaluate(arguments, recipe):
 
 
 def saved_recipe(folder):
-    """The recipe of an earlier run; JSON knows no tuples."""
-    saved = folder.read_config()["recipe"]
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    """The recipe of an earlier run."""
+    return from_saved(folder.read_config()["recipe"])
 
 
 def parse(argv):
@@ -199,39 +198,10 @@ def parse(argv):
     instead.add_argument("--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras file")
     instead.add_argument("--preview", metavar="FILE", help="write a picture of an augmented batch, .png")
 
-    groups = {}
-    for field in dataclasses.fields(Recipe):
-        name = field.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(f"{name}, overriding the recipe"))
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_flag(field, getattr(recipe, field.name)))
-
+    command_line.add_recipe_flags(parser, recipe)
     arguments = parser.parse_args(argv)
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    arguments.overrides = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(arguments).items()
-        if name in names
-    }
+    arguments.overrides = command_line.recipe_overrides(arguments)
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
-
-
-def _flag(field, default):
-    """The `add_argument` keywords of a recipe's field; flags that are not given leave no trace."""
-    text = field.metadata["help"].replace("%", "%%")
-    if default is not None:
-        shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})"
-    flag = {"default": argparse.SUPPRESS, "help": text}
-    if field.type is bool:
-        return {**flag, "action": argparse.BooleanOptionalAction}
-    if isinstance(default, tuple):
-        count = "+" if field.name in ("mean", "std") else 2
-        return {**flag, "type": float, "nargs": count, "metavar": "X"}
-    if field.type in (int, float):
-        return {**flag, "type": field.type, "metavar": "N" if field.type is int else "X"}
-    if field.metadata["choices"]:
-        return {**flag, "choices": field.metadata["choices"]}
-    return {**flag, "metavar": "NAME"}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import warnings
 
 import tensorflow as tf
 
+from convmixer_keras import preprocessing
 from convmixer_keras.errors import InputError
 
 
@@ -92,7 +93,7 @@ class BadImages:
     def _check(self, path):
         """Says whether a file can be decoded after all; a run that is being stopped only seems to fail."""
         try:
-            tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+            preprocessing.decode(tf.io.read_file(path), 3)
             return True
         except tf.errors.OpError:
             self._add(path.numpy().decode())

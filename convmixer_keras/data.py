@@ -11,7 +11,7 @@ import tensorflow as tf
 from convmixer_keras import augmentation, checks
 from convmixer_keras.bad_images import BadImages, read_file, zeros_like_spec
 from convmixer_keras.errors import InputError
-from convmixer_keras.preprocessing import evaluation_transform
+from convmixer_keras.preprocessing import decode, evaluation_transform
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 IMAGE_FILES = (".jpg", ".jpeg", ".png")
@@ -192,7 +192,8 @@ def _validation(source, recipe, share, bad_images):
         image = tf.cond(label == FILLING, lambda: pixel[:0], lambda: decoded(image, path))
         weight = tf.cast(tf.size(image) > 0, tf.float32)
         image = tf.cond(weight > 0, lambda: image, lambda: pixel)
-        return evaluation_transform(image, recipe.image_size, recipe.crop_pct), label, weight
+        image = evaluation_transform(image, recipe.image_size, recipe.crop_pct, recipe.interpolation)
+        return image, label, weight
 
     examples = examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
     if share.workers == 1:
@@ -315,7 +316,7 @@ def _shuffle(examples, buffer, seed, epoch):
 
 def _decode(image, channels=3):
     if image.dtype == tf.string:
-        image = tf.io.decode_image(image, channels=channels, expand_animations=False)
+        return decode(image, channels)
     return tf.ensure_shape(image, (None, None, channels))
 
 

@@ -18,6 +18,7 @@ from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
 from convmixer_keras.optimizer import build_optimizer
 from convmixer_keras.peers import PeerLost, lost_peer
+from convmixer_keras.recipes import from_saved
 from convmixer_keras.saving import written_whole
 
 
@@ -29,6 +30,8 @@ def build_model(recipe, channels, classes):
         recipe.kernel_size,
         recipe.patch_size,
         activation=recipe.activation,
+        normalization=recipe.normalization,
+        residual=recipe.residual,
         input_mean=[255 * m for m in _each_channel(recipe.mean, channels)],
         input_std=[255 * s for s in _each_channel(recipe.std, channels)],
         input_shape=(recipe.image_size, recipe.image_size, channels),
@@ -226,11 +229,11 @@ def _check_folder(folder, recipe, resume, overwrite):
                 "or choose another --output"
             )
         return
-    saved = folder.read_config()["recipe"]
+    saved = dataclasses.asdict(from_saved(folder.read_config()["recipe"]))
     for name, value in dataclasses.asdict(recipe).items():
-        if saved.get(name) != (list(value) if isinstance(value, tuple) else value):
+        if saved[name] != value:
             raise InputError(
-                f"{name} must be {saved.get(name)!r}, as when the run in {folder.path} began, to resume it; "
+                f"{name} must be {saved[name]!r}, as when the run in {folder.path} began, to resume it; "
                 f"got {value!r}"
             )
 
