@@ -80,6 +80,8 @@ class KeepRun(keras.callbacks.Callback):
             self.average.on_epoch_begin(epoch + 1)
         self.progress = Progress(epoch + 1)
         self._write_checkpoint(self.progress)
+        if self.batches_before:  # Only the rest of this epoch was to be trained.
+            self.model.stop_training = True
 
     def _seconds(self):
         return time.monotonic() - self.began

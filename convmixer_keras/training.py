@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import platform
 from functools import partial
 
@@ -13,7 +14,7 @@ from convmixer_keras import checkpoint, distribution, run_folder, visualization
 from convmixer_keras import data as data_module
 from convmixer_keras.callbacks import KeepRun, StopAtNonFiniteLoss
 from convmixer_keras.complexity import model_complexity
-from convmixer_keras.errors import InputError
+from convmixer_keras.errors import Failure, InputError
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
 from convmixer_keras.optimizer import build_optimizer
@@ -129,8 +130,10 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        # keras-cv's layers take the global generator, which now has to have a seed.
+        tf.random.set_global_generator(tf.random.Generator.from_seed(recipe.seed))
 
-    with _naming_lost_peer(workers, output):
+    with _named_errors(workers, output):
         distribution.check_same(strategy, workers, (recipe, steps_per_execution, checkpoint_every, resume))
         data = data_module.load(
             recipe, data_dir, worker=workers.index, workers=workers.count, max_bad_images=max_bad_images
@@ -181,6 +184,8 @@ def train(
             twin.fit,
             train,
             validation_data=validation,
+            initial_epoch=progress.epochs,
+            epochs=recipe.epochs,
             callbacks=callbacks,
             shuffle=False,  # The pipeline shuffles.
             verbose=verbose if folder else 0,
@@ -188,10 +193,10 @@ def train(
         try:
             with data.bad_images.named():
                 if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
-                    rest = data.steps - progress.batches
-                    fit(initial_epoch=progress.epochs, epochs=progress.epochs + 1, steps_per_epoch=rest)
+                    fit(steps_per_epoch=data.steps - progress.batches)
                     progress = _restore(twin, folder, len(sums), strategy, workers)
-                fit(initial_epoch=progress.epochs, epochs=recipe.epochs)
+                    fit = partial(fit, initial_epoch=progress.epochs)
+                fit()
         finally:
             if folder and history:
                 with written_whole(folder[run_folder.CURVES]) as path:
@@ -200,10 +205,15 @@ def train(
 
 
 @contextlib.contextmanager
-def _naming_lost_peer(workers, output):
-    """Within this block, an error because another process is gone names it."""
+def _named_errors(workers, output):
+    """Within this block, TensorFlow's errors about another process or a full disk say so in one line."""
     try:
         yield
+    except tf.errors.ResourceExhaustedError as error:
+        logs = os.path.join(output, run_folder.TENSORBOARD)
+        if logs not in str(error):
+            raise
+        raise Failure(f"cannot write {logs}: no space left on device") from None
     except (
         tf.errors.AbortedError,
         tf.errors.CancelledError,

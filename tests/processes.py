@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -19,14 +20,20 @@ def environment(**variables):
     return {**kept, **variables}
 
 
-def run(*arguments, cwd, **variables):
-    """Runs the command to its end."""
+def run(*arguments, cwd, largest_file=None, **variables):
+    """Runs the command to its end; a limit in bytes makes larger files fail as on a full disk."""
+
+    def limit():
+        if largest_file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+
     return subprocess.run(
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
         env=environment(**variables),
+        preexec_fn=limit,
     )
 
 
