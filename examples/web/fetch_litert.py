@@ -1,6 +1,6 @@
-"""Gets LiteRT.js from the npm registry, once: the page's only dependency, 12 MB that are not in this repository.
+"""Gets LiteRT.js, the page's only dependency, from the npm registry: 12 MB, once.
 
-LiteRT.js is Google's, under the Apache-2.0 licence.
+LiteRT.js is Google's, under the Apache-2.0 licence; no part of it is in this repository.
 """
 
 import base64
@@ -76,7 +76,7 @@ def _package(name, checksum):
     npm = shutil.which("npm")
     content = _from_npm(npm, name) if npm else _from_registry(name)
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != checksum:
-        raise InputError(f"@litertjs/{name} {VERSION} from the npm registry has another checksum than expected")
+        raise InputError(f"@litertjs/{name} {VERSION} from the npm registry has an unexpected checksum")
     return content
 
 
@@ -99,7 +99,8 @@ def _from_npm(npm, name):
 def _reason(messages):
     """Returns the line of npm's messages that says what went wrong."""
     lines = [line.removeprefix("npm error ").removeprefix("npm ERR! ") for line in messages.splitlines()]
-    return next((line for line in lines if not line.startswith(("code ", "errno ", "syscall "))), "npm failed")
+    reasons = [line for line in lines if not line.startswith(("code ", "errno ", "syscall "))]
+    return reasons[0] if reasons else "npm failed"
 
 
 def _from_registry(name):

@@ -117,7 +117,8 @@ def test_refused_paths(address, path):
 
 
 def test_what_is_not_http(address):
-    for request in (b"\0" * 100, b"GET /secret.js", b"GET\r\n\r\n", b"GET " + b"/" * 70000 + b" HTTP/1.0\r\n\r\n"):
+    too_long = b"GET " + b"/" * 70000 + b" HTTP/1.0\r\n\r\n"
+    for request in (b"\0" * 100, b"GET /secret.js", b"GET\r\n\r\n", too_long):
         assert b"\r\n\r\nsecret" not in raw(address, request)
     assert b"200" in raw(address, b"GET / HTTP/1.0\r\n\r\n")  # It is still there.
 
@@ -131,7 +132,7 @@ def test_files_that_come_later_are_not_served(address, folder):
 def test_only_this_machine(address):
     port = urllib.parse.urlsplit(address).port
     # All of 127.0.0.0/8 is this machine; the server has one address of it.
-    with pytest.raises(OSError):
+    with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=2)
 
 
@@ -243,7 +244,8 @@ def registry():
 def fetch_with(folder, registry, path):
     web = folder / "web"
     shutil.rmtree(web / "litert", ignore_errors=True)
-    environment = {**os.environ, "npm_config_registry": registry, "PATH": path, "npm_config_cache": str(folder)}
+    npm = {"npm_config_registry": registry, "npm_config_cache": str(folder / "cache")}
+    environment = {**os.environ, **npm, "PATH": path}
     done = start(folder / "model.tflite", "--port", "0", web=web, env=environment)
     assert done.returncode == 2
     assert not (web / "litert").exists()
@@ -255,7 +257,7 @@ def test_litert_from_another_registry_is_checked(folder, registry):
     url, asked = registry
     message = fetch_with(folder, url, path="")
     assert asked == ["/npm/@litertjs/core/-/core-2.5.3.tgz"]
-    assert message == "error: @litertjs/core 2.5.3 from the npm registry has another checksum than expected"
+    assert message == "error: @litertjs/core 2.5.3 from the npm registry has an unexpected checksum"
 
 
 @pytest.mark.parametrize("with_npm", [False, True])
@@ -268,9 +270,3 @@ def test_litert_offline(folder, with_npm):
     assert message.startswith("error: cannot fetch @litertjs/core 2.5.3 (")
     assert "efused" in message or "REFUSED" in message
     assert "npm install @litertjs/core@2.5.3, and pass --litert node_modules/@litertjs" in message
-
-
-def test_nothing_here_names_a_place_of_its_own():
-    """The page is static: every address in it is relative, but for those in comments and error messages."""
-    for path in (*WEB.glob("*.html"), *WEB.glob("*.css"), *(WEB / "js").glob("*.js")):
-        assert "http://" not in path.read_text() and "//cdn" not in path.read_text(), path

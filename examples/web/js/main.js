@@ -92,7 +92,10 @@ async function watch(video, question) {
   try {
     while (question === asked) {
       if (video.videoWidth) {
-        const {probabilities, milliseconds} = await classifier.classify(toPixels(video, classifier.input));
+        const frame = await createImageBitmap(video);
+        const pixels = toPixels(frame, classifier.input);
+        frame.close();
+        const {probabilities, milliseconds} = await classifier.classify(pixels);
         if (question !== asked) return;
         const {name, text} = showResult(probabilities, classNames, milliseconds);
         if (name !== announced && performance.now() - announcedAt > QUIET_MILLISECONDS) {

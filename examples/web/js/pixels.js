@@ -1,8 +1,12 @@
 /** From a photograph to what the network takes: the shorter side resized, the centre cropped. */
 
 import {Problem} from './problem.js';
+import {bicubicTaps, resizeLine} from './resize.js';
 
 /** @typedef {import('./classifier.js').InputFormat} InputFormat */
+
+// A photograph is read through the canvas in bands of so many rows, as phones limit the size of a canvas.
+const BAND = 256;
 
 const canvas = document.createElement('canvas');
 // Kept in main memory, as its pixels are read back. Without alpha, what is transparent is black.
@@ -23,25 +27,37 @@ export async function decodePhoto(file, name) {
 }
 
 /**
- * @param {ImageBitmap | HTMLVideoElement} source
+ * @param {ImageBitmap} photo
  * @param {InputFormat} format
  * @returns {Float32Array | Uint8Array} 0..255, row by row, channels last.
  */
-export function toPixels(source, format) {
-  const {height, width} = format;
-  canvas.height = height;
-  canvas.width = width;
-  context.imageSmoothingEnabled = true;
-  context.imageSmoothingQuality = 'high';
-  const sourceWidth = source.videoWidth ?? source.width;
-  const sourceHeight = source.videoHeight ?? source.height;
-  const scale = Math.max(width / sourceWidth, height / sourceHeight);
-  const resizedWidth = Math.max(width, Math.floor(sourceWidth * scale + 1e-6));
-  const resizedHeight = Math.max(height, Math.floor(sourceHeight * scale + 1e-6));
-  const left = halved(resizedWidth - width);
-  const top = halved(resizedHeight - height);
-  context.drawImage(source, -left, -top, resizedWidth, resizedHeight);
-  return withoutAlpha(context.getImageData(0, 0, width, height).data, format);
+export function toPixels(photo, {height, width, channels, dtype}) {
+  const scale = Math.max(width / photo.width, height / photo.height);
+  const resizedWidth = Math.max(width, Math.floor(photo.width * scale + 1e-6));
+  const resizedHeight = Math.max(height, Math.floor(photo.height * scale + 1e-6));
+  const across = bicubicTaps(photo.width, resizedWidth, halved(resizedWidth - width), width);
+  const down = bicubicTaps(photo.height, resizedHeight, halved(resizedHeight - height), height);
+
+  const stride = width * channels;
+  const narrow = new Uint8ClampedArray(photo.height * stride);
+  canvas.width = photo.width;
+  canvas.height = Math.min(BAND, photo.height);
+  for (let top = 0; top < photo.height; top += BAND) {
+    const rows = Math.min(BAND, photo.height - top);
+    context.drawImage(photo, 0, -top);
+    const rgba = context.getImageData(0, 0, photo.width, rows).data;
+    if (channels === 1) toGrey(rgba);
+    for (let row = 0; row < rows; row++) {
+      for (let channel = 0; channel < channels; channel++) {
+        resizeLine(
+          across, rgba, 4 * row * photo.width + channel, 4, narrow, (top + row) * stride + channel, channels
+        );
+      }
+    }
+  }
+  const small = new Uint8ClampedArray(height * stride);
+  for (let i = 0; i < stride; i++) resizeLine(down, narrow, i, stride, small, i, stride);
+  return dtype === 'uint8' ? Uint8Array.from(small) : Float32Array.from(small);
 }
 
 /**
@@ -54,23 +70,12 @@ function halved(margin) {
 }
 
 /**
+ * Puts the luma of ITU-R BT.601 in place of red, in 16-bit fixed point as Pillow's convert("L").
+ *
  * @param {Uint8ClampedArray} rgba
- * @param {InputFormat} format
- * @returns {Float32Array | Uint8Array}
  */
-function withoutAlpha(rgba, {channels, dtype}) {
-  const count = rgba.length / 4;
-  const pixels = new (dtype === 'uint8' ? Uint8Array : Float32Array)(count * channels);
-  for (let i = 0; i < count; i++) {
-    const [red, green, blue] = [rgba[4 * i], rgba[4 * i + 1], rgba[4 * i + 2]];
-    if (channels === 1) {
-      // ITU-R BT.601 luma in 16-bit fixed point, the grey of Pillow's convert("L").
-      pixels[i] = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16;
-    } else {
-      pixels[3 * i] = red;
-      pixels[3 * i + 1] = green;
-      pixels[3 * i + 2] = blue;
-    }
+function toGrey(rgba) {
+  for (let i = 0; i < rgba.length; i += 4) {
+    rgba[i] = (19595 * rgba[i] + 38470 * rgba[i + 1] + 7471 * rgba[i + 2] + 32768) >> 16;
   }
-  return pixels;
 }
