@@ -219,7 +219,7 @@ def test_photographs_of_other_sizes(page, address, models, picture, tmp_path):
         check_same(choose(page, tmp_path / name), probabilities(models["float32"], tmp_path / name)[0], 0.02)
 
 
-@pytest.mark.parametrize("size", [(640, 480), (31, 64), (24, 16), (1, 1), (9, 700)])
+@pytest.mark.parametrize("size", [(160, 120), (31, 64), (24, 16), (1, 1), (9, 700)])
 def test_pixels_are_those_of_pillow(page, address, size, tmp_path):
     random = np.random.default_rng(0)
     small = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
@@ -329,7 +329,7 @@ def with_archive(content, compression=zipfile.ZIP_STORED, **entries):
     return buffer.getvalue()
 
 
-def wrong_models(network):
+def damaged_models(network):
     """(name, content, what the page says of it)."""
     pixels = json.dumps({"takes_pixels": True})
     yield "garbage", b"\x20\0\0\0TFL3" + bytes(range(200)), "LiteRT.js cannot run this model"
@@ -352,6 +352,9 @@ def wrong_models(network):
     archive = bytearray(with_archive(network, labels_txt="a\n" * 10, input_json=pixels))
     archive[archive.rindex(b"PK\1\2")] = 0
     yield "damaged archive", bytes(archive), "The class names at the end of model.tflite are damaged"
+
+
+def other_models(network):
     yield "features", export(include_top=False), "This model does not name classes"
     yield (
         "two channels",
@@ -379,11 +382,12 @@ def stock(image):
     return tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, keras.layers.Dense(3)(flat))).convert()
 
 
-def test_wrong_models(browser, models, tmp_path, picture):
+@pytest.mark.parametrize("kind", [damaged_models, pytest.param(other_models, marks=pytest.mark.slow)])
+def test_wrong_models(browser, models, tmp_path, kind):
     path = tmp_path / "m.tflite"
     path.write_bytes(models["float32"].read_bytes())
     with served(path) as (address, _):
-        for name, content, message in wrong_models(without_archive(models["float32"].read_bytes())):
+        for name, content, message in kind(without_archive(models["float32"].read_bytes())):
             path.write_bytes(content)
             with browser.new_context() as context:
                 page = context.new_page()
@@ -540,7 +544,7 @@ def test_no_scrolling_sideways(browser, models, tmp_path, picture, width):
 def test_progress(page, address, models):
     """The bar over a slow line."""
     line = page.context.new_cdp_session(page)
-    slow = {"offline": False, "latency": 0, "downloadThroughput": 20_000, "uploadThroughput": -1}
+    slow = {"offline": False, "latency": 0, "downloadThroughput": 50_000, "uploadThroughput": -1}
     line.send("Network.emulateNetworkConditions", slow)
     page.add_init_script(
         """
