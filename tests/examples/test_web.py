@@ -636,36 +636,54 @@ def test_webgpu(launch, models, digits, picture, mode):
 
 
 @pytest.fixture(scope="module")
-def large_model(tmp_path_factory):
-    """Function from a mode to a file of ConvMixer-1024/20 with random weights that tells images apart."""
-    from small_models import randomize
-
+def large_model(imagenet_photos, tmp_path_factory):
+    """Function from a mode to a file of ConvMixer-1024/20: random weights that tell photographs apart."""
     keras.utils.set_random_seed(0)
     model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
-    randomize(model)
+    images = np.stack([read_image(photo, (224, 224, 3)) for photo in imagenet_photos[:16]])
+    # Normalisations that fit the images, and logits that differ between them, as training would give.
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(images, training=True)
+    head = model.get_layer("head")
+    features = keras.Model(model.input, head.input).predict(images, batch_size=4, verbose=0)
+    kernel = np.random.default_rng(0).normal(size=head.kernel.shape)
+    kernel *= 4 / ((features - features.mean(0)) @ kernel).std()
+    head.set_weights([kernel, -features.mean(0) @ kernel])
     folder = tmp_path_factory.mktemp("large")
 
-    @functools.cache
     def export(mode):
-        tflite.export(model, folder / f"{mode}.tflite", mode, labels=[f"name {i}" for i in range(1000)])
+        names = [f"name {i}" for i in range(1000)]
+        tflite.export(model, folder / f"{mode}.tflite", mode, calibration=images, labels=names)
         return folder / f"{mode}.tflite"
 
     return export
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "tolerance"), [("float32", 1e-4), ("float16", 1e-4), ("dynamic", 0.05)])
+@pytest.mark.parametrize(("mode", "tolerance"), [("float32", 1e-5), ("dynamic", 0.05), ("int8", 0.05)])
 def test_convmixer_1024_20(page, large_model, imagenet_photos, tmp_path, mode, tolerance):
     path = large_model(mode)
+    classifier = Classifier(path)
+    best = set()
     with served(path) as (address, _):
         open_page(page, address)
         assert page.text_content("#model").startswith("1000 classes, 224 ")
         for photo in imagenet_photos[:4]:
-            pixels = read_image(photo, (224, 224, 3))
+            pixels = read_image(photo, classifier.input_shape)
+            expected = classifier.predict(pixels)[0]
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "224.png")
             got = choose(page, tmp_path / "224.png")
-            expected = probabilities(path, pixels)[0]
             check_same(got, expected, tolerance)
             assert page.text_content("#results li .name") == f"name {next(iter(got))}"
+            best.add(next(iter(got)))
             # JPEG decoders differ by a grey level here and there.
-            check_same(choose(page, photo), probabilities(path, photo)[0], tolerance + 0.02)
+            from_file = choose(page, photo)
+            check_same(from_file, expected, tolerance + 0.01)
+            print(mode, photo.name, page.text_content("#time"), expected.max(), next(iter(got)))
+            print(
+                max(abs(got[i] - expected[i]) for i in got),
+                max(abs(from_file[i] - expected[i]) for i in from_file),
+            )
+    assert len(best) > 1
