@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times the page of examples/web in Chromium, beside LiteRT outside it: ConvMixer-1024/20, 224x224, batch 1.
+"""Times the page of examples/web in Chromium, beside LiteRT outside it; batch 1.
 
-  pip install -e ".[test]" && python benchmarks/browser.py [--rounds 7] [PHOTO...]
+  python benchmarks/browser.py                                            ConvMixer-1024/20, random weights
+  python benchmarks/browser.py --model runs/photos/model.keras *.jpg      a trained model, and its answers
 
-Random weights (the time does not depend on them). All candidates take turns in every round. With photographs
-also the largest difference of a probability between the page and Python: on the same pixels, and on the files
-themselves. Needs Chromium (apt-get install chromium).
+All candidates take turns in every round. With photographs, also how far the page's probabilities are from
+Python's: on the same pixels, and on the files themselves, which the browser decodes and resizes. Needs the
+extra "test" and Chromium (apt-get install chromium).
 """
 
 import argparse
@@ -40,15 +41,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photos", nargs="*", metavar="PHOTO", type=pathlib.Path)
+    parser.add_argument("--model", metavar="FILE", help="a trained .keras model that takes raw pixels")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each candidate (default: 7)")
     arguments = parser.parse_args()
+    if bool(arguments.photos) != bool(arguments.model):
+        parser.error("photographs and --model belong together")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        images = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3)).astype(np.float32)
-        if arguments.photos:
-            images = np.stack([read_image(photo, (224, 224, 3)) for photo in arguments.photos[:16]])
-        files = write_files(pathlib.Path(folder), images)
-        scratch = pathlib.Path(folder, "224.png")
-        Image.fromarray(images[0].astype(np.uint8)).save(scratch)
+        files, image = write_files(pathlib.Path(folder), arguments.model, arguments.photos)
+        scratch = pathlib.Path(folder, "image.png")
+        Image.fromarray(image.astype(np.uint8).squeeze()).save(scratch)
         playwright = stack.enter_context(sync_playwright())
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=sandbox)
@@ -58,30 +59,25 @@ def main():
             for threads in THREADS:
                 pages[mode] = opened(browser, address, threads)
                 candidates[mode, "Chromium", threads] = page_step(pages[mode], scratch)
-                candidates[mode, "LiteRT", threads] = native_step(Classifier(path, threads), images[0])
+                candidates[mode, "LiteRT", threads] = native_step(Classifier(path, threads), image)
         print_times(race(candidates, arguments.rounds))
-        for mode, path in files.items():
-            if arguments.photos:
+        if arguments.photos:
+            for mode, path in files.items():
                 print_differences(mode, Classifier(path), pages[mode], arguments.photos, scratch)
 
 
-def write_files(folder, images):
-    """Returns the path of a file by its mode, of a network that tells the images apart."""
-    keras.utils.set_random_seed(0)
-    model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(images, training=True)
-    head = model.get_layer("head")
-    features = keras.Model(model.input, head.input).predict(images, batch_size=4, verbose=0)
-    kernel = np.random.default_rng(0).normal(size=head.kernel.shape)
-    kernel *= 4 / ((features - features.mean(0)) @ kernel).std()
-    head.set_weights([kernel, -features.mean(0) @ kernel])
+def write_files(folder, trained, photos):
+    """Returns the path of a file by its mode, and an image that they take."""
+    if trained:
+        model = keras.saving.load_model(trained)
+        images = np.stack([read_image(photo, model.input_shape[1:]) for photo in photos])
+    else:
+        model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
+        images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.float32)
     files = {mode: folder / f"{mode}.tflite" for mode in tflite.MODES}
     for mode, path in files.items():
         tflite.export(model, path, mode, calibration=images)
-    return files
+    return files, images[0]
 
 
 @contextlib.contextmanager
@@ -148,24 +144,32 @@ def print_times(times):
     print("| | " + " | ".join(f"{where}, threads: {threads}, ms" for where, threads in columns) + " |")
     print("| --- |" + " ---: |" * len(columns))
     for mode in tflite.MODES:
-        print(f"| {mode} | " + " | ".join(f"{times[(mode, *column)]:.0f}" for column in columns) + " |")
+        print(f"| {mode} | " + " | ".join(f"{times[(mode, *column)]:.1f}" for column in columns) + " |")
 
 
 def print_differences(mode, classifier, page, photos, scratch):
     same, file, agree = 0.0, 0.0, 0
     for photo in photos:
         pixels = read_image(photo, classifier.input_shape)
-        Image.fromarray(pixels.astype(np.uint8)).save(scratch)
-        scores = classifier.predict(pixels)[0]
+        Image.fromarray(pixels.astype(np.uint8).squeeze()).save(scratch)
+        expected = probabilities(classifier, pixels)
         found = classified(page, scratch)
-        same = max(same, *(abs(found[i] - scores[i]) for i in found))
+        same = max(same, *(abs(found[i] - expected[i]) for i in found))
         found = classified(page, photo)
-        file = max(file, *(abs(found[i] - scores[i]) for i in found))
-        agree += next(iter(found)) == scores.argmax()
+        file = max(file, *(abs(found[i] - expected[i]) for i in found))
+        agree += next(iter(found)) == expected.argmax()
     print(
-        f"{mode}: largest difference {same:.2g} on the same pixels, {file:.2g} on the files; "
+        f"{mode}: largest difference of a probability {same:.2g} on the same pixels, {file:.2g} on the files; "
         f"same class on {agree} of {len(photos)} files"
     )
+
+
+def probabilities(classifier, pixels):
+    scores = classifier.predict(pixels)[0]
+    if classifier.output_name == "logits":
+        scores = np.exp(scores - scores.max())
+        scores /= scores.sum()
+    return scores
 
 
 if __name__ == "__main__":

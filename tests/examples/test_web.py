@@ -678,12 +678,8 @@ def test_convmixer_1024_20(page, large_model, imagenet_photos, tmp_path, mode, t
             check_same(got, expected, tolerance)
             assert page.text_content("#results li .name") == f"name {next(iter(got))}"
             best.add(next(iter(got)))
-            # JPEG decoders differ by a grey level here and there.
-            from_file = choose(page, photo)
-            check_same(from_file, expected, tolerance + 0.01)
-            print(mode, photo.name, page.text_content("#time"), expected.max(), next(iter(got)))
-            print(
-                max(abs(got[i] - expected[i]) for i in got),
-                max(abs(from_file[i] - expected[i]) for i in from_file),
-            )
+            if mode == "float32":
+                # JPEG decoders differ by a grey level here and there. (Random weights turn one level into
+                # other roundings in the integer modes, and those into other scores.)
+                check_same(choose(page, photo), expected, 0.01)
     assert len(best) > 1

@@ -65,22 +65,25 @@ export class Classifier {
       // Half precision would change the scores, and ends at 65504.
       gpuOptions: {precision: 'fp32'},
     });
-    if (network.options.accelerator !== accelerator || (accelerator === 'webgpu' && !network.isFullyAccelerated)) {
+    try {
+      const onWebGpu = network.options.accelerator === 'webgpu' && network.isFullyAccelerated;
+      if (accelerator === 'webgpu' && !onWebGpu) throw new Error('it does not take the whole network');
+      const classifier = new Classifier();
+      classifier.#litert = litert;
+      classifier.#network = network;
+      classifier.#givesLogits = network.getOutputDetails()[0].name === 'logits';
+      classifier.input = inputFormat(network);
+      classifier.classes = classCount(network, file);
+      const threads = numThreads === 1 ? '1 thread' : `${numThreads} threads`;
+      classifier.backend = onWebGpu ? 'WebGPU' : `WebAssembly, ${threads}`;
+      // The first run makes buffers and shaders, which the time of an image should not count.
+      const {height, width, channels, dtype} = classifier.input;
+      await classifier.classify(new (dtype === 'uint8' ? Uint8Array : Float32Array)(height * width * channels));
+      return classifier;
+    } catch (error) {
       network.delete();
-      throw new Error('it does not take the whole network');
+      throw error;
     }
-    const classifier = new Classifier();
-    classifier.#litert = litert;
-    classifier.#network = network;
-    classifier.input = inputFormat(network);
-    classifier.classes = classCount(network, file);
-    classifier.#givesLogits = network.getOutputDetails()[0].name === 'logits';
-    const threads = numThreads === 1 ? '1 thread' : `${numThreads} threads`;
-    classifier.backend = accelerator === 'webgpu' ? 'WebGPU' : `WebAssembly, ${threads}`;
-    // The first run makes buffers and shaders, which the time of an image should not count.
-    const {height, width, channels, dtype} = classifier.input;
-    await classifier.classify(new (dtype === 'uint8' ? Uint8Array : Float32Array)(height * width * channels));
-    return classifier;
   }
 
   /**
