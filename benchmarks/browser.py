@@ -159,7 +159,7 @@ def print_differences(mode, classifier, page, photos, scratch):
         file = max(file, *(abs(found[i] - expected[i]) for i in found))
         agree += next(iter(found)) == expected.argmax()
     print(
-        f"{mode}: largest difference of a probability {same:.2g} on the same pixels, {file:.2g} on the files; "
+        f"{mode}: probabilities differ by up to {same:.2g} on the same pixels, {file:.2g} on the files; "
         f"same class on {agree} of {len(photos)} files"
     )
 
