@@ -50,8 +50,8 @@ def main(argv=None):
             litert = arguments.litert
             fetch_litert.check(litert)
         server.files = site(arguments.model, litert)
-        print(f"http://{ADDRESS}:{server.server_port}/  (Ctrl-C ends it)", flush=True)
         try:
+            print(f"http://{ADDRESS}:{server.server_port}/  (Ctrl-C ends it)", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             return command_line.DONE

@@ -273,6 +273,7 @@ def test_camera(page, address, models, camera_film):
     page.get_by_role("button", name="Stop the camera").click()
     assert track.evaluate("track => track.readyState") == "ended"
     assert page.is_hidden("#video")
+    assert page.is_hidden("#results")
     assert page.get_by_role("status").text_content() == "The camera is off."
 
 
@@ -295,6 +296,7 @@ def test_a_refused_camera(page, address):
     assert page.get_by_role("button", name="Use the camera").is_enabled()
 
 
+@pytest.mark.slow
 def test_no_camera(launch, address):
     with launch() as browser, browser.new_context(permissions=["camera"]) as context:
         page = context.new_page()
@@ -621,7 +623,8 @@ def test_without_litert(page, models, tmp_path):
         assert problem(page) == "LiteRT.js could not be started (not the real one)."
 
 
-@pytest.mark.parametrize("mode", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["float32", "int8"])
 def test_webgpu(launch, models, digits, picture, mode):
     """On a graphics processor that Chromium computes in software: the same scores."""
     with launch(*SOFTWARE_GPU) as browser, served(models[mode]) as (address, _):

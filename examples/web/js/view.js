@@ -121,4 +121,10 @@ export function showStage(what) {
   element('photo').hidden = what !== 'photo';
   element('video').hidden = !on;
   element('hint').hidden = what !== 'empty';
+  if (what === 'empty') {
+    // An answer stands only beside its picture.
+    element('results').hidden = true;
+    element('placeholder').hidden = false;
+    element('time').textContent = '–';
+  }
 }
