@@ -18,7 +18,7 @@ import shlex
 import sys
 
 from convmixer_keras import command_line
-from convmixer_keras.recipes import RECIPES, Recipe
+from convmixer_keras.recipes import RECIPES, from_saved
 
 DEFAULT_RECIPE = "digits"
 
@@ -35,11 +35,15 @@ def main(argv=None):
 
 def train(arguments, recipe):
     from convmixer_keras import run_folder, training
+    from convmixer_keras.distribution import choose_strategy
+    from convmixer_keras.peers import PeerLost
 
     folder = run_folder.RunFolder(
         arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
     )
-    if arguments.resume:
+    _, workers = choose_strategy(arguments.strategy)
+    # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
+    if arguments.resume and (workers.is_chief or folder.holds_run()):
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
     print(describe(recipe), flush=True)
     try:
@@ -48,6 +52,10 @@ def train(arguments, recipe):
             folder.path,
             data_dir=arguments.data_dir,
             strategy=arguments.strategy,
+            peer_timeout=arguments.peer_timeout,
+            checkpoint_every=arguments.checkpoint_every,
+            max_bad_images=arguments.max_bad_images,
+            deterministic=arguments.deterministic,
             steps_per_execution=arguments.steps_per_execution,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
@@ -57,12 +65,16 @@ def train(arguments, recipe):
     except KeyboardInterrupt:
         finished = len(folder.read_history())
         print(
-            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}.\n"
+            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
             f"go on: python train_keras.py --resume --output {shlex.quote(folder.path)}",
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
-    report(folder, history)
+    except PeerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(command_line.FAILED)  # What TensorFlow does at its end may wait for the one that is gone.
+    if workers.is_chief:
+        report(folder, history)
     return command_line.DONE
 
 
@@ -136,9 +148,8 @@ def evaluate(arguments, recipe):
 
 
 def saved_recipe(folder):
-    """The recipe of an earlier run; JSON knows no tuples."""
-    saved = folder.read_config()["recipe"]
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    """The recipe of an earlier run."""
+    return from_saved(folder.read_config()["recipe"])
 
 
 def parse(argv):
@@ -155,7 +166,28 @@ def parse(argv):
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
     run.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
-    run.add_argument("--strategy", choices=("auto", "one", "mirrored"), default="auto", help="which devices")
+    run.add_argument(
+        "--strategy",
+        choices=("auto", "one", "mirrored", "multiworker", "tpu"),
+        default="auto",
+        help="which devices and machines; auto takes all there are",
+    )
+    run.add_argument(
+        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for another machine"
+    )
+    run.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps between checkpoints within an epoch; 0 for one after each epoch",
+    )
+    run.add_argument(
+        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to do without"
+    )
+    run.add_argument(
+        "--deterministic", action="store_true", help="the same weights in every run on a GPU, too; slower"
+    )
     run.add_argument(
         "--steps-per-execution", type=int, default=1, metavar="N", help="steps per compiled call"
     )
@@ -163,39 +195,10 @@ def parse(argv):
     instead.add_argument("--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras file")
     instead.add_argument("--preview", metavar="FILE", help="write a picture of an augmented batch, .png")
 
-    groups = {}
-    for field in dataclasses.fields(Recipe):
-        name = field.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(f"{name}, overriding the recipe"))
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_flag(field, getattr(recipe, field.name)))
-
+    command_line.add_recipe_flags(parser, recipe)
     arguments = parser.parse_args(argv)
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    arguments.overrides = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(arguments).items()
-        if name in names
-    }
+    arguments.overrides = command_line.recipe_overrides(arguments)
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
-
-
-def _flag(field, default):
-    """The `add_argument` keywords of a recipe's field; flags that are not given leave no trace."""
-    text = field.metadata["help"].replace("%", "%%")
-    if default is not None:
-        shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})"
-    flag = {"default": argparse.SUPPRESS, "help": text}
-    if field.type is bool:
-        return {**flag, "action": argparse.BooleanOptionalAction}
-    if isinstance(default, tuple):
-        count = "+" if field.name in ("mean", "std") else 2
-        return {**flag, "type": float, "nargs": count, "metavar": "X"}
-    if field.type in (int, float):
-        return {**flag, "type": field.type, "metavar": "N" if field.type is int else "X"}
-    if field.metadata["choices"]:
-        return {**flag, "choices": field.metadata["choices"]}
-    return {**flag, "metavar": "NAME"}
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def random_resized_crop(image, recipe):
         A float32 tensor (image_size, image_size, channels), whole numbers 0..255.
     """
     if recipe.crop_area == (1.0, 1.0):  # Nothing to draw: as much of the image as evaluation sees.
-        return evaluation_transform(image, recipe.image_size, recipe.crop_pct)
+        return evaluation_transform(image, recipe.image_size, recipe.crop_pct, recipe.interpolation)
     top, left, height, width = _random_rectangle(tf.shape(image)[:2], recipe.crop_area, recipe.crop_ratio)
     crop = image[top : top + height, left : left + width]
     target = (recipe.image_size, recipe.image_size)

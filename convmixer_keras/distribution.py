@@ -1,30 +1,281 @@
-"""Which `tf.distribute` strategy a run takes."""
+"""Training on several devices and machines: which `tf.distribute` strategy, and what Keras 3 still needs.
 
+A strategy runs replicas of the model, each on its part of every batch. Several replicas take the same steps
+as one device would: `fused.py` normalises over the whole batch, and gradients are summed before they are
+clipped.
+"""
+
+import json
+import os
+import zlib
+from typing import NamedTuple
+
+import keras
 import tensorflow as tf
 
 from convmixer_keras import checks
+from convmixer_keras.errors import InputError
+from convmixer_keras.peers import wait_for_peers
 
-STRATEGIES = ("auto", "one", "mirrored")
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+
+
+class Workers(NamedTuple):
+    """The processes that train together, and which of them this one is.
+
+    Attributes:
+        addresses: Dictionary from the name of each, such as "worker 1", to its "host:port", in TensorFlow's
+            order; empty where there is only this one.
+        index: Which of them this is. Number 0 is the chief: it alone writes files.
+    """
+
+    addresses: dict[str, str]
+    index: int
+
+    @property
+    def count(self):
+        return max(1, len(self.addresses))
+
+    @property
+    def is_chief(self):
+        return self.index == 0
+
+    @property
+    def name(self):
+        return list(self.addresses)[self.index]
+
+
+ALONE = Workers({}, 0)
 
 
 def choose_strategy(name="auto"):
-    """Returns the strategy to build and train a model under.
+    """Says which strategy a run takes, and which processes it has. Starts nothing.
 
     Args:
         name: "one" device; "mirrored" over all GPUs of this machine, or where it has none over its logical
-            CPUs; "auto" takes "mirrored" where there are several GPUs and else "one".
+            CPUs; "multiworker" over the processes that the environment variable TF_CONFIG lists; "tpu", the
+            one of this machine or of the environment variable TPU_NAME. "auto" takes "tpu" where there is
+            one, "multiworker" where TF_CONFIG lists several processes, "mirrored" where there are several
+            GPUs, and else "one".
+
+    Returns:
+        One of the other names, and the `Workers`.
+
+    Raises:
+        InputError: For another name, or a TF_CONFIG that cannot be used.
+    """
+    checks.one_of("strategy", name, STRATEGIES)
+    if name == "auto":
+        name = _best_strategy()
+    return name, workers_of_tf_config() if name == "multiworker" else ALONE
+
+
+def start_strategy(name, workers, peer_timeout=600):
+    """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
+
+    Args:
+        name, workers: What `choose_strategy` returns.
+        peer_timeout: For how many seconds "multiworker" waits for another process: to start, and then in
+            each exchange.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
-        InputError: For another name.
+        InputError: If there is no TPU.
+        PeerLost: If another process does not start in time.
     """
-    checks.one_of("strategy", name, STRATEGIES)
-    gpus = tf.config.list_logical_devices("GPU")
-    if name == "auto":
-        name = "mirrored" if len(gpus) > 1 else "one"
     if name == "one":
         return tf.distribute.get_strategy()
-    devices = gpus or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([device.name for device in devices])
+    if name == "tpu":
+        return _tpu_strategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    # TensorFlow would wait for ever, and not even hear a Ctrl-C.
+    wait_for_peers(workers.addresses, workers.name, peer_timeout)
+    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=peer_timeout)
+    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+def _best_strategy():
+    if tf.config.list_physical_devices("TPU") or os.environ.get("TPU_NAME"):
+        return "tpu"
+    if os.environ.get("TF_CONFIG") and workers_of_tf_config().count > 1:
+        return "multiworker"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
+
+
+def _tpu_strategy():
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=os.environ.get("TPU_NAME", "local"))
+        if resolver.master():
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"strategy tpu needs a TPU, here or named by TPU_NAME: {reason}") from None
+
+
+def workers_of_tf_config():
+    """Returns the `Workers` that the environment variable TF_CONFIG lists.
+
+    Raises:
+        InputError: If it is missing or does not list them.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        addresses = {
+            f"{job} {i}": address
+            for job in ("chief", "worker")
+            for i, address in enumerate(cluster.get(job, []))
+        }
+        for address in addresses.values():
+            int(address.rpartition(":")[2])
+        return Workers(addresses, list(addresses).index(f"{task['type']} {int(task['index'])}"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            "strategy multiworker needs the environment variable TF_CONFIG as "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, '
+            f"the index from 0 and another one in each process, got {text!r}"
+        ) from None
+
+
+def describe(name, workers, replicas, batch_size):
+    """One line: which strategy, how many replicas, and how many images each gets of a batch.
+
+    Args:
+        name, workers: What `choose_strategy` returns.
+        replicas: Number of replicas of all workers.
+        batch_size: Images in a step, over all replicas.
+
+    Raises:
+        InputError: If the replicas cannot share a batch evenly.
+    """
+    if batch_size % replicas:
+        raise InputError(f"batch_size must be a multiple of the {replicas} replicas, got {batch_size}")
+    process = f", {workers.name} of {workers.count} processes" if workers.addresses else ""
+    return (
+        f"strategy {name}{process}: {replicas} {'replica' if replicas == 1 else 'replicas'} of "
+        f"{batch_size // replicas} images, {batch_size} in a step"
+    )
+
+
+def distribute(strategy, batches, steps, batch_size):
+    """Shares a worker's batches among its replicas.
+
+    Args:
+        strategy: The strategy.
+        batches: This worker's part of each batch, a `tf.data.Dataset`.
+        steps: Number of batches.
+        batch_size: Images in a step, over all replicas of all workers.
+
+    Returns:
+        What `fit` and `evaluate` take: without a strategy `batches` itself.
+    """
+    if strategy is tf.distribute.get_strategy():
+        return batches
+    replicas = strategy.num_replicas_in_sync
+    shared = strategy.distribute_datasets_from_function(lambda _: batches.rebatch(batch_size // replicas))
+    # What Keras takes for the number of steps. TensorFlow does not know it, and beyond the end Keras would
+    # train on made-up images before it notices.
+    shared._cardinality = steps
+    return shared
+
+
+def broadcast(strategy, variables):
+    """Gives every worker the chief's values of variables, such as what it has read from a file.
+
+    Args:
+        strategy: The strategy.
+        variables: List of `tf.Variable` or `keras.Variable`; the same on every worker.
+    """
+    variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+    @tf.function
+    def values_of_first_replica():
+        def replica():
+            context = tf.distribute.get_replica_context()
+            is_first = context.replica_id_in_sync_group == 0
+            kept = [tf.where(is_first, v, tf.zeros_like(v)) for v in map(tf.convert_to_tensor, variables)]
+            return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in kept]
+
+        return strategy.run(replica)
+
+    for variable, value in zip(variables, values_of_first_replica(), strict=True):
+        variable.assign(strategy.experimental_local_results(value)[0])
+
+
+def check_same(strategy, workers, settings):
+    """Makes sure that every worker has the chief's settings.
+
+    Args:
+        strategy, workers: Those of the run.
+        settings: Anything whose `repr` says it all.
+
+    Raises:
+        InputError: In a worker that has others.
+    """
+    if workers.count == 1:
+        return
+    own = zlib.crc32(repr(settings).encode())
+    chiefs = tf.Variable(own, dtype=tf.int64)
+    broadcast(strategy, [chiefs])
+    if int(chiefs) != own:
+        raise InputError(f"{workers.name} must be given the same flags as {next(iter(workers.addresses))}")
+
+
+class DistributedModel(keras.Model):
+    """A functional model that `fit` and `evaluate` run rightly on several replicas. Four things are mended:
+
+    - Under `MultiWorkerMirroredStrategy`, `fit` fails (keras-team/keras issue 20585): it reduces the first
+      batch outside of a replica, and metrics along an axis that they do not have. So the model is built
+      from its shapes, and metrics get that axis. `tests/test_distribution.py` says when this is no
+      longer needed.
+    - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
+      loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
+    - A replica without images, as the last batch may leave one, has no loss of 0 / 0.
+    - The weights of images count in every metric.
+
+    Compile it with `losses.CategoricalCrossentropy(reduction="mean_with_sample_weight")` and
+    `weighted_metrics`.
+    """
+
+    def train_step(self, data):
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            loss = self.compute_loss(images, labels, logits, weights)
+            scaled_loss = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_weights)
+        context = tf.distribute.get_replica_context()
+        # Keras has divided the loss by the number of replicas, so that the sum is the mean.
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return self._update_metrics(images, labels, logits, weights, loss)
+
+    def test_step(self, data):
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        logits = self(images, training=False)
+        loss = self.compute_loss(images, labels, logits, weights, training=False)
+        return self._update_metrics(images, labels, logits, weights, loss)
+
+    def _update_metrics(self, images, labels, logits, weights, loss):
+        if weights is None:
+            weights = tf.ones(tf.shape(images)[:1])
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.reduce_sum(weights))
+        metrics = self.compute_metrics(images, labels, logits, weights)
+        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            return {name: tf.reshape(value, (1,)) for name, value in metrics.items()}
+        return metrics
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        def like(tensor):
+            return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype)
+
+        with self.distribute_strategy.scope():
+            self._symbolic_build(data_batch=(like(self.inputs[0]), like(self.outputs[0])))

@@ -1,12 +1,12 @@
-"""The one exception of this package's own."""
+"""The exceptions of this package's own. The commands print them as one line."""
 
 
 class InputError(ValueError):
-    """Something that the user passed is wrong; the message says what, and what is allowed.
+    """Something that the user passed is wrong; the message says what, and what is allowed. Exit code 2."""
 
-    The commands print it as one line and exit with code 2; any other exception is a failure of the work
-    itself, or of this package.
-    """
+
+class Failure(RuntimeError):
+    """The work itself failed; the message says at what, and how to go on. Exit code 1."""
 
 
 def first_line(error):

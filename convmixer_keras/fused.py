@@ -13,7 +13,8 @@ import tensorflow as tf
 class FusedBatchNormalization(keras.layers.Layer):
     """Computes a `BatchNormalization` layer with TensorFlow's fused operation, on that layer's own weights.
 
-    While training, the running variance takes in the unbiased variance of a batch, as PyTorch's does.
+    While training, the running variance takes in the unbiased variance of a batch, as PyTorch's does. Under a
+    `tf.distribute` strategy with several replicas, mean and variance are those of the whole batch.
 
     Args:
         batch_norm: A built `keras.layers.BatchNormalization` over the last of four axes.
@@ -26,25 +27,53 @@ class FusedBatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=False, mask=None):  # Images have no mask, but Keras passes one on.
         layer = self.batch_norm
-        training = bool(training) and layer.trainable
-        no_statistics = tf.zeros(0)
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        if not (training and layer.trainable):
+            return self._fused(inputs, layer.moving_mean, layer.moving_variance)[0]
+        if _replicas() > 1:
+            outputs, mean, variance = self._over_replicas(inputs)
+        else:
+            outputs, mean, variance = self._fused(inputs)
+        keep = layer.momentum
+        layer.moving_mean.assign(layer.moving_mean * keep + mean * (1 - keep))
+        layer.moving_variance.assign(layer.moving_variance * keep + variance * (1 - keep))
+        return outputs
+
+    def _fused(self, inputs, mean=None, variance=None):
+        """Returns outputs, mean and unbiased variance; those of `inputs` where none are given."""
+        layer = self.batch_norm
+        return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.convert_to_tensor(layer.gamma),
             offset=tf.convert_to_tensor(layer.beta),
-            mean=no_statistics if training else tf.convert_to_tensor(layer.moving_mean),
-            variance=no_statistics if training else tf.convert_to_tensor(layer.moving_variance),
+            mean=tf.zeros(0) if mean is None else tf.convert_to_tensor(mean),
+            variance=tf.zeros(0) if variance is None else tf.convert_to_tensor(variance),
             epsilon=layer.epsilon,
-            is_training=training,
-        )
-        if training:
-            keep = layer.momentum
-            layer.moving_mean.assign(layer.moving_mean * keep + mean * (1 - keep))
-            layer.moving_variance.assign(layer.moving_variance * keep + variance * (1 - keep))
-        return outputs
+            is_training=mean is None,
+        )[:3]
+
+    def _over_replicas(self, inputs):
+        """As `_fused` for the batch of all replicas together, each of which has a part of equal size."""
+        layer = self.batch_norm
+        x = tf.cast(inputs, tf.float32)
+        # Gathered, and not averaged with the mean of squares: that loses the variance of channels that
+        # hardly vary. A sum of what only one replica fills in gathers with a single exchange.
+        context = tf.distribute.get_replica_context()
+        place = tf.one_hot(context.replica_id_in_sync_group, _replicas())[:, None, None]
+        moments = place * tf.stack(tf.nn.moments(x, [0, 1, 2]))
+        means, variances = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, moments), axis=1)
+        mean = tf.reduce_mean(means, 0)
+        variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
+        outputs = tf.nn.batch_normalization(x, mean, variance, layer.beta, layer.gamma, layer.epsilon)
+        count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * _replicas(), tf.float32)
+        return tf.cast(outputs, inputs.dtype), mean, variance * count / (count - 1)
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+def _replicas():
+    """How many replicas the strategy that this code runs under has."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def fused_twin(model):

@@ -10,6 +10,8 @@ from convmixer_keras.errors import InputError
 # Ranges, both ends included.
 COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+FILTERS = ("bicubic", "bilinear", "lanczos", "nearest")
+NORMALIZATIONS = ("batch", "layer")
 
 
 def _setting(default, group, text, within=None, choices=None):
@@ -32,7 +34,7 @@ class Recipe:
     crop_pct: float = _setting(
         1.0, "data", "share of the resized side kept by the centre crop at evaluation", (0.01, 1)
     )
-
+    interpolation: str = _setting("bicubic", "data", "filter of the resize at evaluation", choices=FILTERS)
     train_split: str | None = _setting(None, "data", "name of the training split (default train)")
     validation_split: str | None = _setting(
         None, "data", "name of the validation split (default: the first of validation, val, valid, test)"
@@ -43,6 +45,8 @@ class Recipe:
     kernel_size: int = _setting(9, "model", "side of the depthwise kernels, k; odd")
     patch_size: int = _setting(7, "model", "side of a patch in pixels, p")
     activation: str = _setting("gelu", "model", "a Keras activation; gelu is the exact one")
+    normalization: str = _setting("batch", "model", "after each activation", choices=NORMALIZATIONS)
+    residual: bool = _setting(True, "model", "add the depthwise half of a block to its input")
 
     epochs: int = _setting(150, "optimisation", "passes over the training images", COUNT)
     batch_size: int = _setting(64, "optimisation", "images in a step, over all devices together", COUNT)
@@ -82,6 +86,20 @@ class Recipe:
     def __post_init__(self):
         for entry in dataclasses.fields(self):
             _check(entry, getattr(self, entry.name))
+
+
+def from_saved(settings):
+    """Makes the recipe of an earlier run from the settings that its JSON file holds.
+
+    A field that the run did not know yet has its default, which is what the run did.
+
+    Args:
+        settings: Dictionary from field names to values, lists in place of tuples.
+
+    Returns:
+        A `Recipe`.
+    """
+    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 def _check(entry, value):
@@ -166,6 +184,23 @@ IMAGENET = Recipe(
     erasing_probability=0.25,
     mixup_alpha=0.5,
     cutmix_alpha=0.5,
+)
+
+# Ours, for the paper's ablations: the model of `cifar10_fast` under the ImageNet settings' optimizer and
+# augmentation, but for the crops, which are those that the authors' CIFAR-10 script has by default.
+ABLATION = dataclasses.replace(
+    CIFAR10_FAST,
+    batch_size=128,
+    learning_rate=IMAGENET.learning_rate,
+    weight_decay=IMAGENET.weight_decay,
+    epsilon=IMAGENET.epsilon,
+    clip_norm=IMAGENET.clip_norm,
+    crop_area=(0.75, 1.0),
+    randaugment_magnitude=IMAGENET.randaugment_magnitude,
+    randaugment_std=IMAGENET.randaugment_std,
+    erasing_probability=IMAGENET.erasing_probability,
+    mixup_alpha=IMAGENET.mixup_alpha,
+    cutmix_alpha=IMAGENET.cutmix_alpha,
 )
 
 RECIPES = {"digits": DIGITS, "cifar10_fast": CIFAR10_FAST, "cifar10": CIFAR10, "imagenet": IMAGENET}

@@ -1,11 +1,13 @@
 """The folder of a training run: what is in it, and how it is written so that nothing is lost."""
 
 import csv
+import glob
 import json
 import os
+import shutil
 
 from convmixer_keras.errors import InputError
-from convmixer_keras.saving import written_whole
+from convmixer_keras.saving import WRITING, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"
@@ -48,13 +50,17 @@ class RunFolder:
 
     def remove_run(self):
         """Removes the files of an earlier run, and no other file."""
-        import shutil
-
+        self.remove_leftovers()
         shutil.rmtree(self[TENSORBOARD], ignore_errors=True)
         # The settings last: as long as they are there the folder is known to hold a run.
         for name in (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES, CONFIG):
             if os.path.exists(self[name]):
                 os.remove(self[name])
+
+    def remove_leftovers(self):
+        """Removes the half-written files of a process that was killed."""
+        for leftover in glob.glob(os.path.join(glob.escape(self.path), WRITING + "*")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def read_config(self):
         """Returns the settings written by `create`.

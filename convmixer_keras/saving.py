@@ -8,10 +8,11 @@ import os
 import tempfile
 import zipfile
 
-from convmixer_keras.errors import InputError, first_line
+from convmixer_keras.errors import Failure, InputError, first_line
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
+WRITING = ".writing-"  # What the names of temporary folders begin with.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -32,7 +33,8 @@ def written_whole(path, room=0):
 
     Raises:
         InputError: If `path` is a folder, a device or write-protected; if its folder does not exist or
-            cannot be written to; or if the disk is full.
+            cannot be written to.
+        Failure: If the disk is full.
     """
     if os.path.lexists(path):
         if not os.path.isfile(path):
@@ -41,9 +43,9 @@ def written_whole(path, room=0):
             raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
     try:
-        temporary_folder = tempfile.mkdtemp(prefix=".writing-", dir=folder)
+        temporary_folder = tempfile.mkdtemp(prefix=WRITING, dir=folder)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror.lower()}") from None
+        raise _cannot_write(path, error) from None
     temporary = os.path.join(temporary_folder, name)
     try:
         if room:
@@ -55,11 +57,16 @@ def written_whole(path, room=0):
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        raise InputError(f"cannot write {path}: {os.strerror(error.errno).lower()}") from None
+        raise _cannot_write(path, error) from None
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         os.rmdir(temporary_folder)
+
+
+def _cannot_write(path, error):
+    kind = Failure if error.errno in _NO_ROOM else InputError
+    return kind(f"cannot write {path}: {os.strerror(error.errno).lower()}")
 
 
 def save_model(model, path, class_names=None):

@@ -1,50 +1,26 @@
-"""Compile and fit: optimizer, schedule, callbacks, and what a run leaves behind."""
+"""Compile and fit, and what a run leaves behind."""
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
 import platform
-import time
+from functools import partial
 
-import h5py
 import keras
+import tensorflow as tf
 
+from convmixer_keras import checkpoint, distribution, run_folder, visualization
 from convmixer_keras import data as data_module
-from convmixer_keras import run_folder, visualization
+from convmixer_keras.callbacks import KeepRun, StopAtNonFiniteLoss
 from convmixer_keras.complexity import model_complexity
-from convmixer_keras.distribution import choose_strategy
-from convmixer_keras.errors import InputError, first_line
+from convmixer_keras.errors import Failure, InputError
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
-from convmixer_keras.saving import save_model, weights_size, written_whole
-
-
-@keras.saving.register_keras_serializable("convmixer_keras")
-class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """The authors' schedule: up to the peak, down to a twentieth of it, down to nothing.
-
-    Linear between 0 at the start, `peak` at 2/5, `peak` / 20 at 4/5 and 0 at the end, counted after each step
-    as in the authors' CIFAR-10 script, so that the first step already learns.
-
-    Args:
-        peak: The highest learning rate.
-        total_steps: Number of steps of the run.
-    """
-
-    def __init__(self, peak, total_steps):
-        self.peak = peak
-        self.total_steps = total_steps
-
-    def __call__(self, step):
-        done = (keras.ops.cast(step, "float32") + 1) / self.total_steps
-        rise = done / 0.4
-        fall = 1 - (done - 0.4) / 0.4 * 0.95
-        end = (1 - done) / 0.2 * 0.05
-        share = keras.ops.where(done < 0.4, rise, keras.ops.where(done < 0.8, fall, end))
-        return self.peak * keras.ops.maximum(share, 0.0)
-
-    def get_config(self):
-        return {"peak": self.peak, "total_steps": self.total_steps}
+from convmixer_keras.optimizer import build_optimizer
+from convmixer_keras.peers import PeerLost, lost_peer
+from convmixer_keras.recipes import from_saved
+from convmixer_keras.saving import written_whole
 
 
 def build_model(recipe, channels, classes):
@@ -55,6 +31,8 @@ def build_model(recipe, channels, classes):
         recipe.kernel_size,
         recipe.patch_size,
         activation=recipe.activation,
+        normalization=recipe.normalization,
+        residual=recipe.residual,
         input_mean=[255 * m for m in _each_channel(recipe.mean, channels)],
         input_std=[255 * s for s in _each_channel(recipe.std, channels)],
         input_shape=(recipe.image_size, recipe.image_size, channels),
@@ -66,31 +44,26 @@ def _each_channel(values, channels):
     return values if len(values) == channels else values * channels
 
 
-def build_optimizer(recipe, model, total_steps):
-    """Builds a recipe's AdamW, with weight decay on kernels only, clipping, schedule and averaging."""
-    optimizer = keras.optimizers.AdamW(
-        PiecewiseLinear(recipe.learning_rate, total_steps),
-        weight_decay=recipe.weight_decay,
-        epsilon=recipe.epsilon,
-        global_clipnorm=recipe.clip_norm or None,
-        use_ema=recipe.ema_momentum > 0,
-        ema_momentum=recipe.ema_momentum or 0.99,  # Keras wants a number even where it averages nothing.
-    )
-    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
-    return optimizer
-
-
 def compile_model(model, optimizer, classes, from_logits=True, steps_per_execution=1):
-    """Compiles with cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy."""
+    """Compiles with cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
+
+    Returns:
+        The variables that loss and accuracies are summed up in over an epoch, scalars.
+    """
+    accuracies = [
+        keras.metrics.CategoricalAccuracy(name="accuracy"),
+        keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top5"),
+    ]
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=from_logits),
-        metrics=[
-            keras.metrics.CategoricalAccuracy(name="accuracy"),
-            keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top5"),
-        ],
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=from_logits, reduction="mean_with_sample_weight"
+        ),
+        weighted_metrics=accuracies,
         steps_per_execution=steps_per_execution,
     )
+    loss = next(metric for metric in model.metrics if metric.name == "loss")
+    return [variable for metric in (loss, *accuracies) for variable in metric.variables]
 
 
 def train(
@@ -99,7 +72,11 @@ def train(
     *,
     data_dir=None,
     strategy="auto",
+    peer_timeout=600,
     steps_per_execution=1,
+    checkpoint_every=0,
+    max_bad_images=0,
+    deterministic=False,
     resume=False,
     overwrite=False,
     command=None,
@@ -109,15 +86,21 @@ def train(
 
     The folder gets `model.keras` (best validation accuracy) and `last.keras`, both plain Keras models that
     take raw pixels, with their class names; `config.json`, `history.csv`, `curves.png`, TensorBoard logs,
-    and the checkpoint that a later call with `resume=True` goes on from.
+    and the checkpoint that a later call with `resume=True` goes on from. Of several processes only the
+    chief writes.
 
     Args:
         recipe: A `Recipe`.
         output: The folder. It must not hold a run, or with `resume` an unfinished one of the same recipe.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
-        strategy: "auto", "one" or "mirrored": see `choose_strategy`.
+        strategy: "auto", "one", "mirrored", "multiworker" or "tpu": see `choose_strategy`.
+        peer_timeout: Seconds to wait for another process.
         steps_per_execution: Training steps in one call of the compiled step.
-        resume: Whether to go on after the last finished epoch of the run in `output`.
+        checkpoint_every: Write a checkpoint after so many steps, too; 0 for only after each epoch.
+        max_bad_images: How many files of a folder that are no images to do without.
+        deterministic: Whether to take TensorFlow's deterministic operations, so that on a GPU, too, two runs
+            end with the same weights. Slower.
+        resume: Whether to go on from the last checkpoint of the run in `output`.
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
         command: What to note in `config.json` as the command of this run.
         verbose: As in `keras.Model.fit`.
@@ -128,103 +111,124 @@ def train(
 
     Raises:
         InputError: If the folder holds a run that is not to be resumed, or the recipe cannot be run.
-        KeyboardInterrupt: On Ctrl-C; what the last finished epoch left is complete.
+        NonFiniteLoss: If the loss is no longer a number. `last.keras` then holds the last weights for which
+            it was.
+        PeerLost: If another process of the run is gone.
+        KeyboardInterrupt: On Ctrl-C; what the last checkpoint holds is complete.
     """
-    folder = run_folder.RunFolder(output)
-    _check_folder(folder, recipe, resume, overwrite)
+    if checkpoint_every < 0:
+        raise InputError(f"checkpoint_every must be at least 0, got {checkpoint_every}")
+    name, workers = distribution.choose_strategy(strategy)
+    folder = run_folder.RunFolder(output) if workers.is_chief else None
+    if folder:
+        _check_folder(folder, recipe, resume, overwrite)
+    strategy = distribution.start_strategy(name, workers, peer_timeout)
+    summary = distribution.describe(name, workers, strategy.num_replicas_in_sync, recipe.batch_size)
+    if verbose:
+        print(summary, flush=True)
     keras.config.set_dtype_policy(recipe.dtype_policy)
     keras.utils.set_random_seed(recipe.seed)
-    data = data_module.load(recipe, data_dir)
-    classes = len(data.class_names)
-    total_steps = recipe.epochs * len(data.train)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+        # keras-cv's layers take the global generator, which now has to have a seed.
+        tf.random.set_global_generator(tf.random.Generator.from_seed(recipe.seed))
 
-    strategy = choose_strategy(strategy)
-    with strategy.scope():
-        model = build_model(recipe, data.channels, classes)
-        twin = fused_twin(model)
-        compile_model(
-            twin,
-            build_optimizer(recipe, twin, total_steps),
-            classes,
-            steps_per_execution=steps_per_execution,
+    with _named_errors(workers, output):
+        distribution.check_same(strategy, workers, (recipe, steps_per_execution, checkpoint_every, resume))
+        data = data_module.load(
+            recipe, data_dir, worker=workers.index, workers=workers.count, max_bad_images=max_bad_images
         )
-        twin.optimizer.build(twin.trainable_variables)
+        total_steps = recipe.epochs * data.steps
+        with strategy.scope():
+            model = build_model(recipe, data.channels, len(data.class_names))
+            twin = fused_twin(model)
+            several = name != "one"
+            if several:
+                twin = distribution.DistributedModel(twin.inputs, twin.outputs)
+            optimizer = build_optimizer(recipe, twin, total_steps, gradients_are_summed=several)
+            sums = compile_model(
+                twin, optimizer, len(data.class_names), steps_per_execution=steps_per_execution
+            )
+            twin.optimizer.build(twin.trainable_variables)
 
-    if resume:
-        first_epoch = _restore(twin, folder)
-    else:
-        first_epoch = 0
-        if overwrite:
-            folder.remove_run()
-        folder.create(_config(recipe, data, model, strategy, data_dir, command))
-    history = folder.read_history()[:first_epoch]
-    data.epoch.assign(first_epoch)
+        progress = checkpoint.Progress()
+        if resume:
+            progress = _restore(twin, folder, len(sums), strategy, workers)
+        elif folder:
+            if overwrite:
+                folder.remove_run()
+            folder.create(_config(recipe, data, model, summary, data_dir, command))
+        history = folder.read_history()[: progress.epochs] if folder else []
 
-    callbacks = [keras.callbacks.TensorBoard(folder[run_folder.TENSORBOARD], write_graph=False)]
-    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if recipe.ema_momentum else None
-    if average:
-        callbacks.append(average)
-    callbacks.append(KeepRun(folder, model, data.class_names, history, average))
-    try:
-        twin.fit(
-            data.train,
-            validation_data=data.validation,
-            initial_epoch=first_epoch,
+        average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if recipe.ema_momentum else None
+        keep_run = KeepRun(
+            folder,
+            model,
+            data,
+            history,
+            average=average,
+            sums=sums,
+            progress=progress,
+            checkpoint_every=checkpoint_every,
+        )
+        callbacks = [average] if average else []
+        callbacks += [StopAtNonFiniteLoss(keep_run, optimizer.schedule), keep_run]
+        if folder:
+            logs = folder[run_folder.TENSORBOARD]
+            callbacks.insert(0, keras.callbacks.TensorBoard(logs, write_graph=False))
+        train = distribution.distribute(strategy, data.train, data.steps, recipe.batch_size)
+        validation = distribution.distribute(
+            strategy, data.validation, data.validation_steps, recipe.batch_size
+        )
+        fit = partial(
+            twin.fit,
+            train,
+            validation_data=validation,
+            initial_epoch=progress.epochs,
             epochs=recipe.epochs,
             callbacks=callbacks,
             shuffle=False,  # The pipeline shuffles.
-            verbose=verbose,
+            verbose=verbose if folder else 0,
         )
-    finally:
-        if history:
-            with written_whole(folder[run_folder.CURVES]) as path:
-                visualization.learning_curves(history).savefig(path)
+        try:
+            with data.bad_images.named():
+                if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
+                    fit(steps_per_epoch=data.steps - progress.batches)
+                    progress = _restore(twin, folder, len(sums), strategy, workers)
+                    fit = partial(fit, initial_epoch=progress.epochs)
+                fit()
+        finally:
+            if folder and history:
+                with written_whole(folder[run_folder.CURVES]) as path:
+                    visualization.learning_curves(history).savefig(path)
     return history
 
 
-class KeepRun(keras.callbacks.Callback):
-    """Writes models, history and checkpoint after each epoch.
-
-    The checkpoint comes last: a run that is killed in between does that epoch again.
-
-    Args:
-        folder: The `RunFolder`.
-        model: The model to save, which shares its weights with the one that is trained.
-        class_names: Saved with it.
-        history: List of the finished epochs, to which this appends.
-        average: The `SwapEMAWeights` callback before this one, or None.
-    """
-
-    def __init__(self, folder, model, class_names, history, average):
-        super().__init__()
-        self.folder = folder
-        self.saved_model = model
-        self.class_names = class_names
-        self.history = history
-        self.average = average
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.began = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        best_before = max((row["val_accuracy"] for row in self.history), default=-1.0)
-        logs = {key: float(value) for key, value in logs.items()}
-        logs.pop("learning_rate", None)
-        self.history.append(
-            {
-                "epoch": epoch + 1,
-                **logs,
-                "learning_rate": float(self.model.optimizer.learning_rate),
-                "seconds": round(time.monotonic() - self.began, 2),
-            }
-        )
-        save_model(self.saved_model, self.folder[run_folder.LAST_MODEL], self.class_names)
-        if logs["val_accuracy"] > best_before:
-            save_model(self.saved_model, self.folder[run_folder.BEST_MODEL], self.class_names)
-        self.folder.write_history(self.history)
-        if self.average:  # The models hold the averaged weights; training goes on from the others.
-            self.average.on_epoch_begin(epoch + 1)
-        _write_checkpoint(self.model, self.folder[run_folder.CHECKPOINT], finished_epochs=epoch + 1)
+@contextlib.contextmanager
+def _named_errors(workers, output):
+    """Within this block, TensorFlow's errors about another process or a full disk say so in one line."""
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        logs = os.path.join(output, run_folder.TENSORBOARD)
+        if logs not in str(error):
+            raise
+        raise Failure(f"cannot write {logs}: no space left on device") from None
+    except (
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+        tf.errors.UnavailableError,
+        tf.errors.UnknownError,
+    ) as error:
+        if workers.count == 1:
+            raise
+        peer = lost_peer(workers.addresses, workers.name, str(error))
+        raise PeerLost(
+            f"lost {peer}; start every process again with --resume --output {output} to go on from the last "
+            "checkpoint"
+        ) from error
 
 
 def _check_folder(folder, recipe, resume, overwrite):
@@ -235,35 +239,28 @@ def _check_folder(folder, recipe, resume, overwrite):
                 "or choose another --output"
             )
         return
-    saved = folder.read_config()["recipe"]
+    saved = dataclasses.asdict(from_saved(folder.read_config()["recipe"]))
     for name, value in dataclasses.asdict(recipe).items():
-        if saved.get(name) != (list(value) if isinstance(value, tuple) else value):
+        if saved[name] != value:
             raise InputError(
-                f"{name} must be {saved.get(name)!r}, as when the run in {folder.path} began, to resume it; "
+                f"{name} must be {saved[name]!r}, as when the run in {folder.path} began, to resume it; "
                 f"got {value!r}"
             )
 
 
-def _write_checkpoint(twin, path, finished_epochs):
-    with written_whole(path, room=weights_size(twin)) as temporary:
-        twin.save_weights(temporary)
-        # In the same file, so that the two cannot disagree. The optimizer's count of steps would not do:
-        # with mixed_float16 it leaves out those whose gradients overflowed.
-        with h5py.File(temporary, "a") as file:
-            file.attrs["finished_epochs"] = finished_epochs
-
-
-def _restore(twin, folder):
-    """Loads the checkpoint and returns the number of finished epochs."""
-    checkpoint = folder[run_folder.CHECKPOINT]
-    if not os.path.exists(checkpoint):
-        return 0  # Stopped within its first epoch.
-    try:
-        twin.load_weights(checkpoint)
-        with h5py.File(checkpoint) as file:
-            return int(file.attrs["finished_epochs"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{checkpoint} cannot be resumed from: {first_line(error)}") from None
+def _restore(twin, folder, sums, strategy, workers):
+    """Loads the chief's checkpoint, in every process, and returns its `Progress` with so many `sums`."""
+    progress = checkpoint.Progress()
+    if folder:
+        folder.remove_leftovers()
+        progress = checkpoint.restore(twin, folder[run_folder.CHECKPOINT])
+    progress = progress._replace(sums=progress.sums or (0.0,) * sums)
+    if workers.count == 1:
+        return progress
+    numbers = tf.Variable([*progress[:3], *progress.sums], dtype=tf.float64)
+    distribution.broadcast(strategy, [numbers, *twin.weights, *twin.optimizer.variables])
+    epochs, batches, seconds, *sums = numbers.numpy().tolist()
+    return checkpoint.Progress(int(epochs), int(batches), seconds, tuple(sums))
 
 
 def _config(recipe, data, model, strategy, data_dir, command):
@@ -278,8 +275,7 @@ def _config(recipe, data, model, strategy, data_dir, command):
         "validation_images": data.validation_size,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "strategy": type(strategy).__name__,
-        "replicas": strategy.num_replicas_in_sync,
+        "strategy": strategy,
         "versions": {
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},

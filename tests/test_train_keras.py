@@ -6,19 +6,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from conftest import ROOT
 from PIL import Image
+from processes import COMMAND, run, started, wait_for
 
-COMMAND = [sys.executable, str(ROOT / "train_keras.py")]
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
-
-
-def run(*arguments, cwd):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -82,19 +75,8 @@ def test_an_existing_run_is_refused_or_replaced(digits_run, tmp_path):
 
 def test_interrupt_and_resume(tmp_path):
     arguments = [*SHORT, "--epochs", "20", "--output", "run"]
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background are started with Ctrl-C switched off, and hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        checkpoint = tmp_path / "run" / "checkpoint.weights.h5"
-        deadline = time.monotonic() + 120
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+    with started([*COMMAND, *arguments], tmp_path) as process:
+        wait_for((tmp_path / "run" / "checkpoint.weights.h5").exists, process)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

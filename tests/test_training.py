@@ -29,39 +29,6 @@ def recipe(image_folder):
     return dataclasses.replace(TINY, dataset=str(image_folder))
 
 
-def test_schedule_is_the_authors():
-    """Their CIFAR-10 script: np.interp over the epochs that are done after a step."""
-    epochs, steps, peak = 25, 97, 0.05
-    schedule = training.PiecewiseLinear(peak, epochs * steps)
-    for step in (0, 1, 500, epochs * steps * 2 // 5, 1500, epochs * steps * 4 // 5, epochs * steps - 1):
-        expected = np.interp((step + 1) / steps, [0, 10, 20, 25], [0, peak, peak / 20, 0])
-        assert float(schedule(step)) == pytest.approx(expected, rel=1e-4, abs=1e-8)
-    # The rates that the script prints after epochs 1, 10, 20 and 21.
-    for epoch, rate in ((1, 0.005), (10, 0.05), (20, 0.0025), (21, 0.002)):
-        assert float(schedule(epoch * steps - 1)) == pytest.approx(rate, rel=1e-4)
-
-
-def test_schedule_is_serialisable():
-    schedule = training.PiecewiseLinear(0.1, 50)
-    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
-    assert float(restored(7)) == float(schedule(7))
-
-
-def test_weight_decay_acts_on_kernels_only():
-    """With gradients of zero, AdamW multiplies what decays by 1 - rate * decay, and leaves the rest."""
-    recipe = dataclasses.replace(DIGITS, weight_decay=0.5, learning_rate=0.1)
-    model = training.build_model(recipe, 1, 10)
-    optimizer = training.build_optimizer(recipe, model, total_steps=10)
-    before = [v.numpy() for v in model.trainable_variables]
-    optimizer.apply(
-        [np.zeros(v.shape, np.float32) for v in model.trainable_variables], model.trainable_variables
-    )
-    rate = 0.1 * 0.1 / 0.4
-    for variable, old in zip(model.trainable_variables, before, strict=True):
-        kept = 1 - rate * 0.5 if variable.name == "kernel" else 1.0
-        np.testing.assert_allclose(variable, old * kept, rtol=1e-5)
-
-
 def test_gradients_are_clipped_to_one_global_norm():
     recipe = dataclasses.replace(DIGITS, weight_decay=0.0)
     gradients = [np.full((3, 4), 2.0, np.float32), np.full((5,), -1.0, np.float32)]

@@ -1,0 +1,81 @@
+/** From a photograph to what the network takes: the shorter side resized, the centre cropped. */
+
+import {Problem} from './problem.js';
+import {bicubicTaps, resizeLine} from './resize.js';
+
+/** @typedef {import('./classifier.js').InputFormat} InputFormat */
+
+// A photograph is read through the canvas in bands of so many rows, as phones limit the size of a canvas.
+const BAND = 256;
+
+const canvas = document.createElement('canvas');
+// Kept in main memory, as its pixels are read back. Without alpha, what is transparent is black.
+const context = canvas.getContext('2d', {alpha: false, willReadFrequently: true});
+
+/**
+ * @param {Blob} file
+ * @param {string} name For the message.
+ * @returns {Promise<ImageBitmap>} The right way up. Colour profiles are left alone, as Pillow and
+ *   TensorFlow leave them.
+ */
+export async function decodePhoto(file, name) {
+  try {
+    return await createImageBitmap(file, {imageOrientation: 'from-image', colorSpaceConversion: 'none'});
+  } catch {
+    throw new Problem(`${name} is not a photograph that this browser can read. JPEG, PNG and WebP are.`);
+  }
+}
+
+/**
+ * @param {ImageBitmap} photo
+ * @param {InputFormat} format
+ * @returns {Float32Array | Uint8Array} 0..255, row by row, channels last.
+ */
+export function toPixels(photo, {height, width, channels, dtype}) {
+  const scale = Math.max(width / photo.width, height / photo.height);
+  const resizedWidth = Math.max(width, Math.floor(photo.width * scale + 1e-6));
+  const resizedHeight = Math.max(height, Math.floor(photo.height * scale + 1e-6));
+  const across = bicubicTaps(photo.width, resizedWidth, halved(resizedWidth - width), width);
+  const down = bicubicTaps(photo.height, resizedHeight, halved(resizedHeight - height), height);
+
+  const stride = width * channels;
+  const narrow = new Uint8ClampedArray(photo.height * stride);
+  canvas.width = photo.width;
+  canvas.height = Math.min(BAND, photo.height);
+  for (let top = 0; top < photo.height; top += BAND) {
+    const rows = Math.min(BAND, photo.height - top);
+    context.drawImage(photo, 0, -top);
+    const rgba = context.getImageData(0, 0, photo.width, rows).data;
+    if (channels === 1) toGrey(rgba);
+    for (let row = 0; row < rows; row++) {
+      for (let channel = 0; channel < channels; channel++) {
+        resizeLine(
+          across, rgba, 4 * row * photo.width + channel, 4, narrow, (top + row) * stride + channel, channels
+        );
+      }
+    }
+  }
+  const small = new Uint8ClampedArray(height * stride);
+  for (let i = 0; i < stride; i++) resizeLine(down, narrow, i, stride, small, i, stride);
+  return dtype === 'uint8' ? Uint8Array.from(small) : Float32Array.from(small);
+}
+
+/**
+ * @param {number} margin
+ * @returns {number} Half of it; one half rounds to the even number, as in Python, for the same crop.
+ */
+function halved(margin) {
+  const lower = Math.floor(margin / 2);
+  return margin % 2 && lower % 2 ? lower + 1 : lower;
+}
+
+/**
+ * Puts the luma of ITU-R BT.601 in place of red, in 16-bit fixed point as Pillow's convert("L").
+ *
+ * @param {Uint8ClampedArray} rgba
+ */
+function toGrey(rgba) {
+  for (let i = 0; i < rgba.length; i += 4) {
+    rgba[i] = (19595 * rgba[i] + 38470 * rgba[i + 1] + 7471 * rgba[i + 2] + 32768) >> 16;
+  }
+}

@@ -1,0 +1,63 @@
+/**
+ * Bicubic resizing with antialiasing, as Pillow does it: the canvas' own smoothing is another at every factor,
+ * and at large ones loses what is on the photograph.
+ *
+ * Formula: R. G. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -1/2;
+ * when shrinking, the kernel is stretched to cover what each pixel of the result stands for.
+ */
+
+const RADIUS = 2;
+
+/**
+ * @typedef {object} Taps
+ * @property {number} start The first pixel of the source that counts.
+ * @property {Float64Array} weights Of it and those after it; their sum is 1.
+ */
+
+/**
+ * @param {number} size Of the source along one axis, in pixels.
+ * @param {number} resized Of the whole result.
+ * @param {number} first The first pixel of the result that is wanted.
+ * @param {number} count How many are.
+ * @returns {Taps[]} One for each pixel of the result.
+ */
+export function bicubicTaps(size, resized, first, count) {
+  const scale = size / resized;
+  const stretch = Math.max(scale, 1);
+  return Array.from({length: count}, (_, i) => {
+    const centre = (first + i + 0.5) * scale;
+    const start = Math.max(0, Math.floor(centre - RADIUS * stretch + 0.5));
+    const end = Math.min(size, Math.floor(centre + RADIUS * stretch + 0.5));
+    const weights = Float64Array.from({length: end - start}, (_, j) => cubic((start + j + 0.5 - centre) / stretch));
+    const sum = weights.reduce((a, b) => a + b);
+    return {start, weights: weights.map((weight) => weight / sum)};
+  });
+}
+
+/** @param {number} x */
+function cubic(x) {
+  const d = Math.abs(x);
+  if (d < 1) return (1.5 * d - 2.5) * d * d + 1;
+  if (d < RADIUS) return ((-0.5 * d + 2.5) * d - 4) * d + 2;
+  return 0;
+}
+
+/**
+ * Resizes along one axis.
+ *
+ * @param {Taps[]} taps One for each pixel of a line of the result.
+ * @param {Uint8ClampedArray} source
+ * @param {number} from Where the source's line begins in it.
+ * @param {number} step From one pixel of the source's line to the next.
+ * @param {Uint8ClampedArray} result
+ * @param {number} to Where the result's line begins in it.
+ * @param {number} resultStep From one pixel of the result's line to the next.
+ */
+export function resizeLine(taps, source, from, step, result, to, resultStep) {
+  for (let i = 0; i < taps.length; i++) {
+    const {start, weights} = taps[i];
+    let sum = 0.5;
+    for (let j = 0; j < weights.length; j++) sum += weights[j] * source[from + (start + j) * step];
+    result[to + i * resultStep] = Math.floor(sum);
+  }
+}

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Serves the page that runs a .tflite file in the browser, to this machine alone.
+
+  python examples/web/serve.py out.tflite     then open the address that it prints
+
+`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. The
+first start fetches LiteRT.js (12 MB) from the npm registry into the folder litert/ beside this file; later
+ones need no network.
+"""
+
+import argparse
+import errno
+import http.server
+import os
+import pathlib
+import shutil
+
+import fetch_litert
+
+from convmixer_keras import command_line
+from convmixer_keras.errors import InputError
+
+HERE = pathlib.Path(__file__).resolve().parent
+ADDRESS = "127.0.0.1"
+TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+}
+HEADERS = {
+    # These two give the page shared memory, and with it threads.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    check_model(arguments.model)
+    with bind(arguments.port) as server:
+        if arguments.litert is None:
+            litert = HERE / "litert"
+            fetch_litert.ensure(litert)
+        else:
+            litert = arguments.litert
+            fetch_litert.check(litert)
+        server.files = site(arguments.model, litert)
+        try:
+            print(f"http://{ADDRESS}:{server.server_port}/  (Ctrl-C ends it)", flush=True)
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return command_line.DONE
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=command_line.HelpFormatter)
+    command_line.add_version(parser)
+    parser.add_argument("model", metavar="MODEL.tflite", type=pathlib.Path, help="the network to run")
+    parser.add_argument("--port", type=int, default=8000, help="where to listen; 0 takes a free one")
+    parser.add_argument(
+        "--litert", metavar="DIR", type=pathlib.Path,
+        help=f"a copy of LiteRT.js {fetch_litert.VERSION} to use instead: node_modules/@litertjs",
+    )  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def check_model(path):
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    if start[4:] != b"TFL3":
+        raise InputError(f"{path} is not a TFLite model")
+
+
+def bind(port):
+    """Returns a server that listens on a port of this machine."""
+    if not 0 <= port < 65536:
+        raise InputError(f"--port must be 0..65535, got {port}")
+    try:
+        return http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"port {port} is in use: choose another with --port") from None
+        raise InputError(f"cannot listen on port {port}: {error.strerror}") from None
+
+
+def site(model, litert):
+    """Returns every file that is served, by its address: the page, LiteRT.js and the model.
+
+    What a request asks for is looked up here and nowhere else, so that no path in it reaches the disk.
+    """
+    files = {}
+    for pattern in ("*.html", "*.css", "*.svg", "js/*.js"):
+        files |= _files(HERE, pattern, "/")
+    for pattern in ("core/dist/*.js", "core/wasm/*.js", "core/wasm/*.wasm", "wasm-utils/dist/*.js"):
+        files |= _files(litert, pattern, "/litert/")
+    return {**files, "/": HERE / "index.html", "/model.tflite": model.resolve()}
+
+
+def _files(folder, pattern, prefix):
+    paths = [path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()]
+    return {prefix + path.relative_to(folder).as_posix(): path for path in paths}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers GET and HEAD for the files of `server.files`, and nothing else."""
+
+    def do_GET(self):
+        self._answer(with_body=True)
+
+    def do_HEAD(self):
+        self._answer(with_body=False)
+
+    def _answer(self, with_body):
+        path = self.server.files.get(self.path.partition("?")[0])
+        if path is None:
+            return self.send_error(404)
+        try:
+            file = open(path, "rb")  # noqa: SIM115
+        except OSError as error:
+            return self.send_error(500, f"cannot read {path.name}: {error.strerror}")
+        with file:
+            self.send_response(200)
+            self.send_header("Content-Type", TYPES.get(path.suffix, "application/octet-stream"))
+            self.send_header("Content-Length", os.fstat(file.fileno()).st_size)
+            self.end_headers()
+            if with_body:
+                try:
+                    shutil.copyfileobj(file, self.wfile)
+                except ConnectionError:
+                    self.close_connection = True  # The browser has left the page.
+
+    def end_headers(self):
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, format, *arguments):
+        """Says nothing of requests."""
+
+
+if __name__ == "__main__":
+    command_line.run(main)

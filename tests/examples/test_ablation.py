@@ -1,0 +1,208 @@
+"""The study as its users run it, on three colours that anything can learn to tell apart."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from convmixer_keras import training
+from convmixer_keras.fused import fused_twin
+from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, IMAGENET, Recipe, from_saved
+from convmixer_keras.run_folder import RunFolder
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "ablation.py"
+sys.path.insert(0, str(SCRIPT.parent))
+import ablation  # noqa: E402
+
+TINY = ["--image-size", "16", "--hidden-dim", "4", "--depth", "1", "--batch-size", "12", "--epochs", "2"]
+PLAIN = ["--randaugment-ops", "0", "--erasing-probability", "0"]  # Starts in a fraction of the time.
+
+
+@pytest.fixture
+def study(monkeypatch, image_folder, tmp_path):
+    """Function that runs a part of the study in this process and returns its rows."""
+
+    def run(*flags, lines=("baseline", "without the residual", "kernel 5"), results=None):
+        monkeypatch.setattr(ablation, "STUDY", [line for line in STUDY if line[0] in lines])
+        output = str(tmp_path / "runs")
+        if results:
+            flags = (*flags, "--results", str(results))
+        ablation.main(["--dataset", str(image_folder), "--output", output, *TINY, *PLAIN, *flags])
+        return read(results or tmp_path / "runs")
+
+    return run
+
+
+STUDY = ablation.STUDY
+
+
+def read(folder):
+    with open(folder / "ablation.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_line_changes_one_thing_of_the_baseline():
+    assert [name for name, _, _ in STUDY[:10]] == [
+        "baseline",
+        "without the residual",
+        "LayerNorm for BatchNorm",
+        "ReLU for GELU",
+        "without RandAugment",
+        "without random scaling",
+        "without mixup",
+        "without cutmix",
+        "without erasing",
+        "without gradient clipping",
+    ]
+    assert {name for name, _, _ in STUDY[10:]} == {
+        *(f"kernel {k}" for k in (3, 5, 7, 9)),
+        *(f"patch {p}" for p in (1, 2, 4)),
+    }
+    for name, changes, _ in STUDY:
+        differing = {
+            field.name
+            for field in dataclasses.fields(Recipe)
+            if getattr(dataclasses.replace(ABLATION, **changes), field.name) != getattr(ABLATION, field.name)
+        }
+        same = name in ("baseline", f"kernel {ABLATION.kernel_size}", f"patch {ABLATION.patch_size}")
+        assert differing == (set() if same else set(changes)), name
+        assert len(changes) == (name != "baseline")
+
+
+def test_baseline_has_everything_that_is_taken_away():
+    assert ABLATION.dataset == "cifar10"
+    assert (ABLATION.hidden_dim, ABLATION.depth) == (256, 8)
+    assert ABLATION.crop_area == (0.75, 1.0)
+    for name in ("mixup_alpha", "cutmix_alpha", "erasing_probability", "clip_norm", "randaugment_ops"):
+        assert getattr(ABLATION, name) == getattr(IMAGENET, name) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "layer", "there"),
+    [
+        ({}, keras.layers.Add, True),
+        ({"residual": False}, keras.layers.Add, False),
+        ({"normalization": "layer"}, keras.layers.LayerNormalization, True),
+        ({"normalization": "layer"}, keras.layers.BatchNormalization, False),
+    ],
+)
+def test_a_recipe_decides_on_residual_and_normalization(changes, layer, there):
+    recipe = dataclasses.replace(ABLATION, hidden_dim=8, depth=2, **changes)
+    model = training.build_model(recipe, 3, 10)
+    assert any(isinstance(candidate, layer) for candidate in model.layers) == there
+    images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_allclose(fused_twin(model)(images), model(images), atol=1e-5)
+
+
+def test_settings_of_earlier_runs_mean_what_they_did():
+    settings = json.loads(json.dumps(dataclasses.asdict(ABLATION)))
+    assert from_saved(settings) == ABLATION
+    for name in ("normalization", "residual", "interpolation"):
+        del settings[name]
+    assert from_saved(settings) == ABLATION
+
+
+def test_a_run_of_before_the_new_settings_goes_on(image_folder, tmp_path):
+    recipe = dataclasses.replace(
+        CIFAR10_FAST,
+        dataset=str(image_folder),
+        image_size=16,
+        hidden_dim=4,
+        depth=1,
+        batch_size=12,
+        epochs=1,
+        randaugment_ops=0,
+    )
+    settings = dataclasses.asdict(recipe)
+    for name in ("normalization", "residual", "interpolation"):
+        del settings[name]
+    RunFolder(tmp_path).create({"recipe": settings})
+    assert len(training.train(recipe, tmp_path, resume=True, verbose=0)) == 1
+    with pytest.raises(ValueError, match=r"residual must be True, as when the run .* got False"):
+        training.train(dataclasses.replace(recipe, residual=False), tmp_path, resume=True, verbose=0)
+
+
+def test_study_writes_table_and_chart_and_trains_nothing_twice(study, image_folder, tmp_path):
+    rows = study()
+    output = tmp_path / "runs"
+    assert [row["ablation"] for row in rows] == [
+        "baseline",
+        "without the residual",
+        "kernel 5",
+    ]
+    assert [row["paper"] for row in rows] == ["", "-0.31", "0.0"]
+    for row in rows:
+        run = "baseline" if row["ablation"] == "kernel 5" else row["ablation"].replace(" ", "-")
+        with open(output / run / "history.csv", newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        assert last["epoch"] == "2"
+        assert float(row["top1"]) == pytest.approx(100 * float(last["val_accuracy"]))
+        assert float(row["difference"]) == pytest.approx(float(row["top1"]) - float(rows[0]["top1"]))
+    assert not (output / "kernel-5").exists()  # It is the baseline.
+
+    report = (output / "README.md").read_text()
+    assert "ConvMixer-4/1, patch 2, kernel 5" in report
+    assert "36 training and 15 test images, 2 epochs, batch 12, seed 0" in report
+    table = [line for line in report.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + len(rows)
+    assert table[3].startswith(f"| without the residual | {float(rows[1]['top1']):.2f} | ")
+    assert Image.open(output / "ablation.png").size > (600, 100)
+
+    written = {path: path.stat().st_mtime_ns for path in output.glob("*/model.keras")}
+    assert len(written) == 2
+    (output / "ablation.csv").unlink()
+    assert study() == rows
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+    with pytest.raises(ValueError, match="holds a run of other settings: choose another --output"):
+        study("--seed", "1")
+
+
+def test_results_go_where_they_are_asked_for(study, tmp_path):
+    study("--epochs", "1", lines=("baseline",), results=tmp_path / "results")
+    assert sorted(os.listdir(tmp_path / "results")) == ["README.md", "ablation.csv", "ablation.png"]
+    assert read(tmp_path / "results")[0]["top1"]
+
+
+def test_wrong_use_is_one_line_and_exit_code_2(tmp_path):
+    for flags, message in (
+        (["--dataset", "no/such"], "error: dataset must be digits, an existing folder"),
+        (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
+    ):
+        outcome = subprocess.run(
+            [sys.executable, SCRIPT, "--output", tmp_path, *flags], capture_output=True, text=True
+        )
+        assert outcome.returncode == 2
+        assert outcome.stderr.startswith(message)
+        assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on(image_folder, tmp_path):
+    """All of STUDY, killed within the second run, ends as one that was not killed."""
+    flags = ["--dataset", image_folder, "--output", tmp_path, *TINY, *PLAIN, "--epochs", "3"]
+    command = [sys.executable, SCRIPT, *flags]
+    study = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    under_way = tmp_path / "without-the-residual" / "history.csv"
+    while not under_way.exists():
+        assert study.poll() is None
+        time.sleep(0.01)
+    study.send_signal(signal.SIGKILL)
+    study.wait()
+    baseline = (tmp_path / "baseline" / "last.keras").stat().st_mtime_ns
+    assert len(read(tmp_path)) == 1
+    subprocess.run(command, check=True)
+    assert (tmp_path / "baseline" / "last.keras").stat().st_mtime_ns == baseline
+    assert [row["ablation"] for row in read(tmp_path)] == [name for name, _, _ in STUDY]
+    epochs = [row["epoch"] for row in csv.DictReader(under_way.open())]
+    assert epochs == ["1", "2", "3"]
