@@ -224,7 +224,7 @@ def test_mixed_precision_reaches_float32s_accuracy(tmp_path, strategy, policy):
     ours, theirs = (
         max(row["val_accuracy"] for row in json.loads(lines[0][-1])) for lines in (printed, expected)
     )
-    assert ours == pytest.approx(theirs, abs=0.005 + 1e-6)
+    assert ours >= theirs - 0.005
 
 
 KERAS_ALONE = """
