@@ -1,34 +1,46 @@
 """tf.data pipelines: digits, any tensorflow-datasets name, or a folder of images."""
 
 import os
+import random
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras import augmentation
+from convmixer_keras import augmentation, checks
+from convmixer_keras.bad_images import BadImages, read_file, zeros_like_spec
 from convmixer_keras.errors import InputError
 from convmixer_keras.preprocessing import evaluation_transform
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
-SHUFFLED_IMAGES = 16_384  # Where the whole set does not fit into memory.
+IMAGE_FILES = (".jpg", ".jpeg", ".png")
+SHUFFLED_IMAGES = 16_384  # Where images come one after the other and do not all fit into memory.
 DIGITS_TEST_SHARE = 0.2
+FILLING = -1  # The label of what only fills up a batch.
 
 
 class Data(NamedTuple):
     """What `load` returns.
 
     Attributes:
-        train: Batches of float32 images (batch_size, size, size, channels), raw pixels 0..255, and float32
-            labels (batch_size, classes), each row of which sums to 1. One pass is one epoch; every pass has
-            another order, and the last, smaller batch is left out.
-        validation: The same without augmentation, in a fixed order, with the last batch.
+        train: Batches of float32 images (batch_size / workers, size, size, channels), raw pixels 0..255, and
+            float32 labels (batch_size / workers, classes), each row of which sums to 1. One pass is one
+            epoch; every pass has another order, and the last, smaller batch is left out. Its `cardinality`
+            is that of a full pass.
+        validation: The same without augmentation, in a fixed order, with the last, smaller batch. With
+            several workers also float32 weights (batch_size / workers,): every worker has the same number of
+            full batches, and what fills up the last ones has the weight 0.
         class_names: The name of each class, in the order of the labels.
-        train_size, validation_size: Number of images.
+        train_size, validation_size: Number of images, over all workers.
         channels: Number of channels.
+        steps, validation_steps: Number of batches in a full pass, the same for every worker.
         epoch: A `tf.Variable` that counts the passes over `train`. The order of a pass follows from the seed
             and this number alone, so that a run that goes on later sets it to where it was.
+        first_batch: A `tf.Variable`: how many batches the next pass leaves out from its beginning, without
+            decoding them. What follows is as it would have been. Back to 0 as soon as that pass has begun.
+            Keras warns that such a pass "ran out of data", and goes on as it should.
+        bad_images: The `BadImages` of both pipelines.
     """
 
     train: tf.data.Dataset
@@ -37,15 +49,23 @@ class Data(NamedTuple):
     train_size: int
     validation_size: int
     channels: int
+    steps: int
+    validation_steps: int
     epoch: tf.Variable
+    first_batch: tf.Variable
+    bad_images: BadImages
 
 
 class _Split(NamedTuple):
-    """Undecoded examples (image, label): image is a uint8 array or the bytes of a JPEG or PNG file."""
+    """Undecoded examples (image, label): a uint8 array, the bytes of a JPEG or PNG file, or its path.
+
+    Paths are what a folder gives; `files` then lists all of them, each with its label.
+    """
 
     examples: tf.data.Dataset
     size: int
     bytes: float
+    files: list[tuple[str, int]] | None = None
 
 
 class _Source(NamedTuple):
@@ -58,7 +78,17 @@ class _Source(NamedTuple):
     channels: int
 
 
-def load(recipe, data_dir=None):
+class _Share(NamedTuple):
+    """Worker number `worker` of `workers`, which take the elements of every batch by turns."""
+
+    worker: int
+    workers: int
+
+    def of(self, dataset):
+        return dataset.shard(self.workers, self.worker) if self.workers > 1 else dataset
+
+
+def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
     """Makes the training and the validation pipeline of a recipe's data set.
 
     Args:
@@ -68,16 +98,27 @@ def load(recipe, data_dir=None):
             None stands for "train", and for the first there is of "validation", "val", "valid", "test".
             The recipe also says image size, batch size, augmentation, evaluation crop and seed.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
+        worker: Which of the workers this is, from 0.
+        workers: How many processes train together. Each takes its share of every batch: batch i of all of
+            them together is batch i of a single worker.
+        max_bad_images: How many files of a folder may turn out not to be readable as images. Each is named
+            by a warning. In training the next file of the split takes its place; validation leaves it out.
+            One more is an error, `BadImages.error`. Every worker counts those that it meets.
 
     Returns:
         A `Data`.
 
     Raises:
-        InputError: If there is no such data set or split, or it has no images with labels.
+        InputError: If there is no such data set or split, it has no images with labels, or the batch cannot
+            be shared by the workers.
     """
+    share = _share(worker, workers, recipe.batch_size)
+    if max_bad_images < 0:
+        raise InputError(f"max_bad_images must be at least 0, got {max_bad_images}")
+    bad_images = BadImages(max_bad_images)
     source = _source(recipe.dataset, data_dir)
     train = source.read(_split_name(source, recipe.train_split, ("train",)))
-    validation = _validation(source, recipe)
+    validation = _validation(source, recipe, share, bad_images)
     if recipe.batch_size > train.size:
         raise InputError(
             f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
@@ -92,15 +133,29 @@ def load(recipe, data_dir=None):
                 f"{recipe.dataset}, got {getattr(recipe, name)}"
             )
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+    first_batch = tf.Variable(0, dtype=tf.int64, trainable=False)
     return Data(
-        train=_training_pipeline(source, train, recipe, epoch),
+        train=_training_pipeline(source, train, recipe, share, epoch, first_batch, bad_images),
         validation=validation.images,
         class_names=validation.class_names,
         train_size=train.size,
         validation_size=validation.size,
         channels=validation.channels,
+        steps=train.size // recipe.batch_size,
+        validation_steps=validation.steps,
         epoch=epoch,
+        first_batch=first_batch,
+        bad_images=bad_images,
     )
+
+
+def _share(worker, workers, batch_size):
+    workers = checks.positive_int("workers", workers)
+    if not 0 <= worker < workers:
+        raise InputError(f"worker must be at least 0 and below workers={workers}, got {worker}")
+    if batch_size % workers:
+        raise InputError(f"batch_size must be a multiple of the {workers} workers, got {batch_size}")
+    return _Share(worker, workers)
 
 
 class Validation(NamedTuple):
@@ -110,54 +165,133 @@ class Validation(NamedTuple):
     class_names: list[str]
     size: int
     channels: int
+    steps: int
+    bad_images: BadImages
 
 
 def load_validation(recipe, data_dir=None):
     """Makes the validation pipeline alone; arguments and errors are those of `load`."""
-    return _validation(_source(recipe.dataset, data_dir), recipe)
+    return _validation(_source(recipe.dataset, data_dir), recipe, _Share(0, 1), BadImages(0))
 
 
-def _validation(source, recipe):
+def _validation(source, recipe, share, bad_images):
     split = source.read(_split_name(source, recipe.validation_split, VALIDATION_SPLITS))
-    classes = len(source.class_names)
+    steps = -(-split.size // recipe.batch_size)
+    examples, read, _ = _in_memory(split)
+    if share.workers > 1:
+        examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
-    def to_image(image, label):
-        image = _decode(image, source.channels)
-        return evaluation_transform(image, recipe.image_size, recipe.crop_pct), label
+    def decoded(image, path):
+        image = read(image)
+        if split.files is None:
+            return _decode(image, source.channels)
+        return bad_images.decoded(_decode, image, path)
 
-    examples = split.examples.cache() if _fits_in_memory(split.bytes) else split.examples
+    def to_image(image, label, path):
+        pixel = tf.zeros((1, 1, source.channels), tf.uint8)
+        image = tf.cond(label == FILLING, lambda: pixel[:0], lambda: decoded(image, path))
+        weight = tf.cast(tf.size(image) > 0, tf.float32)
+        image = tf.cond(weight > 0, lambda: image, lambda: pixel)
+        return evaluation_transform(image, recipe.image_size, recipe.crop_pct), label, weight
+
+    examples = examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
+    if share.workers == 1:
+        examples = examples.filter(lambda image, label, weight: weight > 0)
+
+    def to_batch(images, labels, weights):
+        labels = augmentation.one_hot(labels, len(source.class_names))
+        return (images, labels, weights) if share.workers > 1 else (images, labels)
+
     images = (
-        examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(recipe.batch_size)
-        .map(lambda images, labels: (images, augmentation.one_hot(labels, classes)))
-        .apply(tf.data.experimental.assert_cardinality(-(-split.size // recipe.batch_size)))
+        examples.batch(recipe.batch_size // share.workers)
+        .map(to_batch)
+        .apply(lambda batches: _with_cardinality(batches, steps))
+        .with_options(_not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
-    return Validation(images, source.class_names, split.size, source.channels)
+    return Validation(images, source.class_names, split.size, source.channels, steps, bad_images)
 
 
-def _training_pipeline(source, split, recipe, epoch):
-    examples, buffer = split.examples, SHUFFLED_IMAGES
-    if _fits_in_memory(split.bytes):
-        examples, buffer = examples.cache(), split.size
+def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_images):
+    examples, read, shuffle_buffer = _in_memory(split)
+    steps = split.size // recipe.batch_size
 
-    def shuffled(epoch):
-        return _shuffle(examples, buffer, recipe.seed, epoch)
+    def begin(_):
+        skipped = tf.identity(first_batch)
+        first_batch.assign(0)
+        return epoch.assign_add(1) - 1, skipped
 
-    def to_image(image, label):
-        return augmentation.random_resized_crop(_decode(image, source.channels), recipe), label
+    def examples_of_pass(epoch, skipped):
+        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch)
+        rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
+        return share.of(rest)
+
+    def to_image(image, label, path):
+        image = read(image)
+        if split.files is None:
+            image = _decode(image, source.channels)
+        else:
+            image, label = bad_images.replaced(_decode, image, label, path, split.files)
+        return augmentation.random_resized_crop(image, recipe), label
 
     batch_transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
     return (
         tf.data.Dataset.from_tensors(0)
-        .map(lambda _: epoch.assign_add(1) - 1)
-        .flat_map(shuffled)
+        .map(begin)
+        .flat_map(examples_of_pass)
         .map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(recipe.batch_size, drop_remainder=True)
+        .batch(recipe.batch_size // share.workers, drop_remainder=True)
         .map(batch_transform, num_parallel_calls=tf.data.AUTOTUNE)
-        .apply(tf.data.experimental.assert_cardinality(split.size // recipe.batch_size))
+        .apply(lambda batches: _with_cardinality(batches, steps))
+        .with_options(_not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def _in_memory(split):
+    """Reads undecoded examples once, where they fit into memory.
+
+    Returns:
+        Examples (image, label, path), the path "" where an image is no file; what reads an image before it
+        is decoded; and how many examples to shuffle at a time.
+    """
+    fits = _fits_in_memory(split.bytes)
+    if split.files is None:
+        examples = split.examples.map(lambda image, label: (image, label, ""))
+        return (
+            (examples.cache(), tf.identity, split.size) if fits else (examples, tf.identity, SHUFFLED_IMAGES)
+        )
+    examples = split.examples.map(lambda path, label: (path, label, path))
+    if not fits:
+        return examples, read_file, split.size  # Paths are short.
+    examples = examples.map(
+        lambda image, label, path: (read_file(image), label, path), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    return examples.cache(), tf.identity, split.size
+
+
+def _filled_up(examples, size):
+    """Adds examples that only fill up a batch, up to `size` examples."""
+    image, label, path = examples.element_spec
+    filling = (zeros_like_spec(image), tf.constant(FILLING, label.dtype), zeros_like_spec(path))
+    return examples.concatenate(tf.data.Dataset.from_tensors(filling).repeat()).take(size)
+
+
+def _with_cardinality(batches, steps):
+    """Says how many batches a full pass has, without insisting on it: a resumed pass has fewer.
+
+    (`assert_cardinality` fails on such a pass, and Keras wants to know the number.)
+    """
+    one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
+    endless_for_all_tensorflow_knows = one.filter(lambda *_: False).repeat()
+    return batches.concatenate(endless_for_all_tensorflow_knows).take(steps)
+
+
+def _not_sharded():
+    """Each worker reads its own share already."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
 
 
 def _shuffle(examples, buffer, seed, epoch):
@@ -179,7 +313,7 @@ def _shuffle(examples, buffer, seed, epoch):
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
-def _decode(image, channels):
+def _decode(image, channels=3):
     if image.dtype == tf.string:
         image = tf.io.decode_image(image, channels=channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
@@ -219,23 +353,44 @@ def _digits():
 
 
 def _folder(root):
-    """A folder SPLIT/CLASS/*.jpg or *.png."""
-    import tensorflow_datasets as tfds
-
-    builder = tfds.folder_dataset.ImageFolder(root)
-    splits = {name: info for name, info in builder.info.splits.items() if info.num_examples}
-    if not splits:
+    """A folder SPLIT/CLASS/*.jpg or *.png; hidden files and folders, and any others, do not count."""
+    listed = {
+        split.name: {folder.name: _image_files(folder) for folder in _folders(split)}
+        for split in _folders(root)
+    }
+    class_names = sorted({name for classes in listed.values() for name in classes})
+    listed = {split: classes for split, classes in listed.items() if any(classes.values())}
+    if not listed:
         raise InputError(f"{root} must hold images as SPLIT/CLASS/*.jpg or *.png, such as train/cat/1.jpg")
 
     def read(split):
-        size = sum(
-            os.path.getsize(os.path.join(folder, file))
-            for folder, _, files in os.walk(os.path.join(root, split))
-            for file in files
-        )
-        return _Split(_undecoded(builder, split), splits[split].num_examples, size)
+        files = [
+            (entry.path, class_names.index(name))
+            for name, entries in sorted(listed[split].items())
+            for entry in entries
+        ]
+        # In an order of its own, so that the first images are not all of one class.
+        random.Random(split).shuffle(files)
+        paths, labels = zip(*files, strict=True)
+        examples = tf.data.Dataset.from_tensor_slices((list(paths), np.array(labels, np.int64)))
+        size = sum(entry.stat().st_size for entries in listed[split].values() for entry in entries)
+        return _Split(examples, len(files), size, files)
 
-    return _Source(root, list(splits), read, builder.info.features["label"].names, 3)
+    return _Source(root, sorted(listed), read, class_names, 3)
+
+
+def _folders(path):
+    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _image_files(folder):
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    return [
+        entry
+        for entry in entries
+        if entry.name.lower().endswith(IMAGE_FILES) and not entry.name.startswith(".") and entry.is_file()
+    ]
 
 
 def _tfds(name, data_dir):

@@ -2,7 +2,9 @@ import dataclasses
 import functools
 import http.server
 import io
+import shutil
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from convmixer_keras import data
+from convmixer_keras.errors import InputError
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS
 
 
@@ -72,6 +75,134 @@ def test_order_follows_from_seed_and_epoch(global_seed):
     np.testing.assert_array_equal(labels_of(again.train), orders[2])
     other = data.load(dataclasses.replace(DIGITS, seed=4))
     assert not np.array_equal(labels_of(other.train), orders[0])
+
+
+def test_a_pass_can_start_in_the_middle():
+    recipe = dataclasses.replace(DIGITS, batch_size=100, seed=3)
+    loaded = data.load(recipe)
+    passes = [list(loaded.train) for _ in range(3)]
+    again = data.load(recipe)
+    again.epoch.assign(1)
+    again.first_batch.assign(11)
+    rest = list(again.train)
+    assert (len(rest), int(again.first_batch), int(again.epoch)) == (3, 0, 2)
+    for expected, found in zip(passes[1][11:] + passes[2], rest + list(again.train), strict=True):
+        np.testing.assert_array_equal(expected[0], found[0])
+        np.testing.assert_array_equal(expected[1], found[1])
+
+
+def test_keras_fits_full_passes_and_the_rest_of_one():
+    import keras
+
+    loaded = data.load(dataclasses.replace(DIGITS, batch_size=100))
+    assert loaded.steps == len(loaded.train) == 14
+    assert loaded.validation_steps == len(loaded.validation) == 4
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile("sgd", "mse", steps_per_execution=4)
+    options = {"validation_data": loaded.validation, "shuffle": False, "verbose": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(loaded.train, epochs=2, **options)
+    assert int(model.optimizer.iterations) == 28
+    loaded.epoch.assign(2)
+    loaded.first_batch.assign(9)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        model.fit(loaded.train, initial_epoch=2, epochs=4, **options)
+    assert int(model.optimizer.iterations) == 28 + 5 + 14
+    assert int(loaded.epoch) == 4
+
+
+@pytest.mark.parametrize("workers", [2, 5])
+def test_workers_share_every_batch(workers):
+    recipe = dataclasses.replace(DIGITS, batch_size=100)
+    together = data.load(recipe)
+    shares = [data.load(recipe, worker=worker, workers=workers) for worker in range(workers)]
+    for one, *parts in zip(together.train, *(share.train for share in shares), strict=True):
+        for whole, *of_workers in zip(one, *parts, strict=True):
+            joined = np.stack(of_workers, 1).reshape(whole.shape)
+            np.testing.assert_array_equal(joined, whole)
+    images, labels = examples_of(together.validation)
+    seen = [list(share.validation) for share in shares]
+    assert {len(batches) for batches in seen} == {together.validation_steps}
+    assert {len(batch[0]) for batches in seen for batch in batches} == {100 // workers}
+    found, found_labels, weights = (
+        np.stack([np.concatenate([batch[i] for batch in batches]) for batches in seen], 1).reshape(
+            400, *seen[0][0][i].shape[1:]
+        )
+        for i in range(3)
+    )
+    np.testing.assert_array_equal(weights, np.arange(400) < 360)
+    np.testing.assert_array_equal(found[:360], images)
+    np.testing.assert_array_equal(found_labels[:360].argmax(1), labels)
+
+
+def test_wrong_workers_are_refused():
+    for options, message in (
+        ({"workers": 0}, "workers must be a positive integer, got 0"),
+        ({"workers": 2, "worker": 2}, "worker must be at least 0 and below workers=2, got 2"),
+        ({"workers": 3}, "batch_size must be a multiple of the 3 workers, got 64"),
+        ({"max_bad_images": -1}, "max_bad_images must be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.load(DIGITS, **options)
+
+
+@pytest.fixture
+def damaged_folder(tmp_path, image_folder):
+    """Two bad files to train on and one to validate on, and some that are no images at all."""
+    root = tmp_path / "damaged"
+    shutil.copytree(image_folder, root)
+    for path in (root / "train/red/1.jpg", root / "val/blue/4.jpg"):
+        path.write_bytes(path.read_bytes()[:-40])  # cut off near its end
+    (root / "train/green/3.png").write_bytes(b"")
+    (root / "train/red/Thumbs.db").write_bytes(b"not an image")
+    (root / "train/red/._1.jpg").write_bytes(b"not an image")
+    (root / ".cache" / "red").mkdir(parents=True)
+    (root / "README.jpg").write_bytes(b"not an image")
+    return root
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_memory):
+    monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
+    bad = [str(damaged_folder / name) for name in ("train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg")]
+    recipe = plain(damaged_folder, batch_size=6)
+    loaded = data.load(recipe, max_bad_images=3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            images, labels = examples_of(loaded.train)
+            assert len(images) == 36
+            np.testing.assert_array_equal(2 - images.mean((1, 2)).argmax(1), labels)
+            assert len(labels_of(loaded.validation)) == 14
+    messages = sorted(str(warning.message) for warning in caught)
+    assert messages == [f"{path} cannot be decoded as an image; doing without it" for path in bad]
+    assert sorted(loaded.bad_images.paths) == bad
+
+    # Other workers' shares are what they were, and what a bad image leaves weighs nothing.
+    parts = [data.load(recipe, worker=worker, workers=2, max_bad_images=3) for worker in range(2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded.epoch.assign(0)
+        for whole, *of_workers in zip(loaded.train, *(part.train for part in parts), strict=True):
+            joined = np.stack([images for images, _ in of_workers], 1).reshape(whole[0].shape)
+            np.testing.assert_array_equal(joined, whole[0])
+        assert sum(float(sum(weights)) for part in parts for *_, weights in part.validation) == 14
+
+
+@pytest.mark.filterwarnings("ignore:.*doing without it")
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkeypatch, in_memory):
+    monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
+    recipe = plain(damaged_folder, batch_size=6)
+    for limit in (0, 1):
+        loaded = data.load(recipe, max_bad_images=limit)
+        message = rf"train/\S+ cannot be decoded as an image, and max_bad_images is {limit}: mend it"
+        with pytest.raises(InputError, match=message), loaded.bad_images.named():
+            list(loaded.train)
+    validation = data.load_validation(recipe)
+    with pytest.raises(InputError, match=r"val/blue/4\.jpg"), validation.bad_images.named():
+        list(validation.images)
 
 
 def test_order_is_the_same_in_another_process(tmp_path):
@@ -223,8 +354,6 @@ def test_unfit_data_is_still_shuffled(image_folder, monkeypatch):
 
 
 def test_images_are_read_once_when_they_fit(tmp_path, image_folder):
-    import shutil
-
     shutil.copytree(image_folder, tmp_path / "photos")
     loaded = data.load(plain(tmp_path / "photos", batch_size=36))
     labels_of(loaded.train), labels_of(loaded.validation)

@@ -1,0 +1,130 @@
+"""Image files that cannot be decoded: named, and up to a number done without."""
+
+import contextlib
+import threading
+import warnings
+
+import tensorflow as tf
+
+from convmixer_keras.errors import InputError
+
+
+class BadImages:
+    """The files of a data set that turned out not to be readable as images.
+
+    A file counts once, however often it is met. Decoding goes on inside TensorFlow; Python is called only for
+    a file that fails.
+
+    Args:
+        limit: How many files may be bad. Up to that many are named by a warning each.
+
+    Attributes:
+        paths: Those that were met so far.
+        error: The `InputError` that names the one file too many, once there is one. TensorFlow raises an
+            error of its own then; see `named`.
+    """
+
+    def __init__(self, limit=0):
+        self.limit = limit
+        self.paths = []
+        self.error = None
+        self._lock = threading.Lock()  # TensorFlow decodes in several threads.
+
+    @contextlib.contextmanager
+    def named(self):
+        """Within this block, an error for a bad image is the `InputError` that names it."""
+        try:
+            yield
+        except tf.errors.OpError:
+            if self.error:
+                raise self.error from None
+            raise
+
+    def decoded(self, decode, contents, path):
+        """Decodes a file; one that cannot be decoded becomes an image of no pixels.
+
+        Args:
+            decode: Function from the bytes of a file to an image (height, width, channels), uint8.
+            contents: The bytes, a scalar string.
+            path: Where they are from, a scalar string.
+
+        Returns:
+            What `decode` returns, or an empty image.
+        """
+
+        def again():
+            readable = tf.py_function(self._check, [path], tf.bool)
+            return tf.cond(readable, lambda: decode(tf.io.read_file(path)), lambda: zeros_like_spec(image))
+
+        image = _or_empty(decode, contents)
+        return tf.cond(tf.size(image) > 0, lambda: image, again)
+
+    def replaced(self, decode, contents, label, path, files):
+        """Decodes a file, or if it cannot be decoded the next of `files`.
+
+        Args:
+            decode, contents, path: As for `decoded`.
+            label: Scalar integer.
+            files: List of all pairs (path, label).
+
+        Returns:
+            The image, and the label that belongs to it.
+        """
+
+        def of_next():
+            found, label = tf.py_function(
+                lambda path: self._next_readable(path, files), [path], [tf.string, tf.int64]
+            )
+            return decode(tf.io.read_file(found)), tf.ensure_shape(label, ())
+
+        image = _or_empty(decode, contents)
+        return tf.cond(tf.size(image) > 0, lambda: (image, label), of_next)
+
+    def _next_readable(self, path, files):
+        if self._check(path):
+            return path.numpy(), dict(files)[path.numpy().decode()]
+        position = [file for file, _ in files].index(path.numpy().decode())
+        for candidate, label in files[position + 1 :] + files[:position]:
+            if self._check(tf.constant(candidate)):
+                return candidate, label
+        raise InputError("there is no readable image")
+
+    def _check(self, path):
+        """Says whether a file can be decoded after all; a run that is being stopped only seems to fail."""
+        try:
+            tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+            return True
+        except tf.errors.OpError:
+            self._add(path.numpy().decode())
+            return False
+
+    def _add(self, path):
+        with self._lock:
+            if path in self.paths:
+                return
+            self.paths.append(path)
+            message = f"{path} cannot be decoded as an image"
+            if len(self.paths) > self.limit:
+                self.error = self.error or InputError(
+                    f"{message}, and max_bad_images is {self.limit}: mend it, remove it, or allow more"
+                )
+                raise self.error
+            warnings.warn(f"{message}; doing without it", stacklevel=2)
+
+
+def read_file(path):
+    """The bytes of a file, none where it cannot be read."""
+    return _or_empty(tf.io.read_file, path)
+
+
+def _or_empty(function, argument):
+    """`function(argument)`, or a tensor of no elements where that fails, without leaving the graph."""
+    attempt = tf.data.Dataset.from_tensors(argument).map(function)
+    nothing = zeros_like_spec(attempt.element_spec)
+    either = attempt.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))
+    return either.take(1).get_single_element()
+
+
+def zeros_like_spec(spec):
+    """A tensor of zeros that fits a `tf.TensorSpec`, or a tensor's shape and dtype; free dimensions are 0."""
+    return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
