@@ -184,8 +184,8 @@ def _validation(source, recipe, share, bad_images):
     def decoded(image, path):
         image = read(image)
         if split.files is None:
-            return _decode(image, source.channels)
-        return bad_images.decoded(_decode, image, path)
+            return augmentation.decode(image, source.channels)
+        return bad_images.decoded(augmentation.decode, image, path)
 
     def to_image(image, label, path):
         pixel = tf.zeros((1, 1, source.channels), tf.uint8)
@@ -222,17 +222,22 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return epoch.assign_add(1) - 1, skipped
 
     def examples_of_pass(epoch, skipped):
-        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch)
+        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch).enumerate()
         rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
-        return share.of(rest)
+        return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
-    def to_image(image, label, path):
+    def to_image(epoch, position, image, label, path):
+        draws = augmentation.draw(recipe, epoch, position)
+
+        def decode(image):
+            return augmentation.decode_crop(image, source.channels, recipe, draws)
+
         image = read(image)
         if split.files is None:
-            image = _decode(image, source.channels)
+            image = decode(image)
         else:
-            image, label = bad_images.replaced(_decode, image, label, path, split.files)
-        return augmentation.random_resized_crop(image, recipe), label
+            image, label = bad_images.replaced(decode, image, label, path, split.files)
+        return augmentation.resize_crop(image, recipe, draws), label, draws
 
     batch_transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
     return (
@@ -311,12 +316,6 @@ def _shuffle(examples, buffer, seed, epoch):
         reshuffle_each_iteration=False,
     )
     return tf.data.experimental.from_variant(shuffled, spec)
-
-
-def _decode(image, channels=3):
-    if image.dtype == tf.string:
-        image = tf.io.decode_image(image, channels=channels, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, channels))
 
 
 def _fits_in_memory(size):
