@@ -1,9 +1,9 @@
 """The training transform. Images are raw pixels, 0..255, throughout.
 
-Every draw is a function of the recipe's seed, the epoch and the position of the image in that epoch's order, and
-of nothing else: the same images come out at any parallelism, in any process, and when a run goes on in the
-middle of an epoch. keras-cv's layers draw from generators that keep a state; so only their image operations are
-used, with draws of our own.
+Every draw is a function of the recipe's seed, the epoch and the position of the image in that epoch's order,
+and of nothing else: the same images come out at any parallelism, in any process, and when a run goes on in
+the middle of an epoch. keras-cv's layers draw from generators that keep a state; so only their image
+operations are used, with draws of our own.
 """
 
 import contextlib
@@ -55,9 +55,9 @@ def _seed(recipe, epoch, position, use):
 def decode_crop(image, channels, recipe, draws):
     """Decodes an image, or as much of it as its random crop shows.
 
-    The crop is drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten times
-    until the rectangle fits into the image, or else the largest centred one of an allowed ratio. (keras-cv's
-    RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
+    The crop is drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten
+    times until the rectangle fits into the image, or else the largest centred one of an allowed ratio.
+    (keras-cv's RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
     `sample_distorted_bounding_box` draws uniform heights, and so smaller areas.)
 
     Args:
@@ -90,7 +90,7 @@ def decode_crop(image, channels, recipe, draws):
 
 
 def decode(image, channels=3):
-    """Decodes the bytes of a JPEG or PNG file to uint8 (height, width, channels); leaves an image as it is."""
+    """Decodes the bytes of a JPEG or PNG file to uint8 (height, width, channels); an image stays as it is."""
     if image.dtype == tf.string:
         image = tf.io.decode_image(image, channels=channels, expand_animations=False)
     return tf.ensure_shape(image, (None, None, channels))
@@ -136,8 +136,8 @@ def resize_crop(crop, recipe, draws):
 
     Args:
         crop: What `decode_crop` returns.
-        recipe: A `Recipe`; `image_size`, `flip` and `crop_pct` count. Interpolation is bilinear or bicubic, each
-            time by chance, or bicubic as at evaluation where the recipe crops nothing.
+        recipe: A `Recipe`; `image_size`, `flip` and `crop_pct` count. Interpolation is bilinear or bicubic,
+            each time by chance, or bicubic as at evaluation where the recipe crops nothing.
         draws: What `draw` returns.
 
     Returns:
@@ -145,12 +145,7 @@ def resize_crop(crop, recipe, draws):
     """
     size = (recipe.image_size, recipe.image_size)
     if _crops(recipe):
-        image = tf.cond(
-            draws["interpolation"][0] < 0.5,
-            lambda: resize(crop, size, "bilinear"),
-            lambda: resize(crop, size, "bicubic"),
-        )
-        image = tf.cast(image, tf.uint8)
+        image = _resized(crop, size, draws["interpolation"][0] < 0.5)
     else:  # As much of the image as evaluation sees.
         image = tf.cond(
             tf.reduce_all(tf.shape(crop)[:2] == size) & (recipe.crop_pct == 1),
@@ -160,6 +155,19 @@ def resize_crop(crop, recipe, draws):
     if recipe.flip:
         image = tf.cond(draws["flip"][0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     return tf.ensure_shape(image, (*size, crop.shape[-1]))
+
+
+def _resized(crop, size, bilinear):
+    def by(interpolation):
+        # Antialiasing changes nothing where an image grows, and takes its time.
+        shrinks = tf.reduce_any(tf.shape(crop)[:2] > size)
+        return tf.cond(
+            shrinks,
+            lambda: resize(crop, size, interpolation),
+            lambda: tf.round(tf.clip_by_value(tf.image.resize(crop, size, interpolation), 0, 255)),
+        )
+
+    return tf.cast(tf.cond(bilinear, lambda: by("bilinear"), lambda: by("bicubic")), tf.uint8)
 
 
 def batch_transform(recipe, channels, classes):
@@ -172,8 +180,8 @@ def batch_transform(recipe, channels, classes):
 
     Returns:
         A function from uint8 images (batch, size, size, channels), integer labels (batch,) and the draws of
-        each image, tensors (batch, ...), to float32 images of the same shape, 0..255 but for erasing noise, and
-        float32 labels (batch, classes), each row of which sums to 1.
+        each image, tensors (batch, ...), to float32 images of the same shape, 0..255 but for erasing noise,
+        and float32 labels (batch, classes), each row of which sums to 1.
     """
     with _in_float32():
         rand_augment = randaugment.rand_augment(recipe, channels) if recipe.randaugment_ops else None
@@ -185,12 +193,12 @@ def batch_transform(recipe, channels, classes):
         if rand_augment:
             shape = (-1, recipe.randaugment_ops, randaugment.DRAWS)
             images = rand_augment(images, tf.reshape(draws["randaugment"], shape))
-        images = tf.cast(images, tf.float32)
-        labels = one_hot(labels, classes, recipe.label_smoothing)
         if jitter:
-            images = jitter(images, draws["jitter"])
+            images = jitter(tf.cast(images, tf.float32), draws["jitter"])
+        labels = one_hot(labels, classes, recipe.label_smoothing)
         if mix:
             images, labels = mix(images, labels, draws["epoch"], draws["position"])
+        images = tf.cast(images, tf.float32)
         if erase:  # Last, as timm's loader does, whose batches are mixed before they are normalised.
             images = erase(images, draws["erasing"], draws["epoch"], draws["position"])
         return images, labels
@@ -215,11 +223,12 @@ def one_hot(labels, classes, smoothing=0.0):
 
 
 def color_jitter(recipe, channels):
-    """Builds torchvision's ColorJitter: brightness, contrast and saturation by factors around 1, in this order.
+    """Builds torchvision's ColorJitter: brightness, contrast and saturation by factors around 1, in this
+    order.
 
     Returns:
-        A function from float32 images (batch, height, width, channels), 0..255, and uniform draws (batch, 3) to
-        images of the same kind.
+        A function from float32 images (batch, height, width, channels), 0..255, and uniform draws (batch, 3)
+        to images of the same kind.
     """
     apply = randaugment.operations(channels, [0.0] * channels)
     names = [name for name in ("Brightness", "Contrast", "Color") if name in apply]
@@ -239,35 +248,34 @@ def color_jitter(recipe, channels):
 def mixing(recipe):
     """Builds MixUp or CutMix, by turns at random where the recipe has both, with timm's draws.
 
-    One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in reverse
-    order. (keras-cv's layers draw a share for each image, and a partner that may be the image itself.)
+    One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in
+    reverse order. (keras-cv's layers draw a share for each image, and a partner that may be the image
+    itself.)
 
     Returns:
-        A function from float32 images and labels (batch, classes), epochs and positions (batch,) to mixed
-        images and labels. Labels are mixed in the proportion of the pixels that are seen.
+        A function from images of any dtype, labels (batch, classes), epochs and positions (batch,) to mixed
+        float32 images and labels. Labels are mixed in the proportion of the pixels that are seen.
     """
     from keras_cv import layers
 
     mixup, cutmix = layers.MixUp(recipe.mixup_alpha), layers.CutMix(recipe.cutmix_alpha)
-    fill_rectangles = _cutout()
 
     def with_mixup(images, labels, seed):
-        kept = _beta(recipe.mixup_alpha, seed(OF_SHARE))
-        order = _reversed(images)
+        kept, order = _beta(recipe.mixup_alpha, seed(OF_SHARE)), _reversed(images)
+        images = tf.cast(images, tf.float32)
         images = tf.round(kept * images + (1 - kept) * tf.gather(images, order))
         return images, mixup._update_labels(labels, kept, order)
 
     def with_cutmix(images, labels, seed):
         height, width = images.shape[1:3]
         cut = tf.sqrt(1 - _beta(recipe.cutmix_alpha, seed(OF_SHARE)))
-        center = tf.random.stateless_uniform((2,), seed(OF_CENTER))
+        center, order = tf.random.stateless_uniform((2,), seed(OF_CENTER)), _reversed(images)
         top, bottom = _interval(center[0], cut, height)
         left, right = _interval(center[1], cut, width)
-        borders = (edge[None] for edge in (top, bottom, left, right))
-        order = _reversed(images)
-        images = fill_rectangles(images, *borders, tf.gather(images, order))
+        others = tf.gather(images[:, top:bottom, left:right], order)
+        images = tf.cast(_pasted(images, others, top, left, axis=1), tf.float32)
         kept = 1 - (bottom - top) * (right - left) / (height * width)
-        return images, cutmix._update_labels(labels, kept, order)
+        return images, cutmix._update_labels(labels, tf.cast(kept, tf.float32), order)
 
     def mix(images, labels, epoch, position):
         batch = position[0] // recipe.batch_size  # The same for every worker that has a share of it.
@@ -296,8 +304,21 @@ def _beta(alpha, seed):
 
 def _interval(center, share, side):
     """Begin and end of a share of 0..side around a random centre, in whole pixels, cut off at the ends."""
-    center, half = tf.floor(center * side), tf.floor(share * side) / 2
-    return tf.maximum(center - tf.floor(half), 0.0), tf.minimum(center + tf.math.ceil(half), float(side))
+    center, length = (tf.cast(tf.floor(value * side), tf.int32) for value in (center, share))
+    return tf.maximum(center - length // 2, 0), tf.minimum(center + (length + 1) // 2, side)
+
+
+def _pasted(images, patch, top, left, axis):
+    """Images with a patch in the place of what is there; `axis` is that of their rows."""
+    bottom, right = top + tf.shape(patch)[axis], left + tf.shape(patch)[axis + 1]
+    # Slices of rows and columns, of which tf.concat copies long pieces; tf.where goes by single numbers.
+    rows, columns = ((slice(None),) * i for i in (axis, axis + 1))
+    beside = images[(*rows, slice(top, bottom))]
+    middle = tf.concat(
+        [beside[(*columns, slice(left))], patch, beside[(*columns, slice(right, None))]], axis + 1
+    )
+    above, below = images[(*rows, slice(top))], images[(*rows, slice(bottom, None))]
+    return tf.ensure_shape(tf.concat([above, middle, below], axis), images.shape)
 
 
 def _reversed(images):
@@ -308,15 +329,13 @@ def random_erasing(recipe):
     """Builds timm's random erasing, "pixel" mode: a rectangle of noise in a share of the images.
 
     2 to 33 % of an image's area, aspect 0.3..1/0.3, inside the image; standard normal noise in the units in
-    which the model normalises. keras-cv's RandomCutout draws rectangles that lie half outside, and noise for
-    every pixel of every image; what fills the rectangles is that layer.
+    which the model normalises. (keras-cv's RandomCutout draws rectangles that lie half outside, and noise for
+    every pixel of every image, which it stretches to the range of the batch.)
 
     Returns:
         A function from float32 images (batch, height, width, channels), uniform draws (batch, 1 + RECTANGLE),
         epochs and positions (batch,) to images.
     """
-
-    fill_rectangles = _cutout()
 
     def erase(images, draws, epoch, position):
         size = tf.cast(tf.shape(images)[1:3], tf.float32)
@@ -324,53 +343,18 @@ def random_erasing(recipe):
         fits = tf.reduce_all(rectangles < size, -1)
         erased = (draws[:, 0] < recipe.erasing_probability) & tf.reduce_any(fits, -1)
         extent = tf.gather(rectangles, tf.argmax(fits, -1), batch_dims=1)
-        corner = _corner(size - extent, draws[:, -2:])
-        rows = tf.where(erased)
+        corner = tf.cast(_corner(size - extent, draws[:, -2:]), tf.int32)
+        extent = tf.cast(extent, tf.int32)
 
-        def noise(of):
-            epoch, position, corner, extent = of
-            (top, left), (height, width) = tf.unstack(corner), tf.unstack(extent)
+        def one(of):
+            image, epoch, position, corner, extent = of
             seed = _seed(recipe, epoch, position, OF_NOISE)
-            normal = tf.random.stateless_normal((height, width, images.shape[-1]), seed)
-            bottom, right = images.shape[1] - top - height, images.shape[2] - left - width
-            return tf.pad(255 * (normal * recipe.std + recipe.mean), ((top, bottom), (left, right), (0, 0)))
+            noise = tf.random.stateless_normal((extent[0], extent[1], images.shape[-1]), seed)
+            return _pasted(image, 255 * (noise * recipe.std + recipe.mean), corner[0], corner[1], axis=0)
 
-        chosen, epoch, position, corner, extent = (
-            tf.gather_nd(values, rows)
-            for values in (images, epoch, position, tf.cast(corner, tf.int32), tf.cast(extent, tf.int32))
-        )
-        spec = tf.TensorSpec(images.shape[1:], tf.float32)
-        fill = tf.map_fn(noise, (epoch, position, corner, extent), fn_output_signature=spec)
-        edges = tf.unstack(tf.cast(tf.concat([corner, corner + extent], 1), tf.float32), axis=1)
-        top, left, bottom, right = edges
-        chosen = fill_rectangles(chosen, top, bottom, left, right, fill)
-        return tf.tensor_scatter_nd_update(images, rows, chosen)
+        rows = tf.where(erased)
+        chosen = [tf.gather_nd(values, rows) for values in (images, epoch, position, corner, extent)]
+        changed = tf.map_fn(one, chosen, fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32))
+        return tf.tensor_scatter_nd_update(images, rows, changed)
 
     return erase
-
-
-def _cutout():
-    """Builds a function that fills a rectangle in each image, by keras-cv's RandomCutout without its draws.
-
-    Returns:
-        A function from float32 images, float32 borders (batch,) in whole pixels, and images to fill from.
-    """
-    from keras_cv import layers
-
-    class Cutout(layers.RandomCutout):
-        def _compute_rectangle_fill(self, images):
-            return self.fill
-
-    layer = Cutout(1.0, 1.0)
-
-    def fill_rectangles(images, top, bottom, left, right, fill):
-        layer.fill = fill
-        rectangles = {
-            "centers_x": (left + right) / 2,
-            "centers_y": (top + bottom) / 2,
-            "rectangles_width": right - left,
-            "rectangles_height": bottom - top,
-        }
-        return layer.augment_images(images, rectangles)
-
-    return fill_rectangles

@@ -1,13 +1,14 @@
 """RandAugment as the authors' scripts used it, for the most part on keras-cv's image operations.
 
-`randaugment_ops` times an operation is drawn for every image, all with the same chance. How strong it is follows
-from a level l of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution around
-`randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. "+-" is a sign drawn each time.
-Every operation takes and gives whole grey levels 0..255, as Pillow's do.
+`randaugment_ops` times an operation is drawn for every image, all with the same chance. How strong it is
+follows from a level l of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution
+around `randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. "+-" is a sign
+drawn each time. Every operation takes and gives whole grey levels 0..255, as Pillow's do.
 
-Policy "timm" is its `rand-mM-mstdS-inc1`, with which the ImageNet weights were trained: an operation that was drawn
-is left out with the chance 1/2. "torchvision" is its `RandAugment`, which the authors' CIFAR-10 script uses; a
-magnitude of 12 of 30 there is 4 of 10 here. The columns "9" and "4" are what comes out at these magnitudes.
+Policy "timm" is its `rand-mM-mstdS-inc1`, with which the ImageNet weights were trained: an operation that was
+drawn is left out with the chance 1/2. "torchvision" is its `RandAugment`, which the authors' CIFAR-10 script
+uses; a magnitude of 12 of 30 there is 4 of 10 here. The columns "9" and "4" are what comes out at these
+magnitudes.
 
     operation    timm's argument               9             torchvision's    4             ours
     AutoContrast -                             -             -                -             keras-cv
@@ -25,15 +26,17 @@ magnitude of 12 of 30 there is 4 of 10 here. The columns "9" and "4" are what co
     TranslateX,Y +-0.45 l of the side          +-0.405       +-150/331 l      +-0.181       keras-cv
     Identity     not there                                   -                              nothing
 
-What differs from timm and torchvision: timm rotates, shears and translates with bilinear or bicubic interpolation
-at random, and we with bilinear always, as TensorFlow has no bicubic transform; at the edge of the image ours mixes
-with the filling. (torchvision takes the nearest pixel, and so does that policy.) torchvision translates by whole
-pixels. Grey levels may differ by one or two where Pillow cuts decimals off. Images of one channel have no Color.
+What differs from timm and torchvision: timm rotates, shears and translates with bilinear or bicubic
+interpolation at random, and we with bilinear always, as TensorFlow has no bicubic transform; at the edge of
+the image ours mixes with the filling. (torchvision takes the nearest pixel, and so does that policy.)
+torchvision translates by whole pixels. Grey levels may differ by one or two where Pillow cuts decimals off.
+Images of one channel have no Color.
 
-Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for each
-channel, RandomBrightness adds, Posterization has one number of bits for all images, Solarization with an addition
-adds to every pixel and inverts the bright ones. Its RandomColorDegeneration and Equalization do the same as Pillow
-(but for Equalization's step between grey levels), more slowly and with complaints from TensorFlow.
+Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for
+each channel, RandomBrightness adds, Posterization has one number of bits for all images, Solarization with an
+addition adds to every pixel and inverts the bright ones. Its RandomColorDegeneration and Equalization do the
+same as Pillow (but for Equalization's step between grey levels), more slowly and with complaints from
+TensorFlow.
 """
 
 from collections.abc import Callable
@@ -187,8 +190,12 @@ def operations(channels, fill, interpolation="bilinear"):
         return argument[:, None, None, None]
 
     def moved(layer, images, **transformations):
-        # keras-cv fills with one number for all channels.
-        return layer.augment_images(images - fill, transformations) + fill
+        # keras-cv fills with one number for all channels. (Whole rows are added faster than pixels.)
+        colour = tf.tile(fill, tf.shape(images)[2:3])
+        rows = tf.reshape(images, (-1, tf.shape(colour)[0])) - colour
+        moved = layer.augment_images(tf.reshape(rows, tf.shape(images)), transformations)
+        rows = tf.reshape(moved, tf.shape(rows)) + colour
+        return tf.reshape(rows, tf.shape(images))
 
     def solarize(images, threshold):
         transformations = {"additions": 0.0, "thresholds": of_image(threshold)}
@@ -199,7 +206,7 @@ def operations(channels, fill, interpolation="bilinear"):
         return tf.floor(images / step) * step
 
     def solarize_add(images, addition):
-        return tf.where(images < 128, images + of_image(addition), images)
+        return images + of_image(addition) * tf.cast(images < 128, tf.float32)
 
     found = {
         "Identity": lambda images, _: images,
@@ -234,8 +241,9 @@ def operations(channels, fill, interpolation="bilinear"):
     return found
 
 
-# Pillow's ImageEnhance of float32 images (n, height, width, channels), by factors (n,): a factor of 0 gives the
-# black image, the mean of the grey one, or the grey one, 1 the image itself, and more than 1 what lies beyond.
+# Pillow's ImageEnhance of float32 images (n, height, width, channels), by factors (n,): a factor of 0 gives
+# the black image, the mean of the grey one, or the grey one, 1 the image itself, and more than 1 what lies
+# beyond.
 
 
 def brightness(images, factor):
@@ -257,7 +265,8 @@ def _grey(images):
     if images.shape[-1] != 3:
         return images
     # (tf.image.rgb_to_grayscale transposes, which makes TensorFlow complain about 8-bit integers.)
-    return tf.round(tf.reduce_sum(images * [0.299, 0.587, 0.114], -1, keepdims=True))
+    grey = tf.matmul(tf.reshape(images, (-1, 3)), [[0.299], [0.587], [0.114]])
+    return tf.round(tf.reshape(grey, (*tf.unstack(tf.shape(images)[:3]), 1)))
 
 
 def equalize(images):
