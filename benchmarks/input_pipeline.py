@@ -2,10 +2,10 @@
 
 Compared are this package's pipeline for the ImageNet recipe and timm's transform of the same recipe under a
 PyTorch DataLoader with as many workers as cores (where timm is installed); then the stages of ours, each with
-all before it, and the CIFAR-10 recipes at 32x32 on one core. A pass counts from its second batch on; only one
-of the contenders works at a time.
+all before it, and the CIFAR-10 recipes at 32x32 on one core. The first batches of a pass do not count; only
+one of the contenders works at a time.
 
-  pip install -e ".[bench]" && python benchmarks/input_pipeline.py [FOLDER] [--rounds 5] [--images 1536]
+  pip install -e ".[bench]" && python benchmarks/input_pipeline.py [FOLDER] [--rounds 5] [--images 4608]
 
 FOLDER holds .jpg files, which are repeated; without it noise of the size of a photograph is made.
 """
@@ -22,7 +22,8 @@ import time
 from side_by_side import print_images_per_second, seconds_per_step
 
 BATCH = 64
-CIFAR_IMAGES = 5120
+CIFAR_IMAGES = 40_960
+WARM_UP = 16  # Batches that may lie ready before the first one is taken.
 OFF = {
     "flip": False,
     "randaugment_ops": 0,
@@ -40,9 +41,10 @@ STAGES = {
 
 
 def seconds_per_image(batches, size_of):
-    """Runs through batches and returns the time per image, from the second batch on."""
+    """Runs through batches and returns the time per image, once the pipeline has run in."""
     batches = iter(batches)
-    next(batches)
+    for _ in range(WARM_UP):
+        next(batches)
     began, images = time.perf_counter(), 0
     for batch in batches:
         images += size_of(batch)
@@ -166,7 +168,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", nargs="?", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=1536, help="images in a pass")
+    parser.add_argument("--images", type=int, default=4608, help="images in a pass")
     arguments = parser.parse_args()
 
     def measure(contenders, reference):

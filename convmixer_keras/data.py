@@ -182,10 +182,9 @@ def _validation(source, recipe, share, bad_images):
         examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
     def decoded(image, path):
-        image = read(image)
         if split.files is None:
             return augmentation.decode(image, source.channels)
-        return bad_images.decoded(augmentation.decode, image, path)
+        return bad_images.decoded(augmentation.decode, read, image, path)
 
     def to_image(image, label, path):
         pixel = tf.zeros((1, 1, source.channels), tf.uint8)
@@ -232,11 +231,10 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         def decode(image):
             return augmentation.decode_crop(image, source.channels, recipe, draws)
 
-        image = read(image)
         if split.files is None:
             image = decode(image)
         else:
-            image, label = bad_images.replaced(decode, image, label, path, split.files)
+            image, label = bad_images.replaced(decode, read, image, label, path, split.files)
         return augmentation.resize_crop(image, recipe, draws), label, draws
 
     batch_transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
@@ -268,7 +266,7 @@ def _in_memory(split):
         )
     examples = split.examples.map(lambda path, label: (path, label, path))
     if not fits:
-        return examples, read_file, split.size  # Paths are short.
+        return examples, tf.io.read_file, split.size  # Paths are short.
     examples = examples.map(
         lambda image, label, path: (read_file(image), label, path), num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -296,6 +294,8 @@ def _not_sharded():
     """Each worker reads its own share already."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Images and batches are worked on side by side, so that there is nothing to gain within one of them.
+    options.threading.max_intra_op_parallelism = 1
     return options
 
 

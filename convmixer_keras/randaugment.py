@@ -13,7 +13,7 @@ magnitudes.
     operation    timm's argument               9             torchvision's    4             ours
     AutoContrast -                             -             -                -             keras-cv
     Equalize     -                             -             -                -             Pillow's formula
-    Invert       -                             -             not there                      keras-cv
+    Invert       -                             -             not there                      arithmetic
     Rotate       +-30 l degrees                +-27          the same         +-12          keras-cv
     Posterize    4 - int(4 l) bits             1             8 - round(4 l)   6             arithmetic
     Solarize     from 256 - int(256 l)         26            from 255 (1 - l) 153           keras-cv
@@ -142,7 +142,9 @@ def rand_augment(recipe, channels):
         rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), drawn, len(names) + 1)
         for i, name in enumerate(names):
             argument = policy.arguments[name](tf.gather(level, rows[i]), tf.gather(sign, rows[i]))
-            groups[i] = _applied(apply[name], groups[i], argument)
+            # One after the other: all at once they would push each other out of the processor's caches.
+            with tf.control_dependencies(groups[max(i - 1, 0) : i]):
+                groups[i] = _applied(apply[name], groups[i], argument)
         return tf.ensure_shape(tf.dynamic_stitch(rows, groups), images.shape)
 
     def transform(images, draws):
@@ -212,7 +214,7 @@ def operations(channels, fill, interpolation="bilinear"):
         "Identity": lambda images, _: images,
         "AutoContrast": lambda images, _: auto_contrast.augment_images(images),
         "Equalize": lambda images, _: equalize(images),
-        "Invert": lambda images, _: solarize(images, tf.zeros(tf.shape(images)[:1])),
+        "Invert": lambda images, _: 255 - images,
         "Rotate": lambda images, degrees: moved(rotation, images, angles=degrees * (3.14159265 / 180)),
         "Posterize": posterize,
         "Solarize": solarize,

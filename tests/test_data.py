@@ -230,25 +230,21 @@ def with_threads(dataset, count):
 
 def test_augmentation_is_the_same_at_any_parallelism(image_folder):
     loaded = data.load(augmented(image_folder))
-    passes = [[images_of(with_threads(loaded.train, count)) for count in (1, 8)] for _ in range(2)]
-    assert int(loaded.epoch) == 4
+    first = images_of(with_threads(loaded.train, 1))
+    second = images_of(with_threads(loaded.train, 4))
+    assert not np.isclose(first, second).all((1, 2, 3)).any()
     loaded.epoch.assign(0)
-    again = [[images_of(with_threads(loaded.train, count)) for count in (8, 1)] for _ in range(2)]
-    np.testing.assert_allclose(again, passes, atol=1e-3)
-    first = passes[0][0]
-    assert not np.isclose(first, passes[0][1]).all((1, 2, 3)).any()  # the next epoch
-    other = data.load(augmented(image_folder, seed=1))
-    assert not np.isclose(first, images_of(other.train)).all((1, 2, 3)).any()
-    loaded.epoch.assign(0)
+    np.testing.assert_allclose(images_of(with_threads(loaded.train, 8)), first, atol=1e-3)
+    loaded.epoch.assign(1)
     loaded.first_batch.assign(2)
-    np.testing.assert_allclose(images_of(loaded.train), first[24:], atol=1e-3)
+    np.testing.assert_allclose(images_of(loaded.train), second[24:], atol=1e-3)
 
 
 def test_workers_augment_as_one_does(image_folder):
     """But for mixing, which is within what a worker has of a batch."""
     recipe = augmented(image_folder, mixup_alpha=0.0, cutmix_alpha=0.0)
     whole = images_of(data.load(recipe).train)
-    parts = [images_of(data.load(recipe, worker=worker, workers=3).train) for worker in range(3)]
+    parts = [images_of(data.load(recipe, worker=worker, workers=2).train) for worker in range(2)]
     joined = np.stack(parts, 1).reshape(whole.shape)
     # The blur of sharpening is summed in another order, and rounded.
     assert (np.abs(joined - whole) > 1e-3).mean() < 1e-4
