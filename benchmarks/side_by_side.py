@@ -1,23 +1,23 @@
 """Times several programs by turns, each in a process of its own, so that their thread pools do not meet."""
 
+import contextlib
 import multiprocessing
 import statistics
 import time
 
 
-def _serve(make, connection):
+def _serve(make, own_clock, connection):
     step = make()
     step()  # The first call traces or compiles.
     step()
     connection.send("ready")
     while (repeats := connection.recv()) is not None:
         began = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        connection.send((time.perf_counter() - began) / repeats)
+        measured = [step() for _ in range(repeats)]
+        connection.send((sum(measured) if own_clock else time.perf_counter() - began) / repeats)
 
 
-def seconds_per_step(contenders, rounds, repeats):
+def seconds_per_step(contenders, rounds, repeats, own_clock=False):
     """Returns the median time of a step of each contender, in seconds.
 
     Args:
@@ -25,22 +25,27 @@ def seconds_per_step(contenders, rounds, repeats):
             a process of its own, and returns its step: another function without arguments.
         rounds: How many times every contender has its turn.
         repeats: Steps in one turn, whose mean counts.
+        own_clock: Whether a step returns the seconds that count, or else its whole time does.
     """
     context = multiprocessing.get_context("spawn")
     workers = {}
-    for name, make in contenders.items():
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(make, there), daemon=True)
-        process.start()
-        here.recv()
-        workers[name] = here
     times = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, connection in workers.items():
-            connection.send(repeats)
-            times[name].append(connection.recv())
-    for connection in workers.values():
-        connection.send(None)
+    try:
+        for name, make in contenders.items():
+            here, there = context.Pipe()
+            # No daemon: a contender may have worker processes of its own.
+            context.Process(target=_serve, args=(make, own_clock, there)).start()
+            workers[name] = here
+            there.close()
+            here.recv()
+        for _ in range(rounds):
+            for name, connection in workers.items():
+                connection.send(repeats)
+                times[name].append(connection.recv())
+    finally:
+        for connection in workers.values():
+            with contextlib.suppress(BrokenPipeError):
+                connection.send(None)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

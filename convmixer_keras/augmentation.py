@@ -1,4 +1,10 @@
-"""The training transform, from keras-cv layers. Images are raw pixels, 0..255, throughout."""
+"""The training transform. Images are raw pixels, 0..255, throughout.
+
+Every draw is a function of the recipe's seed, the epoch and the position of the image in that epoch's order,
+and of nothing else: the same images come out at any parallelism, in any process, and when a run goes on in
+the middle of an epoch. keras-cv's layers draw from generators that keep a state; so only their image
+operations are used, with draws of our own.
+"""
 
 import contextlib
 
@@ -6,62 +12,172 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from convmixer_keras import preprocessing, randaugment
 from convmixer_keras.preprocessing import evaluation_transform, resize
 
-PIXEL_RANGE = (0, 255)
+ATTEMPTS = 10  # To draw a rectangle that fits, as torchvision and timm do.
+RECTANGLE = 2 * ATTEMPTS + 2  # Draws for a rectangle: areas and ratios, and where it lies.
+# Each use of a position has random numbers of its own.
+USES = 5
+OF_IMAGE, OF_NOISE, OF_CHOICE, OF_SHARE, OF_CENTER = range(USES)
 
 
-def random_resized_crop(image, recipe):
-    """Crops a random rectangle of an image and resizes it to the recipe's image size.
+def draw(recipe, epoch, position):
+    """Draws all that happens to one image, apart from its mixing with others.
 
-    Drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten times until the
-    rectangle fits into the image, or else the largest centred one of an allowed ratio. (keras-cv's
-    RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
+    Args:
+        recipe: A `Recipe`.
+        epoch, position: The epoch, and the image's place in its order: scalar int64 tensors.
+
+    Returns:
+        A dictionary of tensors: uniform random numbers in 0..1, and epoch and position themselves.
+    """
+    sizes = {
+        "crop": RECTANGLE,
+        "interpolation": 1,
+        "flip": 1,
+        "randaugment": recipe.randaugment_ops * randaugment.DRAWS,
+        "jitter": 3,
+        "erasing": 1 + RECTANGLE,
+    }
+    seed = _seed(recipe, epoch, position, OF_IMAGE)
+    # Not 0, whose normal quantile is infinite.
+    numbers = tf.random.stateless_uniform((sum(sizes.values()),), seed, minval=1e-7)
+    draws = dict(zip(sizes, tf.split(numbers, list(sizes.values())), strict=True))
+    return {**draws, "epoch": epoch, "position": position}
+
+
+def _seed(recipe, epoch, position, use):
+    """A seed (2,) for TensorFlow's stateless random numbers."""
+    return tf.stack([(recipe.seed % 2**31) * 2**32 + epoch, position * USES + use])
+
+
+def decode_crop(image, channels, recipe, draws):
+    """Decodes an image, or as much of it as its random crop shows.
+
+    The crop is drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten
+    times until the rectangle fits into the image, or else the largest centred one of an allowed ratio.
+    (keras-cv's RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
     `sample_distorted_bounding_box` draws uniform heights, and so smaller areas.)
 
     Args:
-        image: (height, width, channels), 0..255.
-        recipe: A `Recipe`; `crop_area`, `crop_ratio` and `image_size` count. Interpolation is bilinear or
-            bicubic, each time by chance.
+        image: The bytes of a JPEG or PNG file, or an image (height, width, channels), uint8.
+        channels: Number of channels.
+        recipe: A `Recipe`; `crop_area` and `crop_ratio` count.
+        draws: What `draw` returns.
 
     Returns:
-        A float32 tensor (image_size, image_size, channels), whole numbers 0..255.
+        A uint8 tensor (height, width, channels) of any size.
     """
-    if recipe.crop_area == (1.0, 1.0):  # Nothing to draw: as much of the image as evaluation sees.
-        return evaluation_transform(image, recipe.image_size, recipe.crop_pct, recipe.interpolation)
-    top, left, height, width = _random_rectangle(tf.shape(image)[:2], recipe.crop_area, recipe.crop_ratio)
-    crop = image[top : top + height, left : left + width]
-    target = (recipe.image_size, recipe.image_size)
-    image = tf.cond(
-        tf.random.uniform(()) < 0.5,
-        lambda: resize(crop, target, "bilinear"),
-        lambda: resize(crop, target, "bicubic"),
+
+    def wholly():
+        pixels = decode(image, channels)
+        if not _crops(recipe):
+            return pixels
+        top, left, height, width = tf.unstack(crop_rectangle(tf.shape(pixels)[:2], recipe, draws))
+        return pixels[top : top + height, left : left + width]
+
+    def partly():
+        rectangle = crop_rectangle(tf.image.extract_jpeg_shape(image)[:2], recipe, draws)
+        return tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
+
+    if image.dtype != tf.string or not _crops(recipe):
+        return wholly()
+    # Whether a file has been cut off shows at its end, and all of it is decoded where it may have been.
+    begin, end = tf.strings.substr(image, 0, 3), tf.strings.substr(image, -2, 2)
+    pixels = tf.cond(
+        (begin == b"\xff\xd8\xff") & (end == b"\xff\xd9"),
+        lambda: tf.cond(tf.image.extract_jpeg_shape(image)[2] <= 3, partly, wholly),  # more is CMYK
+        wholly,
     )
-    return tf.ensure_shape(image, (*target, None))
+    return tf.ensure_shape(pixels, (None, None, channels))
 
 
-def _random_rectangle(image_size, area_range, ratio_range):
-    """Draws (top, left, height, width) in pixels, as scalars, within an image of (height, width) pixels."""
-    attempts = 10
+def decode(image, channels=3):
+    """Decodes the bytes of an image file to uint8 (height, width, channels); an image stays as it is."""
+    if image.dtype == tf.string:
+        return preprocessing.decode(image, channels)
+    return tf.ensure_shape(image, (None, None, channels))
+
+
+def _crops(recipe):
+    return recipe.crop_area != (1.0, 1.0)
+
+
+def crop_rectangle(image_size, recipe, draws):
+    """Draws (top, left, height, width) in pixels, int32 (4,), within an image of (height, width) pixels."""
     size = tf.cast(image_size, tf.float32)
-    area = tf.random.uniform((attempts,), *area_range) * size[0] * size[1]
-    ratio = tf.exp(tf.random.uniform((attempts,), *np.log(ratio_range)))
-    drawn = tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], 1)))
-    # The fallback stands last: the whole image, cut to the nearest allowed ratio.
-    height = tf.minimum(size[0], tf.round(size[1] / ratio_range[0]))
-    width = tf.minimum(size[1], tf.round(size[0] * ratio_range[1]))
+    drawn = _rectangles(size, recipe.crop_area, recipe.crop_ratio, draws["crop"])
+    # The last resort: the whole image, cut to the nearest allowed ratio.
+    least, greatest = recipe.crop_ratio
+    height = tf.minimum(size[0], tf.round(size[1] / least))
+    width = tf.minimum(size[1], tf.round(size[0] * greatest))
     drawn = tf.concat([drawn, [[height, width]]], 0)
     fits = tf.reduce_all((drawn >= 1) & (drawn <= size), 1)
     first = tf.argmax(fits)
     chosen = drawn[first]
-    room = size - chosen
-    corner = tf.floor(tf.random.uniform((2,)) * (room + 1))
-    corner = tf.where(first == attempts, tf.floor(room / 2), corner)
-    return tf.unstack(tf.cast(tf.concat([corner, chosen], 0), tf.int32))
+    corner = _corner(size - chosen, draws["crop"][-2:])
+    corner = tf.where(first == ATTEMPTS, tf.floor((size - chosen) / 2), corner)
+    return tf.cast(tf.concat([corner, chosen], 0), tf.int32)
+
+
+def _rectangles(size, area_range, ratio_range, draws):
+    """Heights and widths (..., ATTEMPTS, 2), whole pixels, of a share of the area and a width / height."""
+    area, ratio = draws[..., :ATTEMPTS], draws[..., ATTEMPTS : 2 * ATTEMPTS]
+    area = (area_range[0] + area * (area_range[1] - area_range[0])) * size[0] * size[1]
+    log_ratio = np.log(ratio_range)
+    ratio = tf.exp(log_ratio[0] + ratio * (log_ratio[1] - log_ratio[0]))
+    return tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], -1)))
+
+
+def _corner(room, draws):
+    """A whole number of pixels from 0 to `room`."""
+    return tf.minimum(tf.floor(draws * (room + 1)), room)
+
+
+def resize_crop(crop, recipe, draws):
+    """Resizes a crop to the recipe's image size and mirrors it, or not.
+
+    Args:
+        crop: What `decode_crop` returns.
+        recipe: A `Recipe`; `image_size`, `flip` and `crop_pct` count. Interpolation is bilinear or bicubic,
+            each time by chance, or as at evaluation where the recipe crops nothing.
+        draws: What `draw` returns.
+
+    Returns:
+        A uint8 tensor (image_size, image_size, channels).
+    """
+    size = (recipe.image_size, recipe.image_size)
+    if _crops(recipe):
+        image = _resized(crop, size, draws["interpolation"][0] < 0.5)
+    else:  # As much of the image as evaluation sees.
+        image = tf.cond(
+            tf.reduce_all(tf.shape(crop)[:2] == size) & (recipe.crop_pct == 1),
+            lambda: crop,
+            lambda: tf.cast(
+                evaluation_transform(crop, recipe.image_size, recipe.crop_pct, recipe.interpolation), tf.uint8
+            ),
+        )
+    if recipe.flip:
+        image = tf.cond(draws["flip"][0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    return tf.ensure_shape(image, (*size, crop.shape[-1]))
+
+
+def _resized(crop, size, bilinear):
+    def by(interpolation):
+        # Antialiasing changes nothing where an image grows, and takes its time.
+        shrinks = tf.reduce_any(tf.shape(crop)[:2] > size)
+        return tf.cond(
+            shrinks,
+            lambda: resize(crop, size, interpolation),
+            lambda: tf.round(tf.clip_by_value(tf.image.resize(crop, size, interpolation), 0, 255)),
+        )
+
+    return tf.cast(tf.cond(bilinear, lambda: by("bilinear"), lambda: by("bicubic")), tf.uint8)
 
 
 def batch_transform(recipe, channels, classes):
-    """Builds what happens to a batch: flip, colour jitter, RandAugment, erasing, smoothing, mixing.
+    """Builds what happens to a batch: RandAugment, colour jitter, smoothing, mixing, erasing.
 
     Args:
         recipe: A `Recipe`.
@@ -69,25 +185,29 @@ def batch_transform(recipe, channels, classes):
         classes: Number of classes.
 
     Returns:
-        A function from images (batch, size, size, channels), 0..255, and integer labels (batch,) to float32
-        images of the same shape and float32 labels (batch, classes), each row of which sums to 1.
+        A function from uint8 images (batch, size, size, channels), integer labels (batch,) and the draws of
+        each image, tensors (batch, ...), to float32 images of the same shape, 0..255 but for erasing noise,
+        and float32 labels (batch, classes), each row of which sums to 1.
     """
     with _in_float32():
-        image_layers = list(_image_layers(recipe, channels))
-        mixing_layers = list(_mixing_layers(recipe))
+        rand_augment = randaugment.rand_augment(recipe, channels) if recipe.randaugment_ops else None
+        jitter = color_jitter(recipe, channels) if recipe.color_jitter else None
+        mix = mixing(recipe) if recipe.mixup_alpha or recipe.cutmix_alpha else None
+        erase = random_erasing(recipe) if recipe.erasing_probability else None
 
-    def transform(images, labels):
-        images = tf.cast(images, tf.float32)
-        for layer in image_layers:
-            images = layer(images)
+    def transform(images, labels, draws):
+        if rand_augment:
+            shape = (-1, recipe.randaugment_ops, randaugment.DRAWS)
+            images = rand_augment(images, tf.reshape(draws["randaugment"], shape))
+        if jitter:
+            images = jitter(tf.cast(images, tf.float32), draws["jitter"])
         labels = one_hot(labels, classes, recipe.label_smoothing)
-        batch = {"images": images, "labels": labels}
-        if len(mixing_layers) == 2:
-            mixup, cutmix = mixing_layers
-            batch = tf.cond(tf.random.uniform(()) < 0.5, lambda: mixup(batch), lambda: cutmix(batch))
-        elif mixing_layers:
-            batch = mixing_layers[0](batch)
-        return batch["images"], batch["labels"]
+        if mix:
+            images, labels = mix(images, labels, draws["epoch"], draws["position"])
+        images = tf.cast(images, tf.float32)
+        if erase:  # Last, as timm's loader does, whose batches are mixed before they are normalised.
+            images = erase(images, draws["erasing"], draws["epoch"], draws["position"])
+        return images, labels
 
     return transform
 
@@ -103,143 +223,144 @@ def _in_float32():
         keras.config.set_dtype_policy(policy)
 
 
-# keras-cv takes seconds to import, and only training needs it: hence the imports inside the functions. Each
-# layer has a generator of its own; a seed of 0 would stand for none.
-
-
-def _image_layers(recipe, channels):
-    from keras_cv import layers
-
-    seed = 1000 * recipe.seed
-    if recipe.flip:
-        yield layers.RandomFlip("horizontal", seed=seed + 1)
-    if recipe.randaugment_ops:
-        yield layers.RandomAugmentationPipeline(
-            _randaugment_operations(recipe, channels, seed + 2),
-            augmentations_per_image=recipe.randaugment_ops,
-            seed=seed + 2,
-        )
-    if recipe.color_jitter:
-        yield from _color_jitter(recipe.color_jitter, channels, seed + 3)
-    if recipe.erasing_probability:
-        yield _random_erasing(recipe, seed + 4)
-
-
-def _mixing_layers(recipe):
-    from keras_cv import layers
-
-    seed = 1000 * recipe.seed
-    if recipe.mixup_alpha:
-        yield layers.MixUp(recipe.mixup_alpha, seed=seed + 5)
-    if recipe.cutmix_alpha:
-        yield _cutmix(recipe.cutmix_alpha, seed + 6)
-
-
 def one_hot(labels, classes, smoothing=0.0):
     """Integer labels (batch,) to float32 (batch, classes), a share `smoothing` spread over all classes."""
     return tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
 
 
-def _randaugment_operations(recipe, channels, seed):
-    """The operations of RandAugment at the recipe's magnitude.
+def color_jitter(recipe, channels):
+    """Builds torchvision's ColorJitter: brightness, contrast and saturation by factors around 1, in this
+    order.
 
-    At full magnitude each reaches as far as timm's: shear 0.3, translation 0.45 of a side, rotation 30
-    degrees, enhancement by 0.9, "increasing" posterisation and solarisation, addition of 110.
+    Returns:
+        A function from float32 images (batch, height, width, channels), 0..255, and uniform draws (batch, 3)
+        to images of the same kind.
     """
-    from keras_cv import core, layers
+    apply = randaugment.operations(channels, [0.0] * channels)
+    names = [name for name in ("Brightness", "Contrast", "Color") if name in apply]
 
-    level = recipe.randaugment_magnitude / 10
-    std = recipe.randaugment_std / 10
+    def jitter(images, draws):
+        factors = tf.maximum(0.0, 1 + recipe.color_jitter * (2 * draws - 1))
+        for i, name in enumerate(names):
+            images = tf.clip_by_value(apply[name](images, factors[:, i]), 0.0, 255.0)
+        return images
 
-    def around(greatest):
-        """Normal around the magnitude, as keras-cv's factors that also draw a sign by themselves."""
-        return core.NormalFactorSampler(level * greatest, std * greatest, 0.0, greatest, seed=seed)
-
-    fill = {"fill_mode": "constant", "fill_value": 128.0, "seed": seed}
-    threshold = 255 * (1 - level)
-    operations = [
-        layers.AutoContrast(value_range=PIXEL_RANGE),
-        layers.Equalization(value_range=PIXEL_RANGE),
-        layers.Solarization(PIXEL_RANGE, threshold_factor=(0.0, 0.0), seed=seed),  # inverts
-        layers.Solarization(PIXEL_RANGE, threshold_factor=(threshold, threshold), seed=seed),
-        layers.Solarization(
-            PIXEL_RANGE, addition_factor=around(110.0), threshold_factor=(128.0, 128.0), seed=seed
-        ),
-        layers.Posterization(value_range=PIXEL_RANGE, bits=max(1, 4 - int(4 * level))),
-        layers.RandomContrast(PIXEL_RANGE, 0.9 * level, seed=seed),
-        layers.RandomBrightness(0.9 * level / 2, PIXEL_RANGE, seed=seed),
-        layers.RandomSharpness(around(0.9), PIXEL_RANGE, seed=seed),
-        layers.RandomRotation(level * 30 / 360, **fill),
-        layers.RandomShear(x_factor=around(0.3), y_factor=None, **fill),
-        layers.RandomShear(x_factor=None, y_factor=around(0.3), **fill),
-        layers.RandomTranslation(0.0, 0.45 * level, **fill),
-        layers.RandomTranslation(0.45 * level, 0.0, **fill),
-    ]
-    if channels == 3:
-        operations.append(layers.RandomColorDegeneration(around(0.9), seed=seed))
-    return operations
+    return jitter
 
 
-def _color_jitter(strength, channels, seed):
-    from keras_cv import layers
-
-    yield layers.RandomBrightness(strength / 2, PIXEL_RANGE, seed=seed)
-    yield layers.RandomContrast(PIXEL_RANGE, strength, seed=seed)
-    if channels == 3:
-        yield layers.RandomSaturation((0.5 - strength / 2, 0.5 + strength / 2), seed=seed)
+# keras-cv takes seconds to import, and only training needs it: hence the imports inside the functions.
 
 
-def _random_erasing(recipe, seed):
-    """keras-cv's RandomCutout with the rectangles and the noise of timm's random erasing."""
-    from keras_cv import layers
+def mixing(recipe):
+    """Builds MixUp or CutMix, by turns at random where the recipe has both, with timm's draws.
 
-    class RandomErasing(layers.RandomCutout):
-        """Rectangles of 2 to 33 % of an image's area, aspect 0.3..1/0.3, for a share of the images."""
+    One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in
+    reverse order. (keras-cv's layers draw a share for each image, and a partner that may be the image
+    itself.)
 
-        def _compute_rectangle_size(self, images):
-            count = tf.shape(images)[0]
-            area = self._random_generator.uniform((count,), 0.02, 1 / 3)
-            aspect = tf.exp(self._random_generator.uniform((count,), np.log(0.3), -np.log(0.3)))
-            erased = self._random_generator.uniform((count,)) < recipe.erasing_probability
-            shares = tf.sqrt(area * aspect), tf.sqrt(area / aspect)
-            pixels = (
-                tf.cast(tf.round(tf.minimum(share, 1.0) * tf.cast(side, tf.float32)), tf.int32)
-                for share, side in zip(shares, self._get_image_shape(images), strict=True)
-            )
-            return [tf.where(erased, side, 0) for side in pixels]
-
-        def _compute_rectangle_fill(self, images):
-            # keras-cv stretches its noise to the batch's range; timm's is standard normal once normalised.
-            noise = self._random_generator.normal(tf.shape(images))
-            return 255 * (noise * recipe.std + recipe.mean)
-
-    return RandomErasing(0.0, 0.0, seed=seed)
-
-
-def _cutmix(alpha, seed):
-    """keras-cv's CutMix with labels that say what is seen.
-
-    keras-cv mixes labels by the area that it drew, also where much of that lies outside the image.
+    Returns:
+        A function from images of any dtype, labels (batch, classes), epochs and positions (batch,) to mixed
+        float32 images and labels. Labels are mixed in the proportion of the pixels that are seen.
     """
     from keras_cv import layers
 
-    class CutMix(layers.CutMix):
-        def _cutmix(self, images):
-            mixed, _, order, y, x, width, height = super()._cutmix(images)
-            rows = _pixels_inside(y, height, tf.shape(images)[1])
-            columns = _pixels_inside(x, width, tf.shape(images)[2])
-            share = rows * columns / tf.cast(tf.reduce_prod(tf.shape(images)[1:3]), tf.float32)
-            return mixed, 1 - share, order, y, x, width, height
+    mixup, cutmix = layers.MixUp(recipe.mixup_alpha), layers.CutMix(recipe.cutmix_alpha)
 
-    return CutMix(alpha, seed=seed)
+    def with_mixup(images, labels, seed):
+        kept, order = _beta(recipe.mixup_alpha, seed(OF_SHARE)), _reversed(images)
+        images = tf.cast(images, tf.float32)
+        images = tf.round(kept * images + (1 - kept) * tf.gather(images, order))
+        return images, mixup._update_labels(labels, kept, order)
+
+    def with_cutmix(images, labels, seed):
+        height, width = images.shape[1:3]
+        cut = tf.sqrt(1 - _beta(recipe.cutmix_alpha, seed(OF_SHARE)))
+        center, order = tf.random.stateless_uniform((2,), seed(OF_CENTER)), _reversed(images)
+        top, bottom = _interval(center[0], cut, height)
+        left, right = _interval(center[1], cut, width)
+        others = tf.gather(images[:, top:bottom, left:right], order)
+        images = tf.cast(_pasted(images, others, top, left, axis=1), tf.float32)
+        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        return images, cutmix._update_labels(labels, tf.cast(kept, tf.float32), order)
+
+    def mix(images, labels, epoch, position):
+        batch = position[0] // recipe.batch_size  # The same for every worker that has a share of it.
+
+        def seed(use):
+            return _seed(recipe, epoch[0], batch, use)
+
+        if not recipe.cutmix_alpha:
+            return with_mixup(images, labels, seed)
+        if not recipe.mixup_alpha:
+            return with_cutmix(images, labels, seed)
+        return tf.cond(
+            tf.random.stateless_uniform((), seed(OF_CHOICE)) < 0.5,
+            lambda: with_mixup(images, labels, seed),
+            lambda: with_cutmix(images, labels, seed),
+        )
+
+    return mix
 
 
-def _pixels_inside(center, length, side):
-    """How many of the pixels 0..side-1 lie in [center - length / 2, center + length / 2)."""
-    center, half, side = (
-        tf.cast(center, tf.float32),
-        tf.cast(length, tf.float32) / 2,
-        tf.cast(side, tf.float32),
+def _beta(alpha, seed):
+    """A draw from Beta(alpha, alpha)."""
+    one, other = tf.unstack(tf.random.stateless_gamma((2,), seed, alpha))
+    return one / (one + other)
+
+
+def _interval(center, share, side):
+    """Begin and end of a share of 0..side around a random centre, in whole pixels, cut off at the ends."""
+    center, length = (tf.cast(tf.floor(value * side), tf.int32) for value in (center, share))
+    return tf.maximum(center - length // 2, 0), tf.minimum(center + (length + 1) // 2, side)
+
+
+def _pasted(images, patch, top, left, axis):
+    """Images with a patch in the place of what is there; `axis` is that of their rows."""
+    bottom, right = top + tf.shape(patch)[axis], left + tf.shape(patch)[axis + 1]
+    # Slices of rows and columns, of which tf.concat copies long pieces; tf.where goes by single numbers.
+    rows, columns = ((slice(None),) * i for i in (axis, axis + 1))
+    beside = images[(*rows, slice(top, bottom))]
+    middle = tf.concat(
+        [beside[(*columns, slice(left))], patch, beside[(*columns, slice(right, None))]], axis + 1
     )
-    begin, end = (tf.clip_by_value(tf.math.ceil(edge), 0.0, side) for edge in (center - half, center + half))
-    return end - begin
+    above, below = images[(*rows, slice(top))], images[(*rows, slice(bottom, None))]
+    return tf.ensure_shape(tf.concat([above, middle, below], axis), images.shape)
+
+
+def _reversed(images):
+    return tf.range(tf.shape(images)[0])[::-1]
+
+
+def random_erasing(recipe):
+    """Builds timm's random erasing, "pixel" mode: a rectangle of noise in a share of the images.
+
+    2 to 33 % of an image's area, aspect 0.3..1/0.3, inside the image; standard normal noise in the units in
+    which the model normalises. (keras-cv's RandomCutout draws rectangles that lie half outside, and noise for
+    every pixel of every image, which it stretches to the range of the batch.)
+
+    Returns:
+        A function from float32 images (batch, height, width, channels), uniform draws (batch, 1 + RECTANGLE),
+        epochs and positions (batch,) to images.
+    """
+
+    def erase(images, draws, epoch, position):
+        size = tf.cast(tf.shape(images)[1:3], tf.float32)
+        rectangles = _rectangles(size, (0.02, 1 / 3), (0.3, 1 / 0.3), draws[:, 1:])
+        fits = tf.reduce_all(rectangles < size, -1)
+        erased = (draws[:, 0] < recipe.erasing_probability) & tf.reduce_any(fits, -1)
+        extent = tf.gather(rectangles, tf.argmax(fits, -1), batch_dims=1)
+        corner = tf.cast(_corner(size - extent, draws[:, -2:]), tf.int32)
+        extent = tf.cast(extent, tf.int32)
+
+        def one(of):
+            image, epoch, position, corner, extent = of
+            seed = _seed(recipe, epoch, position, OF_NOISE)
+            noise = tf.random.stateless_normal((extent[0], extent[1], images.shape[-1]), seed)
+            return _pasted(image, 255 * (noise * recipe.std + recipe.mean), corner[0], corner[1], axis=0)
+
+        rows = tf.where(erased)
+        chosen = [tf.gather_nd(values, rows) for values in (images, epoch, position, corner, extent)]
+        changed = tf.map_fn(one, chosen, fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32))
+        return tf.tensor_scatter_nd_update(images, rows, changed)
+
+    return erase

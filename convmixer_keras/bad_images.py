@@ -41,12 +41,12 @@ class BadImages:
                 raise self.error from None
             raise
 
-    def decoded(self, decode, contents, path):
+    def decoded(self, decode, read, image, path):
         """Decodes a file; one that cannot be decoded becomes an image of no pixels.
 
         Args:
             decode: Function from the bytes of a file to an image (height, width, channels), uint8.
-            contents: The bytes, a scalar string.
+            read: Function from `image`, a scalar string, to those bytes.
             path: Where they are from, a scalar string.
 
         Returns:
@@ -57,14 +57,14 @@ class BadImages:
             readable = tf.py_function(self._check, [path], tf.bool)
             return tf.cond(readable, lambda: decode(tf.io.read_file(path)), lambda: zeros_like_spec(image))
 
-        image = _or_empty(decode, contents)
+        image = _or_empty(lambda image: decode(read(image)), image)
         return tf.cond(tf.size(image) > 0, lambda: image, again)
 
-    def replaced(self, decode, contents, label, path, files):
+    def replaced(self, decode, read, image, label, path, files):
         """Decodes a file, or if it cannot be decoded the next of `files`.
 
         Args:
-            decode, contents, path: As for `decoded`.
+            decode, read, image, path: As for `decoded`.
             label: Scalar integer.
             files: List of all pairs (path, label).
 
@@ -78,7 +78,7 @@ class BadImages:
             )
             return decode(tf.io.read_file(found)), tf.ensure_shape(label, ())
 
-        image = _or_empty(decode, contents)
+        image = _or_empty(lambda image: decode(read(image)), image)
         return tf.cond(tf.size(image) > 0, lambda: (image, label), of_next)
 
     def _next_readable(self, path, files):

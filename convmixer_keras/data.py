@@ -11,7 +11,7 @@ import tensorflow as tf
 from convmixer_keras import augmentation, checks
 from convmixer_keras.bad_images import BadImages, read_file, zeros_like_spec
 from convmixer_keras.errors import InputError
-from convmixer_keras.preprocessing import decode, evaluation_transform
+from convmixer_keras.preprocessing import evaluation_transform
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 IMAGE_FILES = (".jpg", ".jpeg", ".png")
@@ -182,10 +182,9 @@ def _validation(source, recipe, share, bad_images):
         examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
     def decoded(image, path):
-        image = read(image)
         if split.files is None:
-            return _decode(image, source.channels)
-        return bad_images.decoded(_decode, image, path)
+            return augmentation.decode(image, source.channels)
+        return bad_images.decoded(augmentation.decode, read, image, path)
 
     def to_image(image, label, path):
         pixel = tf.zeros((1, 1, source.channels), tf.uint8)
@@ -223,17 +222,21 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return epoch.assign_add(1) - 1, skipped
 
     def examples_of_pass(epoch, skipped):
-        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch)
+        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch).enumerate()
         rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
-        return share.of(rest)
+        return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
-    def to_image(image, label, path):
-        image = read(image)
+    def to_image(epoch, position, image, label, path):
+        draws = augmentation.draw(recipe, epoch, position)
+
+        def decode(image):
+            return augmentation.decode_crop(image, source.channels, recipe, draws)
+
         if split.files is None:
-            image = _decode(image, source.channels)
+            image = decode(image)
         else:
-            image, label = bad_images.replaced(_decode, image, label, path, split.files)
-        return augmentation.random_resized_crop(image, recipe), label
+            image, label = bad_images.replaced(decode, read, image, label, path, split.files)
+        return augmentation.resize_crop(image, recipe, draws), label, draws
 
     batch_transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
     return (
@@ -264,7 +267,7 @@ def _in_memory(split):
         )
     examples = split.examples.map(lambda path, label: (path, label, path))
     if not fits:
-        return examples, read_file, split.size  # Paths are short.
+        return examples, tf.io.read_file, split.size  # Paths are short.
     examples = examples.map(
         lambda image, label, path: (read_file(image), label, path), num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -292,6 +295,8 @@ def _not_sharded():
     """Each worker reads its own share already."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Images and batches are worked on side by side, so that there is nothing to gain within one of them.
+    options.threading.max_intra_op_parallelism = 1
     return options
 
 
@@ -312,12 +317,6 @@ def _shuffle(examples, buffer, seed, epoch):
         reshuffle_each_iteration=False,
     )
     return tf.data.experimental.from_variant(shuffled, spec)
-
-
-def _decode(image, channels=3):
-    if image.dtype == tf.string:
-        return decode(image, channels)
-    return tf.ensure_shape(image, (None, None, channels))
 
 
 def _fits_in_memory(size):

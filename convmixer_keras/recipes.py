@@ -75,6 +75,9 @@ class Recipe:
     flip: bool = _setting(False, "augmentation", "mirror every other image, at random")
     color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation", SHARE)
     randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", AMOUNT)
+    randaugment_policy: str = _setting(
+        "timm", "augmentation", "whose operations, and how strong they are", choices=("timm", "torchvision")
+    )
     randaugment_magnitude: float = _setting(9.0, "augmentation", "their strength, 0..10", (0, 10))
     randaugment_std: float = _setting(0.5, "augmentation", "standard deviation of that strength", AMOUNT)
     erasing_probability: float = _setting(0.0, "augmentation", "chance that a rectangle becomes noise", SHARE)
@@ -155,6 +158,7 @@ CIFAR10_FAST = Recipe(
     clip_norm=0.0,
     flip=True,
     randaugment_ops=2,
+    randaugment_policy="torchvision",
     randaugment_magnitude=4.0,
     randaugment_std=0.0,
 )

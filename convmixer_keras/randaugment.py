@@ -1,0 +1,290 @@
+"""RandAugment as the authors' scripts used it, for the most part on keras-cv's image operations.
+
+`randaugment_ops` times an operation is drawn for every image, all with the same chance. How strong it is
+follows from a level l of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution
+around `randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. "+-" is a sign
+drawn each time. Every operation takes and gives whole grey levels 0..255, as Pillow's do.
+
+Policy "timm" is its `rand-mM-mstdS-inc1`, with which the ImageNet weights were trained: an operation that was
+drawn is left out with the chance 1/2. "torchvision" is its `RandAugment`, which the authors' CIFAR-10 script
+uses; a magnitude of 12 of 30 there is 4 of 10 here. The columns "9" and "4" are what comes out at these
+magnitudes.
+
+    operation    timm's argument               9             torchvision's    4             ours
+    AutoContrast -                             -             -                -             keras-cv
+    Equalize     -                             -             -                -             Pillow's formula
+    Invert       -                             -             not there                      arithmetic
+    Rotate       +-30 l degrees                +-27          the same         +-12          keras-cv
+    Posterize    4 - int(4 l) bits             1             8 - round(4 l)   6             arithmetic
+    Solarize     from 256 - int(256 l)         26            from 255 (1 - l) 153           keras-cv
+    SolarizeAdd  int(110 l) to all below 128   99            not there                      arithmetic
+    Color        max(0.1, 1 +- 0.9 l)          0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
+    Contrast     the same                      0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
+    Brightness   the same                      0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
+    Sharpness    the same                      0.19 or 1.81  the same         0.64 or 1.36  keras-cv
+    ShearX, Y    +-0.3 l                       +-0.27        the same         +-0.12        keras-cv
+    TranslateX,Y +-0.45 l of the side          +-0.405       +-150/331 l      +-0.181       keras-cv
+    Identity     not there                                   -                              nothing
+
+What differs from timm and torchvision: timm rotates, shears and translates with bilinear or bicubic
+interpolation at random, and we with bilinear always, as TensorFlow has no bicubic transform; at the edge of
+the image ours mixes with the filling. (torchvision takes the nearest pixel, and so does that policy.)
+torchvision translates by whole pixels. Grey levels may differ by one or two where Pillow cuts decimals off.
+Images of one channel have no Color.
+
+Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for
+each channel, RandomBrightness adds, Posterization has one number of bits for all images, Solarization with an
+addition adds to every pixel and inverts the bright ones. Its RandomColorDegeneration and Equalization do the
+same as Pillow (but for Equalization's step between grey levels), more slowly and with complaints from
+TensorFlow.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+PIXEL_RANGE = (0, 255)
+DRAWS = 4  # Of an operation: which, whether, how strong, which sign.
+
+
+class Policy(NamedTuple):
+    """Which operations are drawn, and how strong they are.
+
+    Attributes:
+        arguments: Dictionary from the name of an operation to a function from levels 0..1 and signs -1 or 1,
+            float32 (n,), to its argument, or to None.
+        probability: With which an operation that was drawn is applied.
+        interpolation: Of rotations, shears and translations: "bilinear" or "nearest".
+        filled: Whether these fill with the recipe's mean, or else with black.
+    """
+
+    arguments: dict[str, Callable]
+    probability: float
+    interpolation: str
+    filled: bool
+
+
+def _nothing(level, sign):
+    return None
+
+
+def _factor(level, sign):
+    return tf.maximum(0.1, 1 + sign * 0.9 * level)
+
+
+def _signed(greatest):
+    return lambda level, sign: sign * greatest * level
+
+
+_ENHANCED = dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), _factor)
+_SHEARED = dict.fromkeys(("ShearX", "ShearY"), _signed(0.3))
+
+TIMM = Policy(
+    {
+        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), _nothing),
+        "Rotate": _signed(30.0),
+        "Posterize": lambda level, sign: 4 - tf.floor(4 * level),
+        "Solarize": lambda level, sign: 256 - tf.floor(256 * level),
+        "SolarizeAdd": lambda level, sign: tf.floor(110 * level),
+        **_ENHANCED,
+        **_SHEARED,
+        **dict.fromkeys(("TranslateX", "TranslateY"), _signed(0.45)),
+    },
+    probability=0.5,
+    interpolation="bilinear",
+    filled=True,
+)
+TORCHVISION = Policy(
+    {
+        **dict.fromkeys(("Identity", "AutoContrast", "Equalize"), _nothing),
+        "Rotate": _signed(30.0),
+        "Posterize": lambda level, sign: 8 - tf.round(4 * level),
+        "Solarize": lambda level, sign: 255 * (1 - level),
+        **_ENHANCED,
+        **_SHEARED,
+        **dict.fromkeys(("TranslateX", "TranslateY"), _signed(150 / 331)),
+    },
+    probability=1.0,
+    interpolation="nearest",
+    filled=False,
+)
+POLICIES = {"timm": TIMM, "torchvision": TORCHVISION}
+
+
+def rand_augment(recipe, channels):
+    """Builds RandAugment.
+
+    Args:
+        recipe: A `Recipe`; `randaugment_*` and `mean` count.
+        channels: Number of channels of the images.
+
+    Returns:
+        A function from uint8 images (batch, height, width, channels) and uniform draws
+        (batch, randaugment_ops, DRAWS) in 0..1 to images of the same kind.
+    """
+    policy = POLICIES[recipe.randaugment_policy]
+    mean = recipe.mean if len(recipe.mean) == channels else recipe.mean * channels
+    fill = [round(255 * m) for m in mean] if policy.filled else [0.0] * channels
+    apply = operations(channels, fill, policy.interpolation)
+    names = [name for name in policy.arguments if name in apply]
+
+    def one_of_them(images, draws):
+        which, whether, how_strong, sign = tf.unstack(draws, axis=-1)
+        # (tf.math.ndtri: the quantiles of the normal distribution.)
+        magnitude = recipe.randaugment_magnitude + recipe.randaugment_std * tf.math.ndtri(how_strong)
+        level = tf.clip_by_value(magnitude / 10, 0.0, 1.0)
+        sign = tf.where(sign < 0.5, -1.0, 1.0)
+        drawn = tf.cast(which * len(names), tf.int32)
+        drawn = tf.where(whether < policy.probability, drawn, len(names))
+        # The images of each operation together, and at the end those that stay as they are.
+        groups = tf.dynamic_partition(images, drawn, len(names) + 1)
+        rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), drawn, len(names) + 1)
+        for i, name in enumerate(names):
+            argument = policy.arguments[name](tf.gather(level, rows[i]), tf.gather(sign, rows[i]))
+            # One after the other: all at once they would push each other out of the processor's caches.
+            with tf.control_dependencies(groups[max(i - 1, 0) : i]):
+                groups[i] = _applied(apply[name], groups[i], argument)
+        return tf.ensure_shape(tf.dynamic_stitch(rows, groups), images.shape)
+
+    def transform(images, draws):
+        for i in range(recipe.randaugment_ops):
+            images = one_of_them(images, draws[:, i])
+        return images
+
+    return transform
+
+
+def _applied(operation, images, argument):
+    """An operation on uint8 images, which may be none."""
+
+    def apply():
+        changed = operation(tf.cast(images, tf.float32), argument)
+        return tf.cast(tf.round(tf.clip_by_value(changed, 0.0, 255.0)), tf.uint8)
+
+    return tf.cond(tf.shape(images)[0] > 0, apply, lambda: images)
+
+
+def operations(channels, fill, interpolation="bilinear"):
+    """Returns the operations, by name.
+
+    Args:
+        channels: Number of channels of the images; for any but 3 there is no "Color".
+        fill: The colour that moves in from outside, 0..255 for each channel.
+        interpolation: "bilinear" or "nearest".
+
+    Returns:
+        A dictionary from names to functions of float32 images (n, height, width, channels), 0..255, and an
+        argument (n,), in the units of the table above; the images that they give may be outside of 0..255.
+    """
+    from keras_cv import layers
+
+    fill = tf.constant(fill, tf.float32)
+    geometry = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": interpolation}
+    auto_contrast = layers.AutoContrast(PIXEL_RANGE)
+    solarization = layers.Solarization(PIXEL_RANGE)
+    sharpness = layers.RandomSharpness(1.0, PIXEL_RANGE)
+    rotation = layers.RandomRotation(1.0, **geometry)
+    shear = layers.RandomShear(1.0, 1.0, **geometry)
+    translation = layers.RandomTranslation(1.0, 1.0, **geometry)
+
+    def of_image(argument):
+        return argument[:, None, None, None]
+
+    def moved(layer, images, **transformations):
+        # keras-cv fills with one number for all channels. (Whole rows are added faster than pixels.)
+        colour = tf.tile(fill, tf.shape(images)[2:3])
+        rows = tf.reshape(images, (-1, tf.shape(colour)[0])) - colour
+        moved = layer.augment_images(tf.reshape(rows, tf.shape(images)), transformations)
+        rows = tf.reshape(moved, tf.shape(rows)) + colour
+        return tf.reshape(rows, tf.shape(images))
+
+    def solarize(images, threshold):
+        transformations = {"additions": 0.0, "thresholds": of_image(threshold)}
+        return solarization.augment_images(images, transformations)
+
+    def posterize(images, bits):
+        step = of_image(2.0 ** (8 - bits))
+        return tf.floor(images / step) * step
+
+    def solarize_add(images, addition):
+        return images + of_image(addition) * tf.cast(images < 128, tf.float32)
+
+    found = {
+        "Identity": lambda images, _: images,
+        "AutoContrast": lambda images, _: auto_contrast.augment_images(images),
+        "Equalize": lambda images, _: equalize(images),
+        "Invert": lambda images, _: 255 - images,
+        "Rotate": lambda images, degrees: moved(rotation, images, angles=degrees * (3.14159265 / 180)),
+        "Posterize": posterize,
+        "Solarize": solarize,
+        "SolarizeAdd": solarize_add,
+        "Contrast": contrast,
+        "Brightness": brightness,
+        # keras-cv counts from the image to the blurred one, Pillow the other way.
+        "Sharpness": lambda images, factor: sharpness.augment_images(images, of_image(1 - factor)),
+        "ShearX": lambda images, slope: moved(shear, images, shear_x=slope[:, None], shear_y=None),
+        "ShearY": lambda images, slope: moved(shear, images, shear_x=None, shear_y=slope[:, None]),
+        "TranslateX": lambda images, share: moved(
+            translation,
+            images,
+            width_translations=-share[:, None],
+            height_translations=tf.zeros_like(share)[:, None],
+        ),
+        "TranslateY": lambda images, share: moved(
+            translation,
+            images,
+            width_translations=tf.zeros_like(share)[:, None],
+            height_translations=-share[:, None],
+        ),
+    }
+    if channels == 3:
+        found["Color"] = color
+    return found
+
+
+# Pillow's ImageEnhance of float32 images (n, height, width, channels), by factors (n,): a factor of 0 gives
+# the black image, the mean of the grey one, or the grey one, 1 the image itself, and more than 1 what lies
+# beyond.
+
+
+def brightness(images, factor):
+    return images * factor[:, None, None, None]
+
+
+def contrast(images, factor):
+    mean = tf.floor(tf.reduce_mean(_grey(images), (1, 2, 3), keepdims=True) + 0.5)
+    return mean + factor[:, None, None, None] * (images - mean)
+
+
+def color(images, factor):
+    grey = _grey(images)
+    return grey + factor[:, None, None, None] * (images - grey)
+
+
+def _grey(images):
+    """Grey levels (n, height, width, 1), of the weights that Pillow gives to red, green and blue."""
+    if images.shape[-1] != 3:
+        return images
+    # (tf.image.rgb_to_grayscale transposes, which makes TensorFlow complain about 8-bit integers.)
+    grey = tf.matmul(tf.reshape(images, (-1, 3)), [[0.299], [0.587], [0.114]])
+    return tf.round(tf.reshape(grey, (*tf.unstack(tf.shape(images)[:3]), 1)))
+
+
+def equalize(images):
+    """Pillow's `ImageOps.equalize` of float32 images (n, height, width, channels) of whole grey levels."""
+    levels = tf.cast(images, tf.int32)
+    count, channels = tf.shape(images)[0], images.shape[-1]
+    return tf.cast(tf.stack([_equalized(levels[..., i], count) for i in range(channels)], -1), tf.float32)
+
+
+def _equalized(levels, count):
+    """One channel, int32 (n, height, width)."""
+    histogram = tf.math.bincount(tf.reshape(levels, (count, -1)), minlength=256, maxlength=256, axis=-1)
+    brightest = tf.gather(histogram, tf.reduce_max(levels, (1, 2)), batch_dims=1)
+    step = (tf.size(levels[0]) - brightest) // 255
+    darker = tf.cumsum(histogram, axis=-1, exclusive=True)
+    table = tf.minimum((darker + step[:, None] // 2) // tf.maximum(step, 1)[:, None], 255)
+    # Too few grey levels, or pixels, to be spread any further.
+    table = tf.where(step[:, None] > 0, table, tf.range(256))
+    return tf.gather(table, levels, batch_dims=1)
