@@ -63,6 +63,8 @@ def train(arguments, recipe):
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except KeyboardInterrupt:
+        if not workers.is_chief:
+            raise
         finished = len(folder.read_history())
         print(
             f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
@@ -193,7 +195,12 @@ def parse(argv):
     )
     instead = parser.add_argument_group("instead of training")
     instead.add_argument("--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras file")
-    instead.add_argument("--preview", metavar="FILE", help="write a picture of an augmented batch, .png")
+    instead.add_argument(
+        "--preview",
+        type=command_line.picture,
+        metavar="FILE",
+        help="write a picture of an augmented batch, .png",
+    )
 
     command_line.add_recipe_flags(parser, recipe)
     arguments = parser.parse_args(argv)

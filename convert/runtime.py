@@ -8,7 +8,7 @@ import os
 import zipfile
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from convmixer_keras.errors import InputError
 
@@ -131,9 +131,7 @@ class Classifier:
 
 
 def read_image(path, shape, crop_pct=1.0):
-    """Reads an image file: the shorter side is resized, the centre cropped.
-
-    The pixels stay as they are stored: a turn that the file's EXIF orientation asks for is not made.
+    """Reads an image file as a viewer shows it: turned as its EXIF data says, resized, the centre cropped.
 
     Args:
         path: An image file of any format that Pillow reads.
@@ -151,7 +149,7 @@ def read_image(path, shape, crop_pct=1.0):
         raise InputError(f"image files have 1 or 3 channels, and this model takes {channels}")
     try:
         with Image.open(path) as image:
-            image = image.convert("L" if channels == 1 else "RGB")
+            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise InputError(f"there is no file {os.fspath(path)}") from None
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:

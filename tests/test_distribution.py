@@ -135,6 +135,7 @@ def test_only_the_chief_writes(runs):
     assert os.listdir(root / "multiworker/process1") == []
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_named_and_both_resume(tmp_path):
     """One of two processes is killed; the run's folder is on the chief's disk alone."""
     flags = ["--hidden-dim", "8", "--depth", "1", "--epochs", "6", "--batch-size", "128"]

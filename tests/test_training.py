@@ -102,7 +102,12 @@ def interrupt_after(monkeypatch, epochs):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ema_momentum": 0.9}, {"ema_momentum": 0.9, "dtype_policy": "mixed_float16"}]
+    "changes",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"ema_momentum": 0.9}, marks=pytest.mark.slow),
+        {"ema_momentum": 0.9, "dtype_policy": "mixed_float16"},
+    ],
 )
 def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, changes):
     recipe = dataclasses.replace(recipe, epochs=4, **changes)
