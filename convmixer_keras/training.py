@@ -197,11 +197,18 @@ def train(
                     progress = _restore(twin, folder, len(sums), strategy, workers)
                     fit = partial(fit, initial_epoch=progress.epochs)
                 fit()
-        finally:
-            if folder and history:
-                with written_whole(folder[run_folder.CURVES]) as path:
-                    visualization.learning_curves(history).savefig(path)
+        except BaseException:
+            with contextlib.suppress(Failure):  # A full disk: what went wrong before is what to say.
+                _draw_curves(folder, history)
+            raise
+        _draw_curves(folder, history)
     return history
+
+
+def _draw_curves(folder, history):
+    if folder and history:
+        with written_whole(folder[run_folder.CURVES]) as path:
+            visualization.learning_curves(history).savefig(path)
 
 
 @contextlib.contextmanager
