@@ -120,7 +120,8 @@ def preview(arguments, recipe):
     from convmixer_keras.saving import written_whole
 
     batch = data.load(recipe, arguments.data_dir)
-    images, labels = next(iter(batch.train))
+    with batch.bad_images.named():
+        images, labels = next(iter(batch.train))
     images, labels = images.numpy()[:32], labels.numpy()[:32]
 
     def title(label):

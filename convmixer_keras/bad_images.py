@@ -21,8 +21,8 @@ class BadImages:
 
     Attributes:
         paths: Those that were met so far.
-        error: The `InputError` that names the one file too many, once there is one. TensorFlow raises an
-            error of its own then; see `named`.
+        error: The `InputError` that names the one file too many, once there is one. It is not raised where
+            TensorFlow decodes, which would log all that led to it: see `check` and `named`.
     """
 
     def __init__(self, limit=0):
@@ -31,15 +31,20 @@ class BadImages:
         self.error = None
         self._lock = threading.Lock()  # TensorFlow decodes in several threads.
 
+    def check(self):
+        """Raises the error, if there is one."""
+        if self.error:
+            raise self.error
+
     @contextlib.contextmanager
     def named(self):
-        """Within this block, an error for a bad image is the `InputError` that names it."""
+        """At the end of this block, or where TensorFlow fails in it, the error is raised, if there is one."""
         try:
             yield
         except tf.errors.OpError:
-            if self.error:
-                raise self.error from None
+            self.check()
             raise
+        self.check()
 
     def decoded(self, decode, read, image, path):
         """Decodes a file; one that cannot be decoded becomes an image of no pixels.
@@ -88,7 +93,8 @@ class BadImages:
         for candidate, label in files[position + 1 :] + files[:position]:
             if self._check(tf.constant(candidate)):
                 return candidate, label
-        raise InputError("there is no readable image")
+        self.error = self.error or InputError("none of the files can be decoded as an image")
+        raise self.error
 
     def _check(self, path):
         """Says whether a file can be decoded after all; a run that is being stopped only seems to fail."""
@@ -109,7 +115,7 @@ class BadImages:
                 self.error = self.error or InputError(
                     f"{message}, and max_bad_images is {self.limit}: mend it, remove it, or allow more"
                 )
-                raise self.error
+                return
             warnings.warn(f"{message}; doing without it", stacklevel=2)
 
 

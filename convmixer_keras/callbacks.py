@@ -52,7 +52,11 @@ class KeepRun(keras.callbacks.Callback):
             variable.assign(value)
         self.progress = Progress(epoch)
 
+    def on_test_batch_end(self, batch, logs=None):
+        self.data.bad_images.check()
+
     def on_train_batch_end(self, batch, logs=None):
+        self.data.bad_images.check()
         before, self.batches = self.batches, self.batches_before + batch + 1
         every = self.checkpoint_every
         if every and before // every < self.batches // every and self.batches < self.data.steps:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tempfile
+import warnings
 
 from convmixer_keras.errors import Failure, InputError
 from convmixer_keras.recipes import Recipe
@@ -170,6 +171,7 @@ def _text(file):
 
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # Without a line of our source.
     try:
         sys.exit(main() or DONE)
     except InputError as error:

@@ -55,7 +55,8 @@ def evaluate(path, recipe, data_dir=None, verbose=0):
         model = keras.Sequential([keras.layers.Normalization(mean=mean, variance=variance), model])
     from_logits = _last_activation(model) is not keras.activations.softmax
     compile_model(model, "sgd", len(data.class_names), from_logits)
-    loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
+    with data.bad_images.named():
+        loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
     return Scores(loss, top1, top5, data.size)
 
 

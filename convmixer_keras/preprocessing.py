@@ -73,7 +73,9 @@ def decode(contents, channels):
     is_16_bit_grey = tf.reduce_all(head[24:] == [16, 0])  # the header's bit depth and colour type
 
     def with_pillow():
-        return tf.numpy_function(_decode_with_pillow, [contents, channels], tf.uint8, stateful=False)
+        image = tf.numpy_function(_decode_with_pillow, [contents, channels], tf.uint8, stateful=False)
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.size(image), "not an image")]):
+            return tf.identity(image)
 
     def jpeg():
         return tf.cond(
@@ -90,11 +92,12 @@ def decode(contents, channels):
 
 
 def _decode_with_pillow(contents, channels):
+    """Returns no pixels for what is no image: TensorFlow would log an exception at length."""
     try:
         with Image.open(io.BytesIO(contents)) as image:
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except NOT_AN_IMAGE as error:
-        raise tf.errors.InvalidArgumentError(None, None, str(error)) from None
+    except NOT_AN_IMAGE:
+        pixels = np.empty((0, 0), np.uint8)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
