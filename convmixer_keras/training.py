@@ -119,6 +119,8 @@ def train(
     if checkpoint_every < 0:
         raise InputError(f"checkpoint_every must be at least 0, got {checkpoint_every}")
     name, workers = distribution.choose_strategy(strategy)
+    if steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
+        raise InputError(f"steps_per_execution must be 1 with strategy {name}, got {steps_per_execution}")
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     if folder:
         _check_folder(folder, recipe, resume, overwrite)

@@ -191,6 +191,14 @@ def test_steps_per_execution_changes_nothing(recipe, tmp_path):
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-4)
 
 
+def test_settings_that_cannot_be_run(recipe, tmp_path):
+    with pytest.raises(ValueError, match="steps_per_execution must be 1 with strategy mirrored, got 2"):
+        training.train(recipe, tmp_path / "run", strategy="mirrored", steps_per_execution=2)
+    with pytest.raises(ValueError, match="checkpoint_every must be at least 0, got -1"):
+        training.train(recipe, tmp_path / "run", checkpoint_every=-1)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_frozen_and_buildable(name):
     recipe = RECIPES[name]
