@@ -157,7 +157,7 @@ def describe(name, workers, replicas, batch_size):
     """
     if batch_size % replicas:
         raise InputError(f"batch_size must be a multiple of the {replicas} replicas, got {batch_size}")
-    process = f", {workers.name} of {workers.count} processes" if workers.addresses else ""
+    process = f", {workers.name} of {workers.count}" if workers.addresses else ""
     return (
         f"strategy {name}{process}: {replicas} {'replica' if replicas == 1 else 'replicas'} of "
         f"{batch_size // replicas} images, {batch_size} in a step"
@@ -269,7 +269,9 @@ class DistributedModel(keras.Model):
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
         self._loss_tracker.update_state(loss * replicas, sample_weight=tf.reduce_sum(weights))
         metrics = self.compute_metrics(images, labels, logits, weights)
-        if isinstance(self.distribute_strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        strategy = self.distribute_strategy
+        several_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if several_workers and strategy.extended._in_multi_worker_mode():  # As Keras asks.
             return {name: tf.reshape(value, (1,)) for name, value in metrics.items()}
         return metrics
 

@@ -124,9 +124,7 @@ def test_the_first_line_says_who_trains_what(runs):
     assert printed["one"][0][0] == "strategy one: 1 replica of 128 images, 128 in a step"
     assert printed["mirrored"][0][0] == "strategy mirrored: 2 replicas of 64 images, 128 in a step"
     for i, lines in enumerate(printed["multiworker"]):
-        assert lines[0] == (
-            f"strategy multiworker, worker {i} of 2 processes: 2 replicas of 64 images, 128 in a step"
-        )
+        assert lines[0] == (f"strategy multiworker, worker {i} of 2: 2 replicas of 64 images, 128 in a step")
 
 
 def test_only_the_chief_writes(runs):
