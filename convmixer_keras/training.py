@@ -14,7 +14,7 @@ from convmixer_keras import checkpoint, distribution, run_folder, visualization
 from convmixer_keras import data as data_module
 from convmixer_keras.callbacks import KeepRun, StopAtNonFiniteLoss
 from convmixer_keras.complexity import model_complexity
-from convmixer_keras.errors import Failure, InputError
+from convmixer_keras.errors import Failure, InputError, first_line
 from convmixer_keras.fused import fused_twin
 from convmixer_keras.model import ConvMixer
 from convmixer_keras.optimizer import build_optimizer
@@ -213,25 +213,27 @@ def _draw_curves(folder, history):
             visualization.learning_curves(history).savefig(path)
 
 
+# What TensorFlow may raise when another process is gone.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
 @contextlib.contextmanager
 def _named_errors(workers, output):
     """Within this block, TensorFlow's errors about another process or a full disk say so in one line."""
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
+    except tf.errors.OpError as error:
         logs = os.path.join(output, run_folder.TENSORBOARD)
-        if logs not in str(error):
-            raise
-        raise Failure(f"cannot write {logs}: no space left on device") from None
-    except (
-        tf.errors.AbortedError,
-        tf.errors.CancelledError,
-        tf.errors.DeadlineExceededError,
-        tf.errors.InternalError,
-        tf.errors.UnavailableError,
-        tf.errors.UnknownError,
-    ) as error:
-        if workers.count == 1:
+        if logs in str(error) or "events file" in str(error):  # TensorBoard's, on a full disk.
+            raise Failure(f"cannot write {logs}: {first_line(error)}") from None
+        if workers.count == 1 or not isinstance(error, _LOST):
             raise
         peer = lost_peer(workers.addresses, workers.name, str(error))
         raise PeerLost(

@@ -166,7 +166,7 @@ def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
         training.train(dataclasses.replace(recipe, epochs=1), output, resume=True, verbose=0)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
 def test_mixed_precision_learns(recipe, tmp_path, policy):
     recipe = dataclasses.replace(recipe, dtype_policy=policy, epochs=8)
     history = training.train(recipe, tmp_path / "run", verbose=0)
