@@ -54,6 +54,7 @@ def test_the_printed_commands_work(digits_run):
     assert "block0_pointwise" in shown.stdout
 
 
+@pytest.mark.slow
 def test_an_existing_run_is_refused_or_replaced(digits_run, tmp_path):
     folder, _ = digits_run
     before = (folder / "runs/digits/history.csv").read_bytes()
