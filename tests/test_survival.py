@@ -48,6 +48,7 @@ def unbroken(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(unbroken, tmp_path):
     with started([*COMMAND, *RUN], tmp_path) as process:
         # In the middle of the second epoch.
