@@ -78,6 +78,7 @@ def test_an_existing_run_is_refused_or_replaced(digits_run, tmp_path):
     assert len((folder / "runs/digits/history.csv").read_text().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_interrupt_and_resume(tmp_path):
     arguments = [*SHORT, "--epochs", "20", "--output", "run"]
     with started([*COMMAND, *arguments], tmp_path) as process:

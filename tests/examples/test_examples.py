@@ -85,6 +85,7 @@ def body(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_from_finetuning_to_the_device(cifar10_or_colours, body, tmp_path):
     folder, names, photo = cifar10_or_colours
     model = tmp_path / "m.keras"
