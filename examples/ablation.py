@@ -10,7 +10,6 @@ goes on after the last finished epoch. The flags of the recipe set the baseline,
 departs.
 """
 
-import argparse
 import csv
 import dataclasses
 import os
@@ -47,9 +46,7 @@ STUDY = [
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=command_line.HelpFormatter, allow_abbrev=False
-    )
+    parser = command_line.parser(__doc__)
     study = parser.add_argument_group("the study")
     study.add_argument("--output", default="runs/ablation", metavar="DIR", help="folder of the runs")
     study.add_argument(

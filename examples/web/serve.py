@@ -8,7 +8,6 @@ first start fetches LiteRT.js (12 MB) from the npm registry into the folder lite
 ones need no network.
 """
 
-import argparse
 import errno
 import http.server
 import os
@@ -58,8 +57,7 @@ def main(argv=None):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=command_line.HelpFormatter)
-    command_line.add_version(parser)
+    parser = command_line.parser(__doc__)
     parser.add_argument("model", metavar="MODEL.tflite", type=pathlib.Path, help="the network to run")
     parser.add_argument("--port", type=int, default=8000, help="where to listen; 0 takes a free one")
     parser.add_argument(
