@@ -17,7 +17,7 @@ from convmixer_keras.convert.torch_model import torch_convmixer
 from convmixer_keras.presets import CONVMIXER_1536_20 as PRESET
 
 IMPORTS = """
-from convmixer_keras import command_line
+from convmixer_keras.utils import command_line
 command_line.quiet_start()
 import convmixer_keras.convert.torch_command, convmixer_keras.convert.torch_verify, convmixer_keras.model
 """

@@ -63,7 +63,7 @@ def read_only(root):
 def ours(root, recipe_name, changes, cores=None):
     if cores:
         os.sched_setaffinity(0, cores)
-    from convmixer_keras import data
+    from convmixer_keras.data import pipeline as data
     from convmixer_keras.recipes import RECIPES
 
     if recipe_name == "imagenet":  # From the disk each time, as a set of that size is read.

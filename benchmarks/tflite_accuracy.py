@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 
-from convmixer_keras import command_line
+from convmixer_keras.utils import command_line
 
 
 def main():
@@ -21,10 +21,12 @@ def main():
     parser.add_argument("run", metavar="RUN", help="folder that train_keras.py wrote")
     arguments = parser.parse_args()
     command_line.quiet_start()
-    from convmixer_keras import data, progress, run_folder
+    from convmixer_keras.data import pipeline as data
+    from convmixer_keras.utils import progress
+    from convmixer_keras.training import run_folder
     from convmixer_keras.convert import runtime, tflite
     from convmixer_keras.recipes import Recipe
-    from convmixer_keras.saving import load_model
+    from convmixer_keras.models.saving import load_model
 
     folder = run_folder.RunFolder(arguments.run)
     saved = folder.read_config()["recipe"]

@@ -21,7 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import convmixer_keras as ck
-from convmixer_keras import command_line, presets
+from convmixer_keras import presets
+from convmixer_keras.utils import command_line
 from convmixer_keras.convert import tflite
 
 RUNS_A_TURN = 3

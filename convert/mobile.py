@@ -19,7 +19,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
 

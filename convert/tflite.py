@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras import command_line, progress
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils import progress
 from convmixer_keras.convert import runtime
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 MODES = ("float32", "float16", "dynamic", "int8")
 CALIBRATION_IMAGES = 128
@@ -99,9 +100,9 @@ def export(
     """
     import keras
 
-    from convmixer_keras import checks
+    from convmixer_keras.utils import checks
     from convmixer_keras.convert.mobile import mobile
-    from convmixer_keras.saving import written_whole
+    from convmixer_keras.models.saving import written_whole
 
     checks.one_of("mode", mode, MODES)
     channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
@@ -368,7 +369,7 @@ def _folder_images(folder, shape, counted):
 
 
 def _dataset_images(name, shape):
-    from convmixer_keras import data
+    from convmixer_keras.data import pipeline as data
     from convmixer_keras.recipes import Recipe
 
     height, width, channels = shape
@@ -396,7 +397,7 @@ def _reference(model, images, mean, std):
 def main(argv=None):
     arguments = parse(argv)
     command_line.quiet_start()
-    from convmixer_keras.saving import load_class_names, load_model
+    from convmixer_keras.models.saving import load_class_names, load_model
 
     model = load_model(arguments.model)
     labels = load_class_names(arguments.model)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.errors import InputError
-from convmixer_keras.saving import written_whole
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.models.saving import written_whole
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")

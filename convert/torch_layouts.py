@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 # Wrappers put these before every name: DataParallel and torch.compile, in any order and number.

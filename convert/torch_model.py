@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 _ACTIVATIONS = {
     "elu": nn.ELU,

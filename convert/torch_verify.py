@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from convmixer_keras.convert import runtime
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 _BATCH = 4
 
@@ -50,7 +50,7 @@ def real_images(folder, size, preset, mean=None, std=None):
     Raises:
         InputError: If there are none; when they are gone through, if one is damaged.
     """
-    from convmixer_keras import preprocessing
+    from convmixer_keras.data import preprocessing
 
     paths = image_paths(folder)
 

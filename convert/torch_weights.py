@@ -11,7 +11,7 @@ import numpy as np
 from convmixer_keras import presets
 from convmixer_keras.convert import torch_checkpoint, torch_layouts
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM, Sizes
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 # Those that the PyTorch model also has, so that every conversion can be checked.
 ACTIVATIONS = ("elu", "gelu", "hard_silu", "mish", "relu", "relu6", "selu", "silu", "tanh")
@@ -178,7 +178,7 @@ def _is_convolution(layer):
 
 def build(checkpoint, include_top=True, classes=None, include_preprocessing=False, image_size=None):
     """Builds the Keras model of a `Checkpoint`; the arguments are those of `convert_checkpoint`."""
-    from convmixer_keras.model import ConvMixer
+    from convmixer_keras.models.convmixer import ConvMixer
 
     sizes, preset = checkpoint.recognised.sizes, checkpoint.preset
     if include_preprocessing and sizes.channels != 3:
@@ -261,6 +261,6 @@ def _which_activation(path, sizes):
 
 
 if __name__ == "__main__":
-    from convmixer_keras.convert.torch_command import command
+    from convmixer_keras.commands.convert import command
 
     command()

@@ -16,10 +16,11 @@ import urllib.error
 import urllib.request
 import warnings
 
-from convmixer_keras import __version__, presets, progress
+from convmixer_keras import __version__, presets
+from convmixer_keras.utils import progress
 from convmixer_keras.convert import torch_checkpoint, torch_weights
-from convmixer_keras.errors import InputError
-from convmixer_keras.saving import save_weights, written_whole
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.models.saving import save_weights, written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -169,7 +170,7 @@ def _convert(checkpoint, preset, weights, known):
 
 
 def _plain_model(preset):
-    from convmixer_keras.model import ConvMixer
+    from convmixer_keras.models.convmixer import ConvMixer
 
     return ConvMixer(
         preset.hidden_dim,

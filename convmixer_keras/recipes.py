@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field
 
 from convmixer_keras import presets
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 # Ranges, both ends included.
 COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from matplotlib.figure import Figure
 
-from convmixer_keras import checks
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError
 
 
 def learning_curves(history):

@@ -16,11 +16,11 @@ import os
 import shlex
 import sys
 
-from convmixer_keras import command_line
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
 from convmixer_keras.recipes import ABLATION, from_saved
-from convmixer_keras.run_folder import RunFolder
-from convmixer_keras.saving import written_whole
+from convmixer_keras.training.run_folder import RunFolder
+from convmixer_keras.models.saving import written_whole
 
 # A name, what it changes of the baseline, and the difference in points of top-1 accuracy that the paper
 # (arXiv:2201.09792) gives for it, if it gives one.
@@ -87,7 +87,7 @@ def train(recipe, folder, data_dir):
     """Returns the epochs of a run: read if it is finished, or else trained from where it stopped."""
     import keras
 
-    from convmixer_keras import training
+    from convmixer_keras.training import trainer as training
 
     resume = folder.holds_run()
     if resume and from_saved(folder.read_config()["recipe"]) != recipe:

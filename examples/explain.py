@@ -17,8 +17,8 @@ most of it, on 2 cores of an AMD EPYC.
 
 import os
 
-from convmixer_keras import command_line
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
 
 
 def main():
@@ -27,8 +27,8 @@ def main():
         raise InputError("say which MODEL to look into, or --curves RUN, or both")
     command_line.quiet_start()
     from convmixer_keras import inference, visualization
-    from convmixer_keras.run_folder import RunFolder
-    from convmixer_keras.saving import written_whole
+    from convmixer_keras.training.run_folder import RunFolder
+    from convmixer_keras.models.saving import written_whole
 
     figures = {}
     if arguments.curves:

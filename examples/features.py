@@ -15,8 +15,9 @@ import os
 
 import numpy as np
 
-from convmixer_keras import command_line, progress
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils import progress
+from convmixer_keras.utils.errors import InputError
 
 BATCH = 32
 
@@ -25,7 +26,7 @@ def main():
     arguments = parse()
     command_line.quiet_start()
     from convmixer_keras.convert.runtime import image_paths
-    from convmixer_keras.saving import written_whole
+    from convmixer_keras.models.saving import written_whole
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
@@ -40,7 +41,7 @@ def main():
 
 def draw_neighbours(paths, arguments, picture):
     from convmixer_keras import inference
-    from convmixer_keras.saving import written_whole
+    from convmixer_keras.models.saving import written_whole
     from convmixer_keras.visualization import image_grid
 
     headless = inference.load(arguments.model, include_top=False)

@@ -20,8 +20,9 @@ import os
 
 import numpy as np
 
-from convmixer_keras import command_line, progress
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils import progress
+from convmixer_keras.utils.errors import InputError
 
 HELD_OUT = 0.2
 BATCH = 32
@@ -32,7 +33,7 @@ SEED = 0
 def main():
     arguments = parse()
     command_line.quiet_start()
-    from convmixer_keras.saving import save_model, written_whole
+    from convmixer_keras.models.saving import save_model, written_whole
 
     if not arguments.output.endswith(".keras"):
         raise InputError(f"--output must end in .keras, got {arguments.output}")
@@ -89,7 +90,7 @@ def finetune(names, train, held_out, arguments):
 
 def split(folder):
     """Returns the names of the classes, and pairs (path, class number) to train on and to hold out."""
-    from convmixer_keras.data import VALIDATION_SPLITS
+    from convmixer_keras.data.pipeline import VALIDATION_SPLITS
 
     train_folder = os.path.join(folder, "train")
     for name in VALIDATION_SPLITS:

@@ -11,7 +11,7 @@ starts from PyTorch's, with which the published networks were trained. Took 9 s 
 most of them the import of TensorFlow.
 """
 
-from convmixer_keras import command_line
+from convmixer_keras.utils import command_line
 
 IMPORTS = """
 from keras import *
@@ -52,7 +52,7 @@ def main():
 def draw(path):
     from matplotlib.figure import Figure
 
-    from convmixer_keras.saving import written_whole
+    from convmixer_keras.models.saving import written_whole
 
     figure = Figure(figsize=(7.2, 1.6), dpi=120)
     figure.text(0.02, 0.5, TWEET, family="monospace", fontsize=11, va="center", linespacing=1.6)

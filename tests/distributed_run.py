@@ -13,7 +13,9 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras import data, recipes, training
+from convmixer_keras import recipes
+from convmixer_keras.data import pipeline as data
+from convmixer_keras.training import trainer as training
 
 
 def main(strategy, replicas, output, changes, seen=None):

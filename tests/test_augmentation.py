@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from convmixer_keras import augmentation
-from convmixer_keras.preprocessing import evaluation_transform
+from convmixer_keras.data import augmentation
+from convmixer_keras.data.preprocessing import evaluation_transform
 from convmixer_keras.recipes import CIFAR10, IMAGENET
 
 PLAIN = dataclasses.replace(

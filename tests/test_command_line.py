@@ -13,8 +13,9 @@ from small_models import build
 from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  # noqa: F401
 
 import convmixer_keras as ck
-from convmixer_keras import command_line, presets
-from convmixer_keras.errors import InputError
+from convmixer_keras import presets
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
 
 BIN = os.path.dirname(sys.executable)
 COMMANDS = {

@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from convmixer_keras import data
-from convmixer_keras.errors import InputError
+from convmixer_keras.data import pipeline as data
+from convmixer_keras.utils.errors import InputError
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
 
 

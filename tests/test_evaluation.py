@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 import convmixer_keras as ck
-from convmixer_keras import data, evaluation, recipes
+from convmixer_keras import recipes
+from convmixer_keras.data import pipeline as data
+from convmixer_keras.training import evaluation
 
 RECIPE = dataclasses.replace(recipes.DIGITS, batch_size=100)
 SIZES = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "classes": 10}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import convmixer_keras as ck
-from convmixer_keras.fused import FusedBatchNormalization, fused_twin
+from convmixer_keras.training.fused import FusedBatchNormalization, fused_twin
 
 
 def small_model(**options):

@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch_reference
 
-from convmixer_keras import training
-from convmixer_keras.fused import fused_twin
-from convmixer_keras.optimizer import AdamW, PiecewiseLinear, build_optimizer
+from convmixer_keras.training import trainer as training
+from convmixer_keras.training.fused import fused_twin
+from convmixer_keras.training.optimizer import AdamW, PiecewiseLinear, build_optimizer
 from convmixer_keras.recipes import DIGITS
 
 

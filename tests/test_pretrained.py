@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 import convmixer_keras as ck
 from convmixer_keras import presets, pretrained
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 # A published variant, shrunk.
 SMALL = dataclasses.replace(

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from convmixer_keras import progress
+from convmixer_keras.utils import progress
 
 
 @pytest.fixture

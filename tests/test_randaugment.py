@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 
-from convmixer_keras import randaugment
+from convmixer_keras.data import randaugment
 from convmixer_keras.recipes import CIFAR10_FAST, IMAGENET
 
 FILL = (124, 116, 104)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import convmixer_keras as ck
-from convmixer_keras import saving
+from convmixer_keras.models import saving
 
 
 @pytest.fixture

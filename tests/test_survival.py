@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import COMMAND, run, started, wait_for
 
-from convmixer_keras.saving import weights_size
+from convmixer_keras.models.saving import weights_size
 
 SMALL = ["--hidden-dim", "8", "--depth", "1", "--batch-size", "64", "--output", "run"]
 # 22 steps an epoch, with everything that is drawn at random.

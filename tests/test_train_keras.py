@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
-from convmixer_keras import command_line
+from convmixer_keras.utils import command_line
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
 

@@ -7,7 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from convmixer_keras import load_class_names, run_folder, training
+from convmixer_keras import load_class_names
+from convmixer_keras.training import run_folder
+from convmixer_keras.training import trainer as training
 from convmixer_keras.recipes import DIGITS, RECIPES
 
 # Small enough for seconds; learns what colour an image is.
@@ -68,7 +70,7 @@ def test_a_run_leaves_everything(recipe, tmp_path):
     assert config["versions"]["keras"] == keras.__version__
     assert config["class_names"] == ["blue", "green", "red"]
 
-    from convmixer_keras import data
+    from convmixer_keras.data import pipeline as data
 
     validation = data.load_validation(recipe).images
     images = np.concatenate([x for x, _ in validation])

@@ -5,7 +5,7 @@ from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras import visualization
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 COLUMNS = ("loss", "val_loss", "accuracy", "val_accuracy", "learning_rate")
 

@@ -17,7 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 
-from convmixer_keras.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, first_line
 
 VERSION = "2.5.3"
 # The registry's own checksums ("npm view @litertjs/core@2.5.3 dist.integrity"), SHA-512 in base 64.

@@ -16,8 +16,8 @@ import shutil
 
 import fetch_litert
 
-from convmixer_keras import command_line
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
 
 HERE = pathlib.Path(__file__).resolve().parent
 ADDRESS = "127.0.0.1"

@@ -6,7 +6,7 @@ import pytest
 from small_models import SHAPE, build
 
 from convmixer_keras.convert.mobile import mobile, pieces
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 
 def image(shape=SHAPE, seed=1, pixels=False):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from convmixer_keras.convert import tflite
 from convmixer_keras.convert.runtime import Classifier, read_image
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ["red", "green", "blue"]
@@ -189,7 +189,7 @@ def test_a_file_of_the_stock_converter(tmp_path):
 
 
 def test_images_as_the_evaluation_transform_reads_them(tmp_path):
-    from convmixer_keras.preprocessing import load_image
+    from convmixer_keras.data.preprocessing import load_image
 
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((97, 61), Image.Resampling.BICUBIC).save(tmp_path / "a.png")

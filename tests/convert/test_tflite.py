@@ -15,7 +15,7 @@ from small_models import build
 import convmixer_keras as ck
 from convmixer_keras.convert import tflite
 from convmixer_keras.convert.runtime import Classifier
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import convmixer_keras as ck
 from convmixer_keras.convert import torch_layouts, torch_model, torch_weights
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 # hidden_dim, depth, kernel, patch, classes, channels
 SHAPES = [(24, 3, 5, 2, 10, 3), (8, 1, 3, 1, 7, 1), (32, 2, 7, 4, 1000, 4), (16, 2, 9, 7, 2, 3)]
@@ -278,8 +278,8 @@ class NotInstalled:
         if name.split(".")[0] == "torch":
             raise ModuleNotFoundError(f"No module named {name!r}")
 sys.meta_path.insert(0, NotInstalled())
-from convmixer_keras import command_line
-from convmixer_keras.convert import torch_command
+from convmixer_keras.utils import command_line
+from convmixer_keras.commands import convert as torch_command
 command_line.run(lambda: torch_command.main(sys.argv[1:]))
 """
 

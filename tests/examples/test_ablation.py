@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmixer_keras import training
-from convmixer_keras.fused import fused_twin
+from convmixer_keras.training import trainer as training
+from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, IMAGENET, Recipe, from_saved
-from convmixer_keras.run_folder import RunFolder
+from convmixer_keras.training.run_folder import RunFolder
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "ablation.py"
 sys.path.insert(0, str(SCRIPT.parent))

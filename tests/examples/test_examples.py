@@ -57,7 +57,7 @@ def module(name):
 @pytest.fixture
 def in_process(monkeypatch, capfd):
     """Function from an example's name and arguments to (exit code, stdout, stderr), in this process."""
-    from convmixer_keras import command_line
+    from convmixer_keras.utils import command_line
 
     def call(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])

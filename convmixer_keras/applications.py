@@ -1,7 +1,7 @@
 """The five named builders: the paper's variants under their own names."""
 
 from convmixer_keras import presets, pretrained
-from convmixer_keras.model import ConvMixer
+from convmixer_keras.models.convmixer import ConvMixer
 
 _DOC = """ConvMixer-{preset.hidden_dim}/{preset.depth} with patch {preset.patch_size}, kernel \
 {preset.kernel_size}, {activation}: {preset.parameters:,} parameters, {giga:.2f} G multiply-adds{accuracy}.

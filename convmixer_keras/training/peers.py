@@ -5,7 +5,7 @@ import re
 import socket
 import time
 
-from convmixer_keras.errors import Failure
+from convmixer_keras.utils.errors import Failure
 
 
 class PeerLost(Failure):

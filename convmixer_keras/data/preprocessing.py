@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, UnidentifiedImageError
 
-from convmixer_keras import checks
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError
 
 # TensorFlow's names of Pillow's filters.
 KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}

@@ -10,17 +10,20 @@ from functools import partial
 import keras
 import tensorflow as tf
 
-from convmixer_keras import checkpoint, distribution, run_folder, visualization
-from convmixer_keras import data as data_module
-from convmixer_keras.callbacks import KeepRun, StopAtNonFiniteLoss
-from convmixer_keras.complexity import model_complexity
-from convmixer_keras.errors import Failure, InputError, first_line
-from convmixer_keras.fused import fused_twin
-from convmixer_keras.model import ConvMixer
-from convmixer_keras.optimizer import build_optimizer
-from convmixer_keras.peers import PeerLost, lost_peer
+from convmixer_keras import visualization
+from convmixer_keras.training import checkpoint
+from convmixer_keras.training import distribution
+from convmixer_keras.training import run_folder
+from convmixer_keras.data import pipeline as data_module
+from convmixer_keras.training.callbacks import KeepRun, StopAtNonFiniteLoss
+from convmixer_keras.models.complexity import model_complexity
+from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.training.fused import fused_twin
+from convmixer_keras.models.convmixer import ConvMixer
+from convmixer_keras.training.optimizer import build_optimizer
+from convmixer_keras.training.peers import PeerLost, lost_peer
 from convmixer_keras.recipes import from_saved
-from convmixer_keras.saving import written_whole
+from convmixer_keras.models.saving import written_whole
 
 
 def build_model(recipe, channels, classes):

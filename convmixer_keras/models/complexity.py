@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import keras
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 
 class Complexity(NamedTuple):

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras import augmentation, checks
-from convmixer_keras.bad_images import BadImages, read_file, zeros_like_spec
-from convmixer_keras.errors import InputError
-from convmixer_keras.preprocessing import evaluation_transform
+from convmixer_keras.data import augmentation
+from convmixer_keras.utils import checks
+from convmixer_keras.data.bad_images import BadImages, read_file, zeros_like_spec
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.data.preprocessing import evaluation_transform
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 IMAGE_FILES = (".jpg", ".jpeg", ".png")

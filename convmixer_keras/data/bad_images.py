@@ -6,8 +6,8 @@ import warnings
 
 import tensorflow as tf
 
-from convmixer_keras import preprocessing
-from convmixer_keras.errors import InputError
+from convmixer_keras.data import preprocessing
+from convmixer_keras.utils.errors import InputError
 
 
 class BadImages:

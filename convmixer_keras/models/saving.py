@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 
-from convmixer_keras.errors import Failure, InputError, first_line
+from convmixer_keras.utils.errors import Failure, InputError, first_line
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"

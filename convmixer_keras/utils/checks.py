@@ -4,7 +4,7 @@ import operator
 
 import keras
 
-from convmixer_keras.errors import InputError
+from convmixer_keras.utils.errors import InputError
 
 DEFAULT_CLASSES = 1000
 DEFAULT_INPUT_SHAPE = (224, 224, 3)

@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras import preprocessing, randaugment
-from convmixer_keras.preprocessing import evaluation_transform, resize
+from convmixer_keras.data import preprocessing
+from convmixer_keras.data import randaugment
+from convmixer_keras.data.preprocessing import evaluation_transform, resize
 
 ATTEMPTS = 10  # To draw a rectangle that fits, as torchvision and timm do.
 RECTANGLE = 2 * ATTEMPTS + 2  # Draws for a rectangle: areas and ratios, and where it lies.

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import warnings
 
-from convmixer_keras.errors import Failure, InputError
+from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.recipes import Recipe
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Trains a ConvMixer, or evaluates one.
+
+  python train_keras.py                                        digits, in a minute, nothing to download
+  python train_keras.py --recipe cifar10_fast                  CIFAR-10 through tensorflow-datasets
+  python train_keras.py --recipe imagenet --data-dir /data     ImageNet, prepared by tensorflow-datasets
+  python train_keras.py --recipe cifar10 --dataset photos/     a folder photos/SPLIT/CLASS/*.jpg
+  python train_keras.py --evaluate runs/digits/model.keras     loss, top-1 and top-5 of a saved model
+
+A recipe sets everything; each flag below overrides one of its values. The defaults shown are those of the
+recipe that is named: try --recipe imagenet --help.
+"""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import sys
+
+from convmixer_keras.utils import command_line
+from convmixer_keras.recipes import RECIPES, from_saved
+
+DEFAULT_RECIPE = "digits"
+
+
+def main(argv=None):
+    arguments, recipe = parse(argv)
+    command_line.quiet_start()
+    if arguments.evaluate:
+        return evaluate(arguments, recipe)
+    if arguments.preview:
+        return preview(arguments, recipe)
+    return train(arguments, recipe)
+
+
+def train(arguments, recipe):
+    from convmixer_keras.training import run_folder
+    from convmixer_keras.training import trainer as training
+    from convmixer_keras.training.distribution import choose_strategy
+    from convmixer_keras.training.peers import PeerLost
+
+    folder = run_folder.RunFolder(
+        arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
+    )
+    _, workers = choose_strategy(arguments.strategy)
+    # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
+    if arguments.resume and (workers.is_chief or folder.holds_run()):
+        recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
+    print(describe(recipe), flush=True)
+    try:
+        history = training.train(
+            recipe,
+            folder.path,
+            data_dir=arguments.data_dir,
+            strategy=arguments.strategy,
+            peer_timeout=arguments.peer_timeout,
+            checkpoint_every=arguments.checkpoint_every,
+            max_bad_images=arguments.max_bad_images,
+            deterministic=arguments.deterministic,
+            steps_per_execution=arguments.steps_per_execution,
+            resume=arguments.resume,
+            overwrite=arguments.overwrite,
+            command=shlex.join(["python", *sys.argv]),
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+    except KeyboardInterrupt:
+        if not workers.is_chief:
+            raise
+        finished = len(folder.read_history())
+        print(
+            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
+            f"go on: python train_keras.py --resume --output {shlex.quote(folder.path)}",
+            file=sys.stderr,
+        )
+        return command_line.INTERRUPTED
+    except PeerLost as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(command_line.FAILED)  # What TensorFlow does at its end may wait for the one that is gone.
+    if workers.is_chief:
+        report(folder, history)
+    return command_line.DONE
+
+
+def describe(recipe):
+    return (
+        f"ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, "
+        f"kernel {recipe.kernel_size}, on {recipe.dataset} at {recipe.image_size}x{recipe.image_size}: "
+        f"{recipe.epochs} epochs, batch {recipe.batch_size}"
+    )
+
+
+def report(folder, history):
+    from convmixer_keras.training import run_folder
+
+    best = max(history, key=lambda row: row["val_accuracy"])
+    last = history[-1]
+    model = folder[run_folder.BEST_MODEL]
+    rows = (
+        (run_folder.BEST_MODEL, f"the best epoch, {best['epoch']} of {last['epoch']}"),
+        (run_folder.LAST_MODEL, "the last epoch"),
+        (run_folder.CONFIG, "every setting, versions, the command"),
+        (run_folder.HISTORY, "one line for each epoch"),
+        (run_folder.CURVES, "the same as a picture"),
+        (run_folder.TENSORBOARD, "logs for TensorBoard"),
+    )
+    print(
+        f"\ntest accuracy {100 * best['val_accuracy']:.2f} % (best epoch), "
+        f"{100 * last['val_accuracy']:.2f} % (last epoch)\n\nwrote"
+    )
+    for name, what in rows:
+        print(f"  {folder[name]:<32}  {what}")
+    print(
+        "\nuse the model\n"
+        f"  python train_keras.py --evaluate {shlex.quote(model)}\n"
+        f"  python -c \"import keras; keras.saving.load_model('{model}').summary()\""
+    )
+
+
+def preview(arguments, recipe):
+    from convmixer_keras import visualization
+    from convmixer_keras.data import pipeline as data
+    from convmixer_keras.models.saving import written_whole
+
+    batch = data.load(recipe, arguments.data_dir)
+    with batch.bad_images.named():
+        images, labels = next(iter(batch.train))
+    images, labels = images.numpy()[:32], labels.numpy()[:32]
+
+    def title(label):
+        # The two strongest classes: after mixing, an image has two.
+        first, second = (-label).argsort()[:2]
+        names = [f"{batch.class_names[i][:14]} {label[i]:.2f}" for i in (first, second) if label[i] > 0.02]
+        return "\n".join(names)
+
+    with written_whole(arguments.preview) as path:
+        visualization.image_grid(images, [title(label) for label in labels]).savefig(path)
+    print(f"wrote {arguments.preview}: the first {len(images)} images of an augmented batch")
+    return command_line.DONE
+
+
+def evaluate(arguments, recipe):
+    from convmixer_keras.training import evaluation
+    from convmixer_keras.utils import progress
+    from convmixer_keras.training import run_folder
+
+    folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
+    if folder.holds_run() and arguments.recipe is None:  # A model's own run knows how to evaluate it.
+        recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
+    scores = evaluation.evaluate(arguments.evaluate, recipe, arguments.data_dir, progress.keras_verbosity())
+    print(
+        f"{arguments.evaluate} on {recipe.dataset}, {scores.images} images: "
+        f"loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
+    )
+    return command_line.DONE
+
+
+def saved_recipe(folder):
+    """The recipe of an earlier run."""
+    return from_saved(folder.read_config()["recipe"])
+
+
+def parse(argv):
+    """Returns the parsed arguments and the recipe with its overrides."""
+    chooser = argparse.ArgumentParser(add_help=False)
+    chooser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
+    recipe = RECIPES[chooser.parse_known_args(argv)[0].recipe]
+
+    parser = command_line.parser(__doc__)
+    run = parser.add_argument_group("the run")
+    run.add_argument("--recipe", choices=RECIPES, help=f"the settings (default: {DEFAULT_RECIPE})")
+    run.add_argument("--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)")
+    existing = run.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
+    existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
+    run.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
+    run.add_argument(
+        "--strategy",
+        choices=("auto", "one", "mirrored", "multiworker", "tpu"),
+        default="auto",
+        help="which devices and machines; auto takes all there are",
+    )
+    run.add_argument(
+        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for another machine"
+    )
+    run.add_argument(
+        "--checkpoint-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="steps between checkpoints within an epoch; 0 for one after each epoch",
+    )
+    run.add_argument(
+        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to do without"
+    )
+    run.add_argument(
+        "--deterministic", action="store_true", help="the same weights in every run on a GPU, too; slower"
+    )
+    run.add_argument(
+        "--steps-per-execution", type=int, default=1, metavar="N", help="steps per compiled call"
+    )
+    instead = parser.add_argument_group("instead of training")
+    instead.add_argument("--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras file")
+    instead.add_argument(
+        "--preview",
+        type=command_line.picture,
+        metavar="FILE",
+        help="write a picture of an augmented batch, .png",
+    )
+
+    command_line.add_recipe_flags(parser, recipe)
+    arguments = parser.parse_args(argv)
+    arguments.overrides = command_line.recipe_overrides(arguments)
+    return arguments, dataclasses.replace(recipe, **arguments.overrides)
+
+
+if __name__ == "__main__":
+    command_line.run(main)
