@@ -26,10 +26,10 @@ SIZES = {
 def seconds_and_bytes(sizes, folder, rounds):
     """Median seconds to write everything, and the bytes of it."""
     from convmixer_keras import ConvMixer
+    from convmixer_keras.models.saving import save_model
+    from convmixer_keras.recipes import IMAGENET
     from convmixer_keras.training import checkpoint
     from convmixer_keras.training import trainer as training
-    from convmixer_keras.recipes import IMAGENET
-    from convmixer_keras.models.saving import save_model
 
     hidden_dim, depth, kernel_size, patch_size, side, classes = sizes
     model = ConvMixer(

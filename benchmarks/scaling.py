@@ -36,10 +36,10 @@ def make_step(strategy, replicas=1, cores=None, tf_config=None):
         cpu = tf.config.list_physical_devices("CPU")[0]
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
 
+    from convmixer_keras.recipes import CIFAR10_FAST
     from convmixer_keras.training import distribution
     from convmixer_keras.training import trainer as training
     from convmixer_keras.training.fused import fused_twin
-    from convmixer_keras.recipes import CIFAR10_FAST
 
     name, workers = distribution.choose_strategy(strategy)
     strategy = distribution.start_strategy(name, workers)

@@ -21,12 +21,12 @@ def main():
     parser.add_argument("run", metavar="RUN", help="folder that train_keras.py wrote")
     arguments = parser.parse_args()
     command_line.quiet_start()
-    from convmixer_keras.data import pipeline as data
-    from convmixer_keras.utils import progress
-    from convmixer_keras.training import run_folder
     from convmixer_keras.convert import runtime, tflite
-    from convmixer_keras.recipes import Recipe
+    from convmixer_keras.data import pipeline as data
     from convmixer_keras.models.saving import load_model
+    from convmixer_keras.recipes import Recipe
+    from convmixer_keras.training import run_folder
+    from convmixer_keras.utils import progress
 
     folder = run_folder.RunFolder(arguments.run)
     saved = folder.read_config()["recipe"]

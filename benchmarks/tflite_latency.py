@@ -22,8 +22,8 @@ import numpy as np
 
 import convmixer_keras as ck
 from convmixer_keras import presets
-from convmixer_keras.utils import command_line
 from convmixer_keras.convert import tflite
+from convmixer_keras.utils import command_line
 
 RUNS_A_TURN = 3
 

@@ -19,9 +19,9 @@ def _keras_step(twin):
     import tensorflow as tf
 
     from convmixer_keras import ConvMixer
+    from convmixer_keras.recipes import IMAGENET
     from convmixer_keras.training import trainer as training
     from convmixer_keras.training.fused import fused_twin
-    from convmixer_keras.recipes import IMAGENET
 
     model = ConvMixer(**SIZES, input_shape=(32, 32, 3))
     model = fused_twin(model) if twin else model

@@ -4,29 +4,18 @@ import contextlib
 import copy
 import io
 import json
-import os
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.utils import command_line
-from convmixer_keras.utils import progress
 from convmixer_keras.convert import runtime
+from convmixer_keras.convert.calibration import calibration_images
+from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
 MODES = ("float32", "float16", "dynamic", "int8")
-CALIBRATION_IMAGES = 128
-RANDOM_IMAGES = 8
 _SIGNATURE = "serving_default"
-
-DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
-
-  convmixer-tflite model.keras out.tflite                                    float32
-  convmixer-tflite model.keras out.tflite --mode dynamic                     a third of the size, the fastest
-  convmixer-tflite model.keras out.tflite --mode int8 --calibrate photos/    integers throughout
-
-The file is then run against the Keras model, on the images of --calibrate or on random ones."""
 
 
 class Report(NamedTuple):
@@ -100,9 +89,9 @@ def export(
     """
     import keras
 
-    from convmixer_keras.utils import checks
     from convmixer_keras.convert.mobile import mobile
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils import checks
+    from convmixer_keras.utils.files import written_whole
 
     checks.one_of("mode", mode, MODES)
     channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
@@ -115,7 +104,7 @@ def export(
     if mode == "int8" and calibration is None:
         raise InputError("mode int8 needs images to find the ranges with: calibration, or --calibrate")
     say, counted = _reporters(verbose)
-    images = _images(calibration, small.input_shape[1:], takes_pixels, counted)
+    images = calibration_images(calibration, small.input_shape[1:], takes_pixels, counted)
 
     say("converting the network")
     with command_line.silence():
@@ -217,15 +206,6 @@ def _with_signature(content, output_name):
         setattr(signature, places, [place])
     model.signatureDefs = [signature]
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-# All three quantisations work on the float32 file with ai-edge-quantizer, and not in the converter:
-# * float16: the two give the same weights; this way the network is converted once.
-# * dynamic: the converter quantises every convolution or none, and depthwise pieces with int8 weights have
-#   no fast kernel for float32 activations: 20 ms against 7.
-# * int8: about the same accuracy (72.2 and 72.0 % on CIFAR-10) and time (6.0 and 6.4 ms for four blocks),
-#   but the converter would quantise the softmax too, to steps of 1/256, more than most of a thousand
-#   probabilities.
 
 
 def _float16(content):
@@ -332,59 +312,6 @@ def _archive(labels, takes_pixels, offset):
     return buffer.getvalue()[offset:]
 
 
-def _images(source, shape, takes_pixels, counted):
-    """Returns float32 images (n, height, width, channels) of what the file takes."""
-    if source is None:
-        random = np.random.default_rng(0)
-        images = random.normal(size=(RANDOM_IMAGES, *shape))
-        if takes_pixels:
-            images = random.integers(0, 256, images.shape)
-        return images.astype(np.float32)
-    if not isinstance(source, (str, os.PathLike)):
-        images = np.asarray(source)
-        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "uif":
-            raise InputError(
-                f"calibration must be at least one image of the shape {shape}, "
-                f"got {images.dtype} {images.shape}"
-            )
-        return images.astype(np.float32)
-    if not takes_pixels:
-        raise InputError(
-            "images are pixels 0..255, and the model takes normalised channels: give --mean and --std "
-            "(input_mean and input_std)"
-        )
-    if os.path.isdir(source):
-        return _folder_images(source, shape, counted)
-    return _dataset_images(os.fspath(source), shape)
-
-
-def _folder_images(folder, shape, counted):
-    paths = runtime.image_paths(folder)
-    if not paths:
-        raise InputError(f"there are no images in {folder}")
-    # Spread over the folder, as its classes may stand one after the other.
-    chosen = np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).round().astype(int))
-    images = (runtime.read_image(paths[i], shape) for i in chosen)
-    return np.stack(list(counted(images, "reading", len(chosen))))
-
-
-def _dataset_images(name, shape):
-    from convmixer_keras.data import pipeline as data
-    from convmixer_keras.recipes import Recipe
-
-    height, width, channels = shape
-    if height != width:
-        raise InputError(f"images of {name} are square, and the model takes {height}x{width}: give a folder")
-    # Not the split that the file will be measured on.
-    recipe = Recipe(dataset=name, image_size=height, validation_split="train", batch_size=CALIBRATION_IMAGES)
-    found = data.load_validation(recipe)
-    if found.channels != channels:
-        raise InputError(f"images of {name} have {found.channels} channels, and the model takes {channels}")
-    with command_line.silence():  # TensorFlow warns that the rest of the images is not read.
-        images, _ = next(iter(found.images))
-    return np.asarray(images, np.float32)
-
-
 def _reference(model, images, mean, std):
     outputs = []
     for image in images:
@@ -392,98 +319,3 @@ def _reference(model, images, mean, std):
             image = (image - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
         outputs.append(np.asarray(model.predict_on_batch(image[None]), np.float32))
     return np.concatenate(outputs)
-
-
-def main(argv=None):
-    arguments = parse(argv)
-    command_line.quiet_start()
-    from convmixer_keras.models.saving import load_class_names, load_model
-
-    model = load_model(arguments.model)
-    labels = load_class_names(arguments.model)
-    if arguments.labels is not None:
-        labels = _read_labels(arguments.labels)
-    if arguments.size is None and None in model.inputs[0].shape[1:]:
-        raise InputError(
-            f"{arguments.model} leaves the size of its images open: say --size H W, such as --size 224 224"
-        )
-    report = export(
-        model,
-        arguments.output,
-        arguments.mode,
-        calibration=arguments.calibrate,
-        labels=labels,
-        input_mean=_in_pixels("--mean", arguments.mean, model),
-        input_std=_in_pixels("--std", arguments.std, model),
-        size=arguments.size,
-        verbose=True,
-    )
-    print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
-    return command_line.DONE
-
-
-def describe(report, path, mode, source):
-    if report.takes_pixels:
-        takes = "raw pixels 0..255, which it normalises itself"
-    else:
-        takes = (
-            "normalised channels, as the model does: its input is left as it is "
-            "(--mean and --std would add the normalisation)"
-        )
-    images = "random images" if source is None else f"images of {source}"
-    same = "" if report.same_top1 is None else f", same top-1 on {report.same_top1} of {report.images}"
-    return (
-        f"{path}: {mode}, {report.size / 1e6:.2f} MB, image -> {report.output_name}\n"
-        f"  takes {takes}\n"
-        f"  against the Keras model on {report.images} {images}: largest difference "
-        f"{report.largest_difference:.3g} (largest output {report.largest_output:.3g}){same}"
-    )
-
-
-def parse(argv):
-    parser = command_line.parser(DESCRIPTION, prog="convmixer-tflite")
-    parser.add_argument("model", metavar="MODEL.keras", help="the model to export")
-    parser.add_argument("output", metavar="OUT.tflite", help="the file to write")
-    parser.add_argument("--mode", choices=MODES, default="float32", help="weights and arithmetic")
-    parser.add_argument(
-        "--calibrate",
-        metavar="SOURCE",
-        help="images for int8 and for the check: a folder, digits, or a tensorflow-datasets name",
-    )
-    parser.add_argument(
-        "--labels", metavar="FILE", help="class names, one in a line (default: the model's own)"
-    )
-    unit = "of each channel, 0..1, for a model that takes normalised channels"
-    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help=f"mean {unit}")
-    parser.add_argument("--std", type=float, nargs="+", metavar="X", help=f"deviation {unit}")
-    parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, where the model leaves it free"
-    )
-    return parser.parse_args(argv)
-
-
-def _in_pixels(name, values, model):
-    """Returns a flag's values, one for each channel or one for all, in units of 0..255."""
-    if values is None:
-        return None
-    if not all(0 <= value <= 1 for value in values):
-        raise InputError(f"{name} is in units of 0..1, got {' '.join(map(str, values))}")
-    return [255 * value for value in (values * model.inputs[0].shape[-1] if len(values) == 1 else values)]
-
-
-def _read_labels(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as text: {error}") from None
-
-
-def command():
-    command_line.run(main)
-
-
-if __name__ == "__main__":
-    command()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.models.saving import written_whole
+from convmixer_keras.utils.files import written_whole
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")

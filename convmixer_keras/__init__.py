@@ -1,42 +1,18 @@
-"""ConvMixer in Keras 3. This file is the table of contents.
+"""ConvMixer in Keras 3.
 
-A name is loaded when it is first asked for, so that what needs only NumPy does not wait for Keras, and what
-needs only Keras does not wait for TensorFlow.
+The public names stand in `__init__.pyi`. Each is imported when it is first used, so that the TFLite runtime
+does not wait for Keras, nor the network for TensorFlow.
 """
 
 import importlib.util
 import os
 import sys
 
+import lazy_loader
+
 __version__ = "0.1.0"
 
-_MODULE_OF = {
-    "ConvMixer": "model",
-    "ConvMixer1536_20": "variants",
-    "ConvMixer768_32": "variants",
-    "ConvMixer1024_20": "variants",
-    "ConvMixer1536_20_P14": "variants",
-    "ConvMixer256_8": "variants",
-    "decode_predictions": "preprocessing",
-    "load_class_names": "saving",
-    "model_complexity": "complexity",
-    "save_model": "saving",
-}
-_MODULES = ("data", "preprocessing", "presets", "recipes", "training", "visualization")
-
-__all__ = [*_MODULE_OF, *_MODULES]
-
-
-def __getattr__(name):
-    if name in _MODULE_OF:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _find_convert_in_checkout():

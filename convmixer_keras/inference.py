@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import keras
 
-from convmixer_keras import presets, pretrained
-from convmixer_keras.training import run_folder
 from convmixer_keras import applications as variants
+from convmixer_keras import presets, pretrained
 from convmixer_keras.convert import runtime
-from convmixer_keras.utils.errors import InputError
 from convmixer_keras.models.saving import load_class_names, load_model
+from convmixer_keras.training import run_folder
+from convmixer_keras.utils.errors import InputError
 
 BUILDERS = tuple(pretrained.RELEASE_FILES)  # Those that have published ImageNet weights.
 FREE_SIZE = 224  # What a model is shown that leaves the size of its images open.
@@ -145,7 +145,7 @@ def _headless(model):
 
 
 def _default_names(model):
-    from convmixer_keras.data.preprocessing import imagenet_classes
+    from convmixer_keras.data.class_names import imagenet_classes
 
     classes = model.output_shape[-1]
     if classes == presets.CONVMIXER_1536_20.classes:

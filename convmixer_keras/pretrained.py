@@ -17,10 +17,11 @@ import urllib.request
 import warnings
 
 from convmixer_keras import __version__, presets
-from convmixer_keras.utils import progress
 from convmixer_keras.convert import torch_checkpoint, torch_weights
+from convmixer_keras.models.saving import save_weights
+from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.models.saving import save_weights, written_whole
+from convmixer_keras.utils.files import written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"

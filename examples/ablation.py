@@ -16,11 +16,12 @@ import os
 import shlex
 import sys
 
-from convmixer_keras.utils import command_line
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import ABLATION, from_saved
 from convmixer_keras.training.run_folder import RunFolder
-from convmixer_keras.models.saving import written_whole
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import written_whole
 
 # A name, what it changes of the baseline, and the difference in points of top-1 accuracy that the paper
 # (arXiv:2201.09792) gives for it, if it gives one.
@@ -53,9 +54,9 @@ def main(argv=None):
         "--results", metavar="DIR", help="folder of the table and the chart (default: --output)"
     )
     study.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
-    command_line.add_recipe_flags(parser, ABLATION)
+    recipe_flags.add_recipe_flags(parser, ABLATION)
     arguments = parser.parse_args(argv)
-    baseline = dataclasses.replace(ABLATION, **command_line.recipe_overrides(arguments))
+    baseline = dataclasses.replace(ABLATION, **recipe_flags.recipe_overrides(arguments))
     results = arguments.results or arguments.output
     command_line.quiet_start()
 

@@ -28,7 +28,7 @@ def main():
     command_line.quiet_start()
     from convmixer_keras import inference, visualization
     from convmixer_keras.training.run_folder import RunFolder
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
 
     figures = {}
     if arguments.curves:

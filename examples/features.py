@@ -15,8 +15,7 @@ import os
 
 import numpy as np
 
-from convmixer_keras.utils import command_line
-from convmixer_keras.utils import progress
+from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
 BATCH = 32
@@ -26,7 +25,7 @@ def main():
     arguments = parse()
     command_line.quiet_start()
     from convmixer_keras.convert.runtime import image_paths
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
@@ -41,7 +40,7 @@ def main():
 
 def draw_neighbours(paths, arguments, picture):
     from convmixer_keras import inference
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
     headless = inference.load(arguments.model, include_top=False)

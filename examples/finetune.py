@@ -20,8 +20,7 @@ import os
 
 import numpy as np
 
-from convmixer_keras.utils import command_line
-from convmixer_keras.utils import progress
+from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
 HELD_OUT = 0.2
@@ -33,7 +32,8 @@ SEED = 0
 def main():
     arguments = parse()
     command_line.quiet_start()
-    from convmixer_keras.models.saving import save_model, written_whole
+    from convmixer_keras.models.saving import save_model
+    from convmixer_keras.utils.files import written_whole
 
     if not arguments.output.endswith(".keras"):
         raise InputError(f"--output must end in .keras, got {arguments.output}")

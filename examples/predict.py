@@ -25,7 +25,7 @@ def main():
     arguments = parse()
     command_line.quiet_start()
     from convmixer_keras import inference
-    from convmixer_keras.data.preprocessing import decode_predictions
+    from convmixer_keras.data.class_names import decode_predictions
 
     for path in arguments.photos:  # Before anything is fetched.
         if not os.path.exists(path):
@@ -45,7 +45,7 @@ def main():
 
 
 def save_sheet(path, images, rows):
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
     titles = ["\n".join(f"{name[:24]} {100 * score:.0f} %" for _, name, score in row[:3]) for row in rows]

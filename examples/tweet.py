@@ -52,7 +52,7 @@ def main():
 def draw(path):
     from matplotlib.figure import Figure
 
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
 
     figure = Figure(figsize=(7.2, 1.6), dpi=120)
     figure.text(0.02, 0.5, TWEET, family="monospace", fontsize=11, va="center", linespacing=1.6)

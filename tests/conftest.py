@@ -84,8 +84,8 @@ class Outcome(NamedTuple):
 @pytest.fixture
 def convmixer_convert(capfd):
     """Function from the arguments of `convmixer-convert` to its `Outcome`, in this process."""
-    from convmixer_keras.utils import command_line
     from convmixer_keras.commands import convert as torch_command
+    from convmixer_keras.utils import command_line
 
     def run(*arguments):
         capfd.readouterr()

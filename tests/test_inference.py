@@ -8,8 +8,8 @@ import pytest
 from small_models import build, randomize
 
 import convmixer_keras as ck
-from convmixer_keras import inference
 from convmixer_keras import applications as variants
+from convmixer_keras import inference
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 

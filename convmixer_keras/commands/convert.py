@@ -15,11 +15,11 @@ import sys
 import numpy as np
 
 from convmixer_keras import presets
-from convmixer_keras.utils import command_line
-from convmixer_keras.utils import progress
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
+from convmixer_keras.models.saving import load_model, save_model, save_weights
+from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.models.saving import load_model, save_model, save_weights, written_whole
+from convmixer_keras.utils.files import written_whole
 
 TOLERANCE = 1e-3
 # With these many patches a side, edges and inner places all count, whatever the patch size.
@@ -183,7 +183,7 @@ def _to_keras(arguments, verify):
 
 def _class_names(preset, model):
     """Returns ImageNet's names for a classifier of a published ImageNet variant, or None."""
-    from convmixer_keras.data.preprocessing import imagenet_classes
+    from convmixer_keras.data.class_names import imagenet_classes
 
     names = [name for _, name in imagenet_classes()]
     return names if preset and preset.classes == len(names) == model.output_shape[-1] else None

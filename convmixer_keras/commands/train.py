@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Trains a ConvMixer, or evaluates one.
 
   python train_keras.py                                        digits, in a minute, nothing to download
@@ -17,8 +16,9 @@ import os
 import shlex
 import sys
 
-from convmixer_keras.utils import command_line
+from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import RECIPES, from_saved
+from convmixer_keras.utils import command_line
 
 DEFAULT_RECIPE = "digits"
 
@@ -119,7 +119,7 @@ def report(folder, history):
 def preview(arguments, recipe):
     from convmixer_keras import visualization
     from convmixer_keras.data import pipeline as data
-    from convmixer_keras.models.saving import written_whole
+    from convmixer_keras.utils.files import written_whole
 
     batch = data.load(recipe, arguments.data_dir)
     with batch.bad_images.named():
@@ -139,9 +139,8 @@ def preview(arguments, recipe):
 
 
 def evaluate(arguments, recipe):
-    from convmixer_keras.training import evaluation
+    from convmixer_keras.training import evaluation, run_folder
     from convmixer_keras.utils import progress
-    from convmixer_keras.training import run_folder
 
     folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
     if folder.holds_run() and arguments.recipe is None:  # A model's own run knows how to evaluate it.
@@ -207,11 +206,15 @@ def parse(argv):
         help="write a picture of an augmented batch, .png",
     )
 
-    command_line.add_recipe_flags(parser, recipe)
+    recipe_flags.add_recipe_flags(parser, recipe)
     arguments = parser.parse_args(argv)
-    arguments.overrides = command_line.recipe_overrides(arguments)
+    arguments.overrides = recipe_flags.recipe_overrides(arguments)
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
 
 
-if __name__ == "__main__":
+def command():
     command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

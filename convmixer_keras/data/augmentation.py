@@ -9,48 +9,12 @@ operations are used, with draws of our own.
 import contextlib
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from convmixer_keras.data import preprocessing
-from convmixer_keras.data import randaugment
-from convmixer_keras.data.preprocessing import evaluation_transform, resize
-
-ATTEMPTS = 10  # To draw a rectangle that fits, as torchvision and timm do.
-RECTANGLE = 2 * ATTEMPTS + 2  # Draws for a rectangle: areas and ratios, and where it lies.
-# Each use of a position has random numbers of its own.
-USES = 5
-OF_IMAGE, OF_NOISE, OF_CHOICE, OF_SHARE, OF_CENTER = range(USES)
-
-
-def draw(recipe, epoch, position):
-    """Draws all that happens to one image, apart from its mixing with others.
-
-    Args:
-        recipe: A `Recipe`.
-        epoch, position: The epoch, and the image's place in its order: scalar int64 tensors.
-
-    Returns:
-        A dictionary of tensors: uniform random numbers in 0..1, and epoch and position themselves.
-    """
-    sizes = {
-        "crop": RECTANGLE,
-        "interpolation": 1,
-        "flip": 1,
-        "randaugment": recipe.randaugment_ops * randaugment.DRAWS,
-        "jitter": 3,
-        "erasing": 1 + RECTANGLE,
-    }
-    seed = _seed(recipe, epoch, position, OF_IMAGE)
-    # Not 0, whose normal quantile is infinite.
-    numbers = tf.random.stateless_uniform((sum(sizes.values()),), seed, minval=1e-7)
-    draws = dict(zip(sizes, tf.split(numbers, list(sizes.values())), strict=True))
-    return {**draws, "epoch": epoch, "position": position}
-
-
-def _seed(recipe, epoch, position, use):
-    """A seed (2,) for TensorFlow's stateless random numbers."""
-    return tf.stack([(recipe.seed % 2**31) * 2**32 + epoch, position * USES + use])
+from convmixer_keras.data import randaugment, transforms
+from convmixer_keras.data.draws import ATTEMPTS, corner_within, rectangles
+from convmixer_keras.data.mixing import mixing, random_erasing
+from convmixer_keras.data.transforms import evaluation_transform, resize
 
 
 def decode_crop(image, channels, recipe, draws):
@@ -97,7 +61,7 @@ def decode_crop(image, channels, recipe, draws):
 def decode(image, channels=3):
     """Decodes the bytes of an image file to uint8 (height, width, channels); an image stays as it is."""
     if image.dtype == tf.string:
-        return preprocessing.decode(image, channels)
+        return transforms.decode(image, channels)
     return tf.ensure_shape(image, (None, None, channels))
 
 
@@ -108,7 +72,7 @@ def _crops(recipe):
 def crop_rectangle(image_size, recipe, draws):
     """Draws (top, left, height, width) in pixels, int32 (4,), within an image of (height, width) pixels."""
     size = tf.cast(image_size, tf.float32)
-    drawn = _rectangles(size, recipe.crop_area, recipe.crop_ratio, draws["crop"])
+    drawn = rectangles(size, recipe.crop_area, recipe.crop_ratio, draws["crop"])
     # The last resort: the whole image, cut to the nearest allowed ratio.
     least, greatest = recipe.crop_ratio
     height = tf.minimum(size[0], tf.round(size[1] / least))
@@ -117,23 +81,9 @@ def crop_rectangle(image_size, recipe, draws):
     fits = tf.reduce_all((drawn >= 1) & (drawn <= size), 1)
     first = tf.argmax(fits)
     chosen = drawn[first]
-    corner = _corner(size - chosen, draws["crop"][-2:])
+    corner = corner_within(size - chosen, draws["crop"][-2:])
     corner = tf.where(first == ATTEMPTS, tf.floor((size - chosen) / 2), corner)
     return tf.cast(tf.concat([corner, chosen], 0), tf.int32)
-
-
-def _rectangles(size, area_range, ratio_range, draws):
-    """Heights and widths (..., ATTEMPTS, 2), whole pixels, of a share of the area and a width / height."""
-    area, ratio = draws[..., :ATTEMPTS], draws[..., ATTEMPTS : 2 * ATTEMPTS]
-    area = (area_range[0] + area * (area_range[1] - area_range[0])) * size[0] * size[1]
-    log_ratio = np.log(ratio_range)
-    ratio = tf.exp(log_ratio[0] + ratio * (log_ratio[1] - log_ratio[0]))
-    return tf.round(tf.sqrt(tf.stack([area / ratio, area * ratio], -1)))
-
-
-def _corner(room, draws):
-    """A whole number of pixels from 0 to `room`."""
-    return tf.minimum(tf.floor(draws * (room + 1)), room)
 
 
 def resize_crop(crop, recipe, draws):
@@ -247,121 +197,3 @@ def color_jitter(recipe, channels):
         return images
 
     return jitter
-
-
-# keras-cv takes seconds to import, and only training needs it: hence the imports inside the functions.
-
-
-def mixing(recipe):
-    """Builds MixUp or CutMix, by turns at random where the recipe has both, with timm's draws.
-
-    One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in
-    reverse order. (keras-cv's layers draw a share for each image, and a partner that may be the image
-    itself.)
-
-    Returns:
-        A function from images of any dtype, labels (batch, classes), epochs and positions (batch,) to mixed
-        float32 images and labels. Labels are mixed in the proportion of the pixels that are seen.
-    """
-    from keras_cv import layers
-
-    mixup, cutmix = layers.MixUp(recipe.mixup_alpha), layers.CutMix(recipe.cutmix_alpha)
-
-    def with_mixup(images, labels, seed):
-        kept, order = _beta(recipe.mixup_alpha, seed(OF_SHARE)), _reversed(images)
-        images = tf.cast(images, tf.float32)
-        images = tf.round(kept * images + (1 - kept) * tf.gather(images, order))
-        return images, mixup._update_labels(labels, kept, order)
-
-    def with_cutmix(images, labels, seed):
-        height, width = images.shape[1:3]
-        cut = tf.sqrt(1 - _beta(recipe.cutmix_alpha, seed(OF_SHARE)))
-        center, order = tf.random.stateless_uniform((2,), seed(OF_CENTER)), _reversed(images)
-        top, bottom = _interval(center[0], cut, height)
-        left, right = _interval(center[1], cut, width)
-        others = tf.gather(images[:, top:bottom, left:right], order)
-        images = tf.cast(_pasted(images, others, top, left, axis=1), tf.float32)
-        kept = 1 - (bottom - top) * (right - left) / (height * width)
-        return images, cutmix._update_labels(labels, tf.cast(kept, tf.float32), order)
-
-    def mix(images, labels, epoch, position):
-        batch = position[0] // recipe.batch_size  # The same for every worker that has a share of it.
-
-        def seed(use):
-            return _seed(recipe, epoch[0], batch, use)
-
-        if not recipe.cutmix_alpha:
-            return with_mixup(images, labels, seed)
-        if not recipe.mixup_alpha:
-            return with_cutmix(images, labels, seed)
-        return tf.cond(
-            tf.random.stateless_uniform((), seed(OF_CHOICE)) < 0.5,
-            lambda: with_mixup(images, labels, seed),
-            lambda: with_cutmix(images, labels, seed),
-        )
-
-    return mix
-
-
-def _beta(alpha, seed):
-    """A draw from Beta(alpha, alpha)."""
-    one, other = tf.unstack(tf.random.stateless_gamma((2,), seed, alpha))
-    return one / (one + other)
-
-
-def _interval(center, share, side):
-    """Begin and end of a share of 0..side around a random centre, in whole pixels, cut off at the ends."""
-    center, length = (tf.cast(tf.floor(value * side), tf.int32) for value in (center, share))
-    return tf.maximum(center - length // 2, 0), tf.minimum(center + (length + 1) // 2, side)
-
-
-def _pasted(images, patch, top, left, axis):
-    """Images with a patch in the place of what is there; `axis` is that of their rows."""
-    bottom, right = top + tf.shape(patch)[axis], left + tf.shape(patch)[axis + 1]
-    # Slices of rows and columns, of which tf.concat copies long pieces; tf.where goes by single numbers.
-    rows, columns = ((slice(None),) * i for i in (axis, axis + 1))
-    beside = images[(*rows, slice(top, bottom))]
-    middle = tf.concat(
-        [beside[(*columns, slice(left))], patch, beside[(*columns, slice(right, None))]], axis + 1
-    )
-    above, below = images[(*rows, slice(top))], images[(*rows, slice(bottom, None))]
-    return tf.ensure_shape(tf.concat([above, middle, below], axis), images.shape)
-
-
-def _reversed(images):
-    return tf.range(tf.shape(images)[0])[::-1]
-
-
-def random_erasing(recipe):
-    """Builds timm's random erasing, "pixel" mode: a rectangle of noise in a share of the images.
-
-    2 to 33 % of an image's area, aspect 0.3..1/0.3, inside the image; standard normal noise in the units in
-    which the model normalises. (keras-cv's RandomCutout draws rectangles that lie half outside, and noise for
-    every pixel of every image, which it stretches to the range of the batch.)
-
-    Returns:
-        A function from float32 images (batch, height, width, channels), uniform draws (batch, 1 + RECTANGLE),
-        epochs and positions (batch,) to images.
-    """
-
-    def erase(images, draws, epoch, position):
-        size = tf.cast(tf.shape(images)[1:3], tf.float32)
-        rectangles = _rectangles(size, (0.02, 1 / 3), (0.3, 1 / 0.3), draws[:, 1:])
-        fits = tf.reduce_all(rectangles < size, -1)
-        erased = (draws[:, 0] < recipe.erasing_probability) & tf.reduce_any(fits, -1)
-        extent = tf.gather(rectangles, tf.argmax(fits, -1), batch_dims=1)
-        corner = tf.cast(_corner(size - extent, draws[:, -2:]), tf.int32)
-        extent = tf.cast(extent, tf.int32)
-
-        def one(of):
-            image, epoch, position, corner, extent = of
-            seed = _seed(recipe, epoch, position, OF_NOISE)
-            noise = tf.random.stateless_normal((extent[0], extent[1], images.shape[-1]), seed)
-            return _pasted(image, 255 * (noise * recipe.std + recipe.mean), corner[0], corner[1], axis=0)
-
-        rows = tf.where(erased)
-        chosen = [tf.gather_nd(values, rows) for values in (images, epoch, position, corner, extent)]
-        changed = tf.map_fn(one, chosen, fn_output_signature=tf.TensorSpec(images.shape[1:], tf.float32))
-        return tf.tensor_scatter_nd_update(images, rows, changed)
-
-    return erase

@@ -6,7 +6,7 @@ import warnings
 
 import tensorflow as tf
 
-from convmixer_keras.data import preprocessing
+from convmixer_keras.data import transforms
 from convmixer_keras.utils.errors import InputError
 
 
@@ -99,7 +99,7 @@ class BadImages:
     def _check(self, path):
         """Says whether a file can be decoded after all; a run that is being stopped only seems to fail."""
         try:
-            preprocessing.decode(tf.io.read_file(path), 3)
+            transforms.decode(tf.io.read_file(path), 3)
             return True
         except tf.errors.OpError:
             self._add(path.numpy().decode())

@@ -2,8 +2,8 @@
 
 import keras
 
-from convmixer_keras.utils import checks
 from convmixer_keras.models.saving import load_weights
+from convmixer_keras.utils import checks
 
 # PyTorch's values, with which the published weights were trained; Keras' momentum is 1 minus PyTorch's.
 NORMALIZATION_EPSILON = 1e-5

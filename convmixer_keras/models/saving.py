@@ -1,72 +1,16 @@
-"""Files that are written whole or not at all, and class names that travel with a saved model."""
+"""A model as a `.keras` file, with what travels in it: its class names."""
 
-import contextlib
-import errno
 import json
 import math
 import os
 import tempfile
 import zipfile
 
-from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import reserve, written_whole
 
 # A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
-WRITING = ".writing-"  # What the names of temporary folders begin with.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@contextlib.contextmanager
-def written_whole(path, room=0):
-    """Gives a temporary path beside `path` that takes its place when the block ends without an error.
-
-    Whatever happens, `path` is either what it was before or complete; a temporary file of a block that
-    raised is removed.
-
-    Args:
-        path: The file to write. Its ending is kept, as Keras looks at it.
-        room: Number of bytes to make sure of before the block, for what fails badly on a full disk: HDF5
-            ends the whole process.
-
-    Yields:
-        The path to write to.
-
-    Raises:
-        InputError: If `path` is a folder, a device or write-protected; if its folder does not exist or
-            cannot be written to.
-        Failure: If the disk is full.
-    """
-    if os.path.lexists(path):
-        if not os.path.isfile(path):
-            raise InputError(f"cannot write {path}: it is not a regular file")
-        if not os.access(path, os.W_OK):
-            raise InputError(f"cannot write {path}: permission denied")
-    folder, name = os.path.split(os.path.abspath(path))
-    try:
-        temporary_folder = tempfile.mkdtemp(prefix=WRITING, dir=folder)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    temporary = os.path.join(temporary_folder, name)
-    try:
-        if room:
-            _make_sure_of_room(temporary, room)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise _cannot_write(path, error) from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        os.rmdir(temporary_folder)
-
-
-def _cannot_write(path, error):
-    kind = Failure if error.errno in _NO_ROOM else InputError
-    return kind(f"cannot write {path}: {os.strerror(error.errno).lower()}")
 
 
 def save_model(model, path, class_names=None):
@@ -94,7 +38,7 @@ def _save_from_disk(model, path):
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
-        _make_sure_of_room(os.path.join(folder, "model.weights.h5"), weights_size(model))
+        reserve(os.path.join(folder, "model.weights.h5"), weights_size(model))
         keras.saving.save_model(model, folder, zipped=False)
         with zipfile.ZipFile(path, "w") as archive:
             for parent, _, names in os.walk(folder):
@@ -122,12 +66,6 @@ def weights_size(model):
     variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
     size = sum(4 * math.prod(variable.shape) for variable in variables)
     return size + size // 16 + 2**20
-
-
-def _make_sure_of_room(path, size):
-    if hasattr(os, "posix_fallocate"):
-        with open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def load_model(path):

@@ -6,11 +6,10 @@ import time
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training import checkpoint
-from convmixer_keras.training import run_folder
+from convmixer_keras.models.saving import save_model
+from convmixer_keras.training import checkpoint, run_folder
 from convmixer_keras.training.checkpoint import Progress
 from convmixer_keras.utils.errors import Failure
-from convmixer_keras.models.saving import save_model
 
 
 class NonFiniteLoss(Failure):

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from convmixer_keras.models.saving import weights_size
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.models.saving import weights_size, written_whole
+from convmixer_keras.utils.files import written_whole
 
 
 class Progress(NamedTuple):

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from convmixer_keras.training.peers import wait_for_peers
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.training.peers import wait_for_peers
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import keras
 
 from convmixer_keras.data import pipeline as data_module
-from convmixer_keras.utils.errors import InputError
 from convmixer_keras.models.saving import load_class_names, load_model
 from convmixer_keras.training.trainer import compile_model
+from convmixer_keras.utils.errors import InputError
 
 
 class Scores(NamedTuple):

@@ -7,7 +7,7 @@ import os
 import shutil
 
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.models.saving import WRITING, written_whole
+from convmixer_keras.utils.files import WRITING, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"

@@ -11,19 +11,17 @@ import keras
 import tensorflow as tf
 
 from convmixer_keras import visualization
-from convmixer_keras.training import checkpoint
-from convmixer_keras.training import distribution
-from convmixer_keras.training import run_folder
 from convmixer_keras.data import pipeline as data_module
-from convmixer_keras.training.callbacks import KeepRun, StopAtNonFiniteLoss
 from convmixer_keras.models.complexity import model_complexity
-from convmixer_keras.utils.errors import Failure, InputError, first_line
-from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.models.convmixer import ConvMixer
+from convmixer_keras.recipes import from_saved
+from convmixer_keras.training import checkpoint, distribution, run_folder
+from convmixer_keras.training.callbacks import KeepRun, StopAtNonFiniteLoss
+from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.peers import PeerLost, lost_peer
-from convmixer_keras.recipes import from_saved
-from convmixer_keras.models.saving import written_whole
+from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.utils.files import written_whole
 
 
 def build_model(recipe, channels, classes):

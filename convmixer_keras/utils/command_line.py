@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import dataclasses
 import glob
 import importlib.metadata
 import io
@@ -13,7 +12,6 @@ import tempfile
 import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
-from convmixer_keras.recipes import Recipe
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -62,44 +60,6 @@ def picture(text):
     if not text.endswith(PICTURES):
         raise argparse.ArgumentTypeError(f"must end in {', '.join(PICTURES)}, got {text}")
     return text
-
-
-def add_recipe_flags(parser, recipe):
-    """Adds a flag for each field of a recipe, which shows the recipe's value as its default."""
-    groups = {}
-    for field in dataclasses.fields(Recipe):
-        name = field.metadata["group"]
-        group = groups.setdefault(name, parser.add_argument_group(f"{name}, overriding the recipe"))
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_flag(field, getattr(recipe, field.name)))
-
-
-def recipe_overrides(arguments):
-    """Returns the fields that were given as flags, as a dictionary for `dataclasses.replace`."""
-    names = {field.name for field in dataclasses.fields(Recipe)}
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in vars(arguments).items()
-        if name in names
-    }
-
-
-def _flag(field, default):
-    """The `add_argument` keywords of a recipe's field; flags that are not given leave no trace."""
-    text = field.metadata["help"].replace("%", "%%")
-    if default is not None:
-        shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})"
-    flag = {"default": argparse.SUPPRESS, "help": text}
-    if field.type is bool:
-        return {**flag, "action": argparse.BooleanOptionalAction}
-    if isinstance(default, tuple):
-        count = "+" if field.name in ("mean", "std") else 2
-        return {**flag, "type": float, "nargs": count, "metavar": "X"}
-    if field.type in (int, float):
-        return {**flag, "type": field.type, "metavar": "N" if field.type is int else "X"}
-    if field.metadata["choices"]:
-        return {**flag, "choices": field.metadata["choices"]}
-    return {**flag, "metavar": "NAME"}
 
 
 def quiet_start():

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, IMAGENET, Recipe, from_saved
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.fused import fused_twin
-from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, IMAGENET, Recipe, from_saved
 from convmixer_keras.training.run_folder import RunFolder
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "ablation.py"

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch_reference
 
+from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.optimizer import AdamW, PiecewiseLinear, build_optimizer
-from convmixer_keras.recipes import DIGITS
 
 
 def test_schedule_is_the_authors():

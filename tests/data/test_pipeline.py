@@ -16,8 +16,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from convmixer_keras.data import pipeline as data
-from convmixer_keras.utils.errors import InputError
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
+from convmixer_keras.utils.errors import InputError
 
 
 def plain(dataset, **changes):

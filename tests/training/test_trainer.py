@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from convmixer_keras import load_class_names
+from convmixer_keras.recipes import DIGITS, RECIPES
 from convmixer_keras.training import run_folder
 from convmixer_keras.training import trainer as training
-from convmixer_keras.recipes import DIGITS, RECIPES
 
 # Small enough for seconds; learns what colour an image is.
 TINY = dataclasses.replace(

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from convmixer_keras.data import augmentation
-from convmixer_keras.data.preprocessing import evaluation_transform
+from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.recipes import CIFAR10, IMAGENET
 
 PLAIN = dataclasses.replace(

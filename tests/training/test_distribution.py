@@ -16,8 +16,7 @@ from processes import COMMAND, run, started, tf_configs, wait_for
 
 from convmixer_keras import recipes
 from convmixer_keras.data import pipeline as data
-from convmixer_keras.training import distribution
-from convmixer_keras.training import peers
+from convmixer_keras.training import distribution, peers
 
 # Eleven steps with every part of the optimizer at work: the norm of the gradient is above 0.05.
 ELEVEN_STEPS = {

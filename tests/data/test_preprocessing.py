@@ -9,9 +9,9 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from convmixer_keras import ConvMixer, decode_predictions
+from convmixer_keras.convert.runtime import read_image
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.data import preprocessing
-from convmixer_keras.convert.runtime import read_image
 from convmixer_keras.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from convmixer_keras.recipes import IMAGENET
 

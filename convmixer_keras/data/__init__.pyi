@@ -1,0 +1,4 @@
+from . import preprocessing as preprocessing
+from .pipeline import Data as Data
+from .pipeline import load as load
+from .pipeline import load_validation as load_validation
