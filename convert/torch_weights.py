@@ -1,6 +1,6 @@
 """PyTorch ConvMixer checkpoints to Keras models with the same outputs, and back.
 
-The command for it, `convmixer-convert`, is in `torch_command`. Neither needs PyTorch for `.safetensors`.
+The command for it is `convmixer-convert`. Neither needs PyTorch for `.safetensors`.
 """
 
 import os
@@ -259,8 +259,3 @@ def _which_activation(path, sizes):
         f"{hint}. Pass --activation, one of {', '.join(ACTIVATIONS)}"
     )
 
-
-if __name__ == "__main__":
-    from convmixer_keras.commands.convert import command
-
-    command()

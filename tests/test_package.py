@@ -14,9 +14,9 @@ SCRIPT = (
 
 
 def run_alone(folder):
-    """Runs the script with nothing but `folder` and the standard library."""
+    """Runs the script with `folder` first on the path."""
     done = subprocess.run(
-        [sys.executable, "-S", "-c", SCRIPT],
+        [sys.executable, "-c", SCRIPT],
         env={**os.environ, "PYTHONPATH": str(folder)},
         cwd="/",
         capture_output=True,

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import platform
 from functools import partial
@@ -20,6 +19,7 @@ from convmixer_keras.training.callbacks import KeepRun, StopAtNonFiniteLoss
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.peers import PeerLost, lost_peer
+from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
 from convmixer_keras.utils.files import written_whole
 
@@ -277,7 +277,6 @@ def _restore(twin, folder, sums, strategy, workers):
 
 def _config(recipe, data, model, strategy, data_dir, command):
     parameters, multiply_adds = model_complexity(model)
-    packages = ("convmixer-keras", "keras", "tensorflow", "keras-cv", "tensorflow-datasets", "numpy")
     return {
         "recipe": dataclasses.asdict(recipe),
         "data_dir": data_dir,
@@ -290,6 +289,6 @@ def _config(recipe, data, model, strategy, data_dir, command):
         "strategy": strategy,
         "versions": {
             "python": platform.python_version(),
-            **{package: importlib.metadata.version(package) for package in packages},
+            **versions("keras", "tensorflow", "keras-cv", "tensorflow-datasets", "numpy"),
         },
     }

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 
+from convmixer_keras import __version__
 from convmixer_keras.utils.errors import Failure, InputError
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -41,11 +42,19 @@ def parser(description, prog=None):
 
 
 def add_version(parser):
-    versions = " ".join(
-        f"{package} {importlib.metadata.version(package)}"
-        for package in ("convmixer-keras", "keras", "tensorflow")
-    )
-    parser.add_argument("--version", action="version", version=versions, help="show the versions and exit")
+    text = " ".join(f"{name} {version}" for name, version in versions("keras", "tensorflow").items())
+    parser.add_argument("--version", action="version", version=text, help="show the versions and exit")
+
+
+def versions(*packages):
+    """Returns the versions of this package and of others, by name; "unknown" for one without metadata."""
+    found = {"convmixer-keras": __version__}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
 
 
 def positive(text):

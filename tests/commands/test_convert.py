@@ -148,7 +148,7 @@ def test_written_files_are_as_readable_as_others(tmp_path, convmixer_convert):
 
 
 def test_the_installed_module_runs():
-    command = [sys.executable, "-m", "convmixer_keras.convert.torch_weights", "--help"]
+    command = [sys.executable, "-m", "convmixer_keras.commands.convert", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "convmixer-convert" in done.stdout
 

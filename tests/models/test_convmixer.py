@@ -380,5 +380,5 @@ def test_import_loads_nothing_heavy():
     at_import, keras_alone, after_building = json.loads(done.stdout)
     assert "keras" not in at_import
     added = set(after_building) - set(keras_alone)
-    assert "convmixer_keras.model" in added
+    assert "convmixer_keras.models.convmixer" in added
     assert not added & {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn"}
