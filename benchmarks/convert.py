@@ -19,10 +19,11 @@ from convmixer_keras.presets import CONVMIXER_1536_20 as PRESET
 IMPORTS = """
 from convmixer_keras.utils import command_line
 command_line.quiet_start()
-import convmixer_keras.convert.torch_command, convmixer_keras.convert.torch_verify, convmixer_keras.model
+import convmixer_keras.commands.convert, convmixer_keras.convert.torch_verify
+import convmixer_keras.models.convmixer
 """
 WITH_TORCH = IMPORTS + "import convmixer_keras.convert.torch_model"
-CONVERT = IMPORTS + "import sys; convmixer_keras.convert.torch_command.main(sys.argv[1:])"
+CONVERT = IMPORTS + "import sys; convmixer_keras.commands.convert.main(sys.argv[1:])"
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()

@@ -258,4 +258,3 @@ def _which_activation(path, sizes):
         f"{path} does not say which activation its network has, and it is no published variant: {sizes}"
         f"{hint}. Pass --activation, one of {', '.join(ACTIVATIONS)}"
     )
-

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, read_file, zeros_like_spec
+from convmixer_keras.data.draws import draw
 from convmixer_keras.data.sources import open_source, split_name
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
@@ -202,7 +203,7 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
     def to_image(epoch, position, image, label, path):
-        draws = augmentation.draw(recipe, epoch, position)
+        draws = draw(recipe, epoch, position)
 
         def decode(image):
             return augmentation.decode_crop(image, source.channels, recipe, draws)

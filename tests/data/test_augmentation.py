@@ -8,6 +8,8 @@ import tensorflow as tf
 from PIL import Image
 
 from convmixer_keras.data import augmentation
+from convmixer_keras.data.draws import RECTANGLE
+from convmixer_keras.data.draws import draw as draw_numbers
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.recipes import CIFAR10, IMAGENET
 
@@ -25,7 +27,7 @@ PLAIN = dataclasses.replace(
 
 def draws_for(recipe, count, epoch=0, first=0):
     """The draws of `count` images that follow one another in an epoch."""
-    draw = tf.function(lambda epoch, position: augmentation.draw(recipe, epoch, position))
+    draw = tf.function(lambda epoch, position: draw_numbers(recipe, epoch, position))
     each = [draw(tf.constant(epoch, tf.int64), tf.constant(first + i, tf.int64)) for i in range(count)]
     return {name: tf.stack([draws[name] for draws in each]) for name in each[0]}
 
@@ -234,7 +236,7 @@ def torchvision_rectangle(random, height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (150, 260), (30, 400)])
 def test_random_rectangles_are_distributed_as_torchvisions(height, width):
-    numbers = tf.random.stateless_uniform((3000, augmentation.RECTANGLE), (1, 2))
+    numbers = tf.random.stateless_uniform((3000, RECTANGLE), (1, 2))
     draw = tf.function(lambda row: augmentation.crop_rectangle((height, width), PLAIN, {"crop": row}))
     random = np.random.default_rng(0)
     ours = np.array([draw(row) for row in numbers])
@@ -281,7 +283,7 @@ def test_crops_show_a_part_of_the_image_however_it_is_encoded():
 def test_a_jpeg_that_is_cut_off_is_not_decoded_in_part():
     jpeg = encoded(photographs(1, 200)[0], "JPEG")
     for i in range(5):
-        draws = {"crop": tf.random.stateless_uniform((augmentation.RECTANGLE,), (i, 0))}
+        draws = {"crop": tf.random.stateless_uniform((RECTANGLE,), (i, 0))}
         with pytest.raises(tf.errors.InvalidArgumentError):
             augmentation.decode_crop(tf.constant(jpeg[:-20]), 3, PLAIN, draws)
 

@@ -254,7 +254,7 @@ def test_batches_are_the_same_in_another_process(image_folder):
     script = (
         "import dataclasses, sys, numpy as np, tensorflow as tf\n"
         "tf.config.threading.set_inter_op_parallelism_threads(1)\n"
-        "from convmixer_keras import data, recipes\n"
+        "from convmixer_keras import recipes\nfrom convmixer_keras.data import pipeline as data\n"
         f"recipe = {augmented(image_folder)!r}\n"
         "batches = [images.numpy() for images, _ in data.load(recipe).train]\n"
         "np.save(sys.stdout.buffer, np.concatenate(batches))\n"

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from convmixer_keras import ConvMixer, decode_predictions
 from convmixer_keras.convert.runtime import read_image
 from convmixer_keras.data import pipeline as data
-from convmixer_keras.data import preprocessing
+from convmixer_keras.data import preprocessing, transforms
+from convmixer_keras.data.class_names import imagenet_classes
 from convmixer_keras.presets import IMAGENET_MEAN, IMAGENET_STD, PRESETS
 from convmixer_keras.recipes import IMAGENET
 
@@ -56,8 +57,8 @@ def assert_pillows(ours, image, size, crop_pct, interpolation="bicubic"):
 @pytest.mark.parametrize(("size", "crop_pct"), [(224, 0.96), (64, 0.875), (33, 1.0)])
 def test_evaluation_transform_equals_pillow(height, width, size, crop_pct, kind):
     image = sample(height, width, kind)
-    for name in preprocessing.INTERPOLATIONS:
-        ours = preprocessing.evaluation_transform(np.asarray(image), size, crop_pct, name)
+    for name in transforms.INTERPOLATIONS:
+        ours = transforms.evaluation_transform(np.asarray(image), size, crop_pct, name)
         assert_pillows(ours, image, size, crop_pct, name)
 
 
@@ -65,22 +66,22 @@ def test_evaluation_transform_equals_pillow(height, width, size, crop_pct, kind)
 @pytest.mark.parametrize(("size", "crop_pct"), [(64, 0.96), (31, 1.0), (17, 0.3), (2, 0.875)])
 def test_extreme_shapes_equal_pillow(height, width, size, crop_pct):
     image = sample(height, width, "noise")
-    for name in preprocessing.INTERPOLATIONS:
-        ours = preprocessing.evaluation_transform(np.asarray(image), size, crop_pct, name)
+    for name in transforms.INTERPOLATIONS:
+        ours = transforms.evaluation_transform(np.asarray(image), size, crop_pct, name)
         assert_pillows(ours, image, size, crop_pct, name)
 
 
 def test_a_strip_takes_no_more_memory_than_its_crop():
     """Resized as a whole it would be 224 x 22,400,000 pixels."""
     strip = np.tile(np.arange(200_000) % 256, (2, 1))[..., None]
-    assert preprocessing.evaluation_transform(strip, 224).shape == (224, 224, 1)
+    assert transforms.evaluation_transform(strip, 224).shape == (224, 224, 1)
 
 
 def test_photographs_equal_pillow(imagenet_photos):
     for path in imagenet_photos:
         with Image.open(path) as image:
             assert_pillows(preprocessing.load_image(path), image, 224, 0.96)
-            decoded = preprocessing.decode(path.read_bytes(), 3)
+            decoded = transforms.decode(path.read_bytes(), 3)
             np.testing.assert_array_equal(decoded, image.convert("RGB"))
 
 
@@ -161,7 +162,7 @@ def test_every_kind_of_file_is_decoded_as_pillow_does(name, contents, tmp_path):
     (tmp_path / name).write_bytes(contents)
     with Image.open(tmp_path / name) as image:
         expected = np.asarray(image.convert("RGB"))
-        np.testing.assert_array_equal(preprocessing.decode(contents, 3), expected)
+        np.testing.assert_array_equal(transforms.decode(contents, 3), expected)
         assert_pillows(preprocessing.load_image(tmp_path / name, 32), image, 32, 0.96)
 
 
@@ -179,20 +180,20 @@ def test_grey_files_of_one_channel():
     for file_format in ("JPEG", "PNG", "BMP"):
         contents = encoded(image, file_format)
         expected = np.asarray(Image.open(io.BytesIO(contents)))[..., None]
-        np.testing.assert_array_equal(preprocessing.decode(contents, 1), expected)
-    assert preprocessing.decode(encoded(sample(9, 9).convert("CMYK"), "JPEG"), 1).shape == (9, 9, 1)
+        np.testing.assert_array_equal(transforms.decode(contents, 1), expected)
+    assert transforms.decode(encoded(sample(9, 9).convert("CMYK"), "JPEG"), 1).shape == (9, 9, 1)
 
 
 @pytest.mark.parametrize("contents", [b"", b"text", b"\xff\xd8\xff", b"\x89PNG\r\n"])
 def test_decode_of_no_image_is_an_error(contents):
     with pytest.raises(tf.errors.OpError):
-        preprocessing.decode(contents, 3)
+        transforms.decode(contents, 3)
 
 
 def test_interpolation_of_a_recipe_reaches_the_pipeline(tmp_path):
     image = sample(40, 57, "noise")
     root = folder_of(tmp_path, {"a.png": encoded(image, "PNG")})
-    for name in preprocessing.INTERPOLATIONS:
+    for name in transforms.INTERPOLATIONS:
         (ours,) = evaluated(root, 16, interpolation=name, crop_pct=0.8)
         assert_pillows(ours, image, 16, 0.8, name)
 
@@ -213,7 +214,7 @@ def test_the_tflite_runtime_turns_photographs(tmp_path):
 
 def logits_difference(builder, images, size, crop_pct):
     """Largest difference of a logit between our images and Pillow's, in standard deviations of the logits."""
-    ours = np.stack([preprocessing.evaluation_transform(np.asarray(i), size, crop_pct) for i in images])
+    ours = np.stack([transforms.evaluation_transform(np.asarray(i), size, crop_pct) for i in images])
     pillows = [pillow_transform(image, size, crop_pct, Image.Resampling.BICUBIC) for image in images]
     model = builder(
         input_shape=(size, size, 3),
@@ -270,7 +271,7 @@ def test_load_image_errors(tmp_path):
 )
 def test_evaluation_transform_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
-        preprocessing.evaluation_transform(np.zeros((4, 4, 3)), **{"size": 4, **arguments})
+        transforms.evaluation_transform(np.zeros((4, 4, 3)), **{"size": 4, **arguments})
 
 
 def test_published_transforms_resize_to_233():
@@ -301,13 +302,13 @@ def test_decode_predictions_knows_imagenet():
 
 
 def test_imagenet_classes_are_in_the_order_of_their_ids():
-    ids = [wordnet_id for wordnet_id, _ in preprocessing.imagenet_classes()]
+    ids = [wordnet_id for wordnet_id, _ in imagenet_classes()]
     assert len(set(ids)) == 1000
     assert ids == sorted(ids)
 
 
 def test_imagenet_classes_name_the_photographs(imagenet_photos):
-    names = dict(preprocessing.imagenet_classes())
+    names = dict(imagenet_classes())
     for path in imagenet_photos:
         wordnet_id, name = path.stem.split("_", 1)
         assert names[wordnet_id].lower() == name.replace("_", " ").lower()

@@ -74,7 +74,7 @@ def test_positive(text):
         command_line.positive(text)
 
 
-START = "from convmixer_keras import command_line; command_line.quiet_start(); "
+START = "from convmixer_keras.utils import command_line; command_line.quiet_start(); "
 
 
 def test_warnings_are_still_seen():
