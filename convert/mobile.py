@@ -13,23 +13,25 @@ taps, and slow ones beyond. Four things are done, all of them exact up to roundi
   three channels.
 """
 
-import functools
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
+from convmixer_keras.convert.depthwise import depthwise, groups
+from convmixer_keras.convert.layers import (
+    activated,
+    affine,
+    dense_convolution,
+    flat,
+    joined,
+    numpy_weights,
+    standardized,
+    weighted,
+)
 from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
-
-# What one piece costs in XNNPACK by the size of its microkernel, its addition to the others included;
-# relative, measured on AVX-512. A piece of 10 taps costs as much as one of 25.
-_PIECE_COST = {4: 0.07, 9: 0.09, 25: 0.22}
-_INTEGER_PIECE_COST = {9: 0.09, 25: 0.17}
-
-# Of 128, 208 (1024 in five) and 256 the fastest, measured on the whole network.
-_GROUP_CHANNELS = 208
 
 
 def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False):
@@ -96,7 +98,7 @@ class _Parts(NamedTuple):
 
     def weights(self, name):
         """Returns kernel and bias of a layer in float64, in which everything is folded."""
-        return [w.astype(np.float64) for w in _numpy_weights(self.layers[name])]
+        return [w.astype(np.float64) for w in numpy_weights(self.layers[name])]
 
     def activation(self, name):
         return self.layers[name].activation
@@ -120,7 +122,7 @@ class _Scaled(NamedTuple):
 
     def computed(self, integer, name):
         """Returns the tensor scaled and shifted."""
-        return _affine(self.tensor, self.scale, self.shift, integer, name)
+        return affine(self.tensor, self.scale, self.shift, integer, name)
 
 
 def _front(model, parts, size):
@@ -166,7 +168,7 @@ def _stem(x, parts, mean, std, integer):
     x = keras.layers.Reshape((height * patch, width, patch * channels), dtype="float32", name="stem_rows")(x)
     kernel = kernel.reshape(patch, 1, patch * channels, hidden)
     if integer and parts.normalization == "bn":
-        *_, mean, variance = _numpy_weights(parts.layers["stem_bn"])
+        *_, mean, variance = numpy_weights(parts.layers["stem_bn"])
         sizes = np.abs(mean) + 4 * np.sqrt(variance)
         if sizes.max() > 4 * sizes.min():
             return _stem_by_size(x, kernel, bias, sizes, parts)
@@ -184,10 +186,10 @@ def _stem_by_size(x, kernel, bias, sizes, parts):
     order = np.argsort(sizes, kind="stable")
     outputs = []
     for n, channels in enumerate(np.array_split(order, min(4, len(order)))):
-        y = _dense_convolution(x, kernel[..., channels], bias[channels], kernel.shape[:2], f"stem_conv{n}")
-        y = _activated(y, parts.activation("stem_conv"), f"stem_conv{n}_activation")
-        outputs.append(_affine(y, scale[channels], shift[channels], True, f"stem_conv{n}_scale"))
-    return _Scaled(_joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
+        y = dense_convolution(x, kernel[..., channels], bias[channels], kernel.shape[:2], f"stem_conv{n}")
+        y = activated(y, parts.activation("stem_conv"), f"stem_conv{n}_activation")
+        outputs.append(affine(y, scale[channels], shift[channels], True, f"stem_conv{n}_scale"))
+    return _Scaled(joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
 
 
 def _block(x, parts, i, integer, order):
@@ -201,24 +203,24 @@ def _block(x, parts, i, integer, order):
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=2)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
-    groups = _groups(len(bias), integer)
+    slices = groups(len(bias), integer)
     wholes, halves = [], []
-    for g, at in enumerate(groups):
-        label = f"{name}_group{g}" if len(groups) > 1 else name
-        part = x.tensor if len(groups) == 1 else x.tensor[:, :, :, at]
+    for g, at in enumerate(slices):
+        label = f"{name}_group{g}" if len(slices) > 1 else name
+        part = x.tensor if len(slices) == 1 else x.tensor[:, :, :, at]
         part = _Scaled(part, x.scale[at], x.shift[at]).computed(integer, f"{label}_scale")
-        y = _depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
-        y = _activated(y, activation, f"{label}_depthwise_activation")
+        y = depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
+        y = activated(y, activation, f"{label}_depthwise_activation")
         if parts.residual and parts.normalization == "bn":
             y = _residual(part, y, scale[at], integer, label)
         wholes.append(part)
         halves.append(y)
-    y = _joined(halves, f"{name}_join")
+    y = joined(halves, f"{name}_join")
     if parts.normalization == "ln":
         # It takes all channels together.
-        y = _standardized(y, norm.epsilon, f"{name}_depthwise_ln")
+        y = standardized(y, norm.epsilon, f"{name}_depthwise_ln")
         if parts.residual:
-            y = _residual(_joined(wholes, f"{name}_join_residual"), y, scale, integer, name)
+            y = _residual(joined(wholes, f"{name}_join_residual"), y, scale, integer, name)
     y = _Scaled(y, np.ones_like(scale) if parts.residual else scale, shift)
 
     kernel, bias = parts.weights(f"{name}_pointwise")
@@ -227,7 +229,7 @@ def _block(x, parts, i, integer, order):
 
 
 def _residual(x, y, scale, integer, name):
-    y = _affine(y, scale, None, integer, f"{name}_depthwise_scale")
+    y = affine(y, scale, None, integer, f"{name}_depthwise_scale")
     return keras.layers.Add(dtype="float32", name=f"{name}_add")([x, y])
 
 
@@ -238,24 +240,11 @@ def _convolved_and_normalized(x, kernel, bias, strides, parts, name):
     scale, shift = _scale_and_shift(norm)
     if parts.normalization == "bn":
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
-    x = _dense_convolution(x, kernel, bias, strides, name)
-    x = _activated(x, activation, f"{name}_activation")
+    x = dense_convolution(x, kernel, bias, strides, name)
+    x = activated(x, activation, f"{name}_activation")
     if parts.normalization == "ln":
-        x = _standardized(x, norm.epsilon, norm.name)
+        x = standardized(x, norm.epsilon, norm.name)
     return _Scaled(x, scale, shift)
-
-
-def _dense_convolution(x, kernel, bias, strides, name):
-    layer = keras.layers.Conv2D(
-        len(bias),
-        kernel.shape[:2],
-        strides=strides,
-        data_format="channels_last",
-        dtype="float32",
-        kernel_initializer="zeros",
-        name=name,
-    )
-    return _weighted(layer, x, kernel, bias)
 
 
 def _through_relu(kernel, bias, scale, activation, axis):
@@ -287,175 +276,17 @@ def _top(x, parts, integer):
         )
         x = x._replace(tensor=average(x.tensor))
     if head is None:
-        return _flat(x.computed(integer, "features_scale"), "features_flat")
+        return flat(x.computed(integer, "features_scale"), "features_flat")
     kernel, bias = x.folded_into(*parts.weights("head"))
     layer = keras.layers.Dense(len(bias), dtype="float32", kernel_initializer="zeros", name="head")
-    y = _weighted(layer, _flat(x.tensor, "flat"), kernel, bias)
-    return _activated(y, head.activation, "head_activation")
-
-
-def _flat(x, name):
-    return keras.layers.Reshape((x.shape[-1],), dtype="float32", name=name)(x)
+    y = weighted(layer, flat(x.tensor, "flat"), kernel, bias)
+    return activated(y, head.activation, "head_activation")
 
 
 def _scale_and_shift(layer):
     """Returns what a normalisation comes to at inference, per channel in float64."""
     if isinstance(layer, keras.layers.LayerNormalization):
-        return [w.astype(np.float64) for w in _numpy_weights(layer)]
-    gamma, beta, mean, variance = (w.astype(np.float64) for w in _numpy_weights(layer))
+        return [w.astype(np.float64) for w in numpy_weights(layer)]
+    gamma, beta, mean, variance = (w.astype(np.float64) for w in numpy_weights(layer))
     scale = gamma / np.sqrt(variance + layer.epsilon)
     return scale, beta - mean * scale
-
-
-def _standardized(x, epsilon, name):
-    """Layer normalisation without its scale and shift."""
-    layer = keras.layers.LayerNormalization(
-        epsilon=epsilon, center=False, scale=False, dtype="float32", name=name
-    )
-    return layer(x)
-
-
-def _depthwise(x, kernel, bias, integer, name):
-    """A "same" depthwise convolution as a sum of convolutions with few taps each."""
-    # On a map smaller than the kernel the outer taps never see anything but padding.
-    reaches = [min(side // 2, size - 1) for side, size in zip(kernel.shape, x.shape[1:3], strict=False)]
-    down, right = (side // 2 - reach for side, reach in zip(kernel.shape, reaches, strict=False))
-    kernel = kernel[down : kernel.shape[0] - down, right : kernel.shape[1] - right]
-    y = None
-    for n, (rows, columns) in enumerate(pieces(*kernel.shape[:2], integer)):
-        label = f"{name}_piece{n}"
-        piece = kernel[rows.start : rows.stop, columns.start : columns.stop]
-        layer = keras.layers.DepthwiseConv2D(
-            piece.shape[:2],
-            use_bias=n == 0,
-            data_format="channels_last",
-            dtype="float32",
-            depthwise_initializer="zeros",
-            name=label,
-        )
-        seen = _shifted(x, rows, columns, reaches, label)
-        part = _weighted(layer, seen, piece, *([bias] if n == 0 else []))
-        y = part if n == 0 else keras.layers.Add(dtype="float32", name=f"{label}_sum")([y, part])
-    return y
-
-
-def _shifted(x, rows, columns, reaches, name):
-    """Pads and crops `x` so that a piece without padding gives its share of every output place."""
-    # Before and after, for rows and columns; negative where a piece lies on one side of the centre.
-    around = [
-        (reach - taps.start, taps.stop - 1 - reach)
-        for taps, reach in zip((rows, columns), reaches, strict=True)
-    ]
-    cropping = tuple(tuple(max(-n, 0) for n in ends) for ends in around)
-    padding = tuple(tuple(max(n, 0) for n in ends) for ends in around)
-    if np.any(cropping):
-        layer = keras.layers.Cropping2D(
-            cropping, data_format="channels_last", dtype="float32", name=f"{name}_crop"
-        )
-        x = layer(x)
-    if np.any(padding):
-        # XNNPACK merges a layer of zeros into the convolution that follows it.
-        layer = keras.layers.ZeroPadding2D(
-            padding, data_format="channels_last", dtype="float32", name=f"{name}_pad"
-        )
-        x = layer(x)
-    return x
-
-
-def pieces(height, width, integer=False):
-    """Cuts a depthwise kernel into the rectangles that XNNPACK adds up in the least time.
-
-    Args:
-        height, width: Of the kernel.
-        integer: Whether they are computed in int8.
-
-    Returns:
-        List of (rows, columns), two `range`s that together cover every tap once.
-    """
-    cost = _INTEGER_PIECE_COST if integer else _PIECE_COST
-    return _cheapest_cut(height, width, tuple(cost.items()))[1]
-
-
-@functools.cache
-def _cheapest_cut(height, width, costs):
-    """Returns the cost of a height x width rectangle of taps and the pieces that it is cut into."""
-    best = np.inf, []
-    for largest, cost in costs:
-        if height * width <= largest:
-            # A tall piece reads more lines of the image at a time: 8x3 takes a tenth longer than 3x8.
-            cost *= 1 + 0.01 * height
-            best = min(best, (cost, [(range(height), range(width))]), key=lambda cut: cut[0])
-    halves = [((n, width), (height - n, width), (n, 0)) for n in range(1, height)]
-    halves += [((height, n), (height, width - n), (0, n)) for n in range(1, width)]
-    for one, other, (down, right) in halves:
-        cost, parts = _cheapest_cut(*one, costs)
-        other_cost, others = _cheapest_cut(*other, costs)
-        if cost + other_cost < best[0] - 1e-9:
-            others = [
-                (range(r.start + down, r.stop + down), range(c.start + right, c.stop + right))
-                for r, c in others
-            ]
-            best = cost + other_cost, parts + others
-    return best
-
-
-def _groups(channels, integer):
-    """Cuts the channels into slices that a depthwise convolution sees at a time."""
-    groups = 1 if integer or channels <= 256 else -(-channels // _GROUP_CHANNELS)
-    step = -(-channels // (16 * groups)) * 16  # Whole vectors.
-    return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]
-
-
-def _joined(parts, name):
-    while len(parts) > 1:
-        # XNNPACK takes five at most.
-        fives = [parts[n : n + 5] for n in range(0, len(parts), 5)]
-        name = f"{name}_{len(fives)}"
-        parts = [
-            keras.layers.Concatenate(dtype="float32", name=f"{name}_{n}")(five) if len(five) > 1 else five[0]
-            for n, five in enumerate(fives)
-        ]
-    return parts[0]
-
-
-def _affine(x, scale, shift, integer, name):
-    """Returns `scale * x + shift` per channel; a shift of None is none."""
-    if np.all(scale == 1) and (shift is None or not np.any(shift)):
-        return x
-    if not integer:
-        offset = 0.0 if shift is None else shift.tolist()
-        return keras.layers.Rescaling(scale.tolist(), offset, dtype="float32", name=name)(x)
-    # Weights of a convolution are quantised channel by channel, those of a multiplication all alike.
-    layer = keras.layers.DepthwiseConv2D(
-        1,
-        use_bias=shift is not None,
-        data_format="channels_last",
-        dtype="float32",
-        depthwise_initializer="zeros",
-        name=name,
-    )
-    return _weighted(layer, x, scale[None, None, :, None], *([] if shift is None else [shift]))
-
-
-def _activated(x, activation, name):
-    if activation is keras.activations.linear:
-        return x
-    if activation is keras.activations.selu:
-        # TFLite writes it with a comparison, which XNNPACK does not take.
-        scale, alpha = 1.0507009873554805, 1.6732632423543772
-        parts = []
-        for kind, factor in (("elu", scale * alpha), ("relu", scale - scale * alpha)):
-            y = keras.layers.Activation(kind, dtype="float32", name=f"{name}_{kind}")(x)
-            parts.append(keras.layers.Rescaling(factor, dtype="float32", name=f"{name}_{kind}_scale")(y))
-        return keras.layers.Add(dtype="float32", name=name)(parts)
-    return keras.layers.Activation(activation, dtype="float32", name=name)(x)
-
-
-def _weighted(layer, x, *weights):
-    y = layer(x)
-    layer.set_weights([w.astype(np.float32) for w in weights])
-    return y
-
-
-def _numpy_weights(layer):
-    return [keras.ops.convert_to_numpy(w) for w in layer.weights]

@@ -1,21 +1,15 @@
-"""A ConvMixer as a `.tflite` file, quantised or not: `export`, and the command `convmixer-tflite`."""
+"""A ConvMixer as a `.tflite` file, quantised or not."""
 
-import contextlib
-import copy
-import io
-import json
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.convert import runtime
+from convmixer_keras.convert import archive, flatbuffer, quantization, runtime
 from convmixer_keras.convert.calibration import calibration_images
 from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
 MODES = ("float32", "float16", "dynamic", "int8")
-_SIGNATURE = "serving_default"
 
 
 class Report(NamedTuple):
@@ -110,17 +104,17 @@ def export(
     with command_line.silence():
         content = _converted(small, output_name)
     if mode == "int8":
-        ranges = _ranges(content, images, takes_pixels, counted)
+        ranges = quantization.ranges(content, images, takes_pixels, counted)
     if mode != "float32":
         say(f"quantising it: {mode}")
     with command_line.silence():
         if mode == "float16":
-            content = _float16(content)
+            content = quantization.float16(content)
         elif mode == "dynamic":
-            content = _dynamic(content)
+            content = quantization.dynamic(content)
         elif mode == "int8":
-            content = _with_bytes_in(_int8(content, ranges))
-    content += _archive(labels, takes_pixels, len(content))
+            content = flatbuffer.with_bytes_in(quantization.int8(content, ranges))
+    content += archive.written(labels, takes_pixels, offset=len(content))
     reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
     with written_whole(path) as temporary:
         with open(temporary, "wb") as file:
@@ -186,130 +180,7 @@ def _converted(small, output_name):
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     constant = tf.function(lambda image: frozen(image)[0], input_signature=[image]).get_concrete_function()
     content = tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()
-    return _with_signature(content, output_name)
-
-
-def _with_signature(content, output_name):
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(content)
-    (graph,) = model.subgraphs
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = _SIGNATURE.encode(), 0
-    for name, tensors, places in (
-        (b"image", graph.inputs, "inputs"),
-        (output_name.encode(), graph.outputs, "outputs"),
-    ):
-        place = schema.TensorMapT()
-        place.name, (place.tensorIndex,) = name, map(int, tensors)
-        setattr(signature, places, [place])
-    model.signatureDefs = [signature]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def _float16(content):
-    from ai_edge_quantizer import quantizer
-
-    work = quantizer.Quantizer(content)
-    for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        _store_as_float16(work, operation)
-    return bytes(work.quantize().quantized_model)
-
-
-def _store_as_float16(work, operation):
-    from ai_edge_quantizer import algorithm_manager, qtyping
-
-    work.update_quantization_recipe(
-        regex=".*",
-        operation_name=qtyping.TFLOperationName(operation),
-        op_config=qtyping.OpQuantizationConfig(
-            weight_tensor_config=qtyping.TensorQuantizationConfig(
-                num_bits=16, dtype=qtyping.TensorDataType.FLOAT
-            ),
-            compute_precision=qtyping.ComputePrecision.FLOAT,
-            explicit_dequantize=True,
-        ),
-        algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
-    )
-
-
-def _dynamic(content):
-    from ai_edge_quantizer import qtyping, quantizer
-
-    work = quantizer.Quantizer(content)
-    for operation in ("CONV_2D", "FULLY_CONNECTED"):
-        work.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName(operation), num_bits=8)
-    # Unpacked to float32 when the file is loaded: 3 MB less for ConvMixer-1024/20, in the same time.
-    _store_as_float16(work, "DEPTHWISE_CONV_2D")
-    return bytes(work.quantize().quantized_model)
-
-
-def _int8(content, ranges):
-    return bytes(_int8_quantizer(content).quantize(ranges).quantized_model)
-
-
-def _int8_quantizer(content):
-    from ai_edge_quantizer import qtyping, quantizer
-
-    work = quantizer.Quantizer(content)
-    for operation in qtyping.TFLOperationName:
-        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
-            continue
-        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
-            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
-    return work
-
-
-def _ranges(content, images, takes_pixels, counted):
-    """Returns the range of each tensor of a float32 file over images, as the quantiser takes them."""
-    from ai_edge_quantizer import calibrator, recipe_manager
-    from ai_edge_quantizer.utils import qsv_utils
-
-    if takes_pixels:
-        # With both ends of the range in every image, a byte of the image is a pixel as it is.
-        images = images.copy()
-        images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
-    recipe = recipe_manager.RecipeManager()
-    with command_line.silence():
-        # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
-        # which cuts off what the rarer images reach: three times the error on CIFAR-10.
-        ranges = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
-        recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
-    for image in counted(images, "calibrating"):
-        with command_line.silence():
-            ranges.calibrate({_SIGNATURE: [{"image": image[None]}]}, recipe)
-    return ranges.get_model_qsvs()
-
-
-def _with_bytes_in(content):
-    """Makes an integer file take uint8."""
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model_from_bytearray(content)
-    (graph,), (place,) = model.subgraphs, model.subgraphs[0].inputs
-    # The quantiser leaves a float32 input and an operation that makes it int8. The same operation takes
-    # uint8, whose values are those of int8 plus 128.
-    (first,) = [step for step in graph.operators if place in step.inputs]
-    if model.operatorCodes[first.opcodeIndex].builtinCode == schema.BuiltinOperator.QUANTIZE:
-        image, inside = graph.tensors[place], graph.tensors[first.outputs[0]]
-        image.type = schema.TensorType.UINT8
-        image.quantization = copy.copy(inside.quantization)
-        image.quantization.zeroPoint = np.asarray(inside.quantization.zeroPoint) + 128
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
-
-
-def _archive(labels, takes_pixels, offset):
-    """Returns the zip archive that stands behind the network in the file."""
-    buffer = io.BytesIO()
-    # Written at the offset that it will have, so that every reader finds its entries.
-    buffer.write(b"\0" * offset)
-    with zipfile.ZipFile(buffer, "a") as archive:
-        archive.writestr(runtime.INPUT_ENTRY, json.dumps({"takes_pixels": takes_pixels}))
-        if labels is not None:
-            archive.writestr(runtime.LABELS_ENTRY, "".join(f"{label}\n" for label in labels))
-    return buffer.getvalue()[offset:]
+    return flatbuffer.with_signature(content, output_name)
 
 
 def _reference(model, images, mean, std):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from small_models import SHAPE, build
 
-from convmixer_keras.convert.mobile import mobile, pieces
+from convmixer_keras.convert.depthwise import pieces
+from convmixer_keras.convert.mobile import mobile
 from convmixer_keras.utils.errors import InputError
 
 
