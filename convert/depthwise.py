@@ -22,10 +22,14 @@ _GROUP_CHANNELS = 208
 
 def depthwise(x, kernel, bias, integer, name):
     """A "same" depthwise convolution as a sum of convolutions with few taps each."""
+    # How many places a kernel reaches up and to the left; an even one reaches one more down and right.
     # On a map smaller than the kernel the outer taps never see anything but padding.
-    reaches = [min(side // 2, size - 1) for side, size in zip(kernel.shape, x.shape[1:3], strict=False)]
-    down, right = (side // 2 - reach for side, reach in zip(kernel.shape, reaches, strict=False))
-    kernel = kernel[down : kernel.shape[0] - down, right : kernel.shape[1] - right]
+    reaches = []
+    for axis in range(2):
+        centre, furthest = (kernel.shape[axis] - 1) // 2, x.shape[1 + axis] - 1
+        reaches.append(min(centre, furthest))
+        seen = range(max(0, centre - furthest), min(kernel.shape[axis], centre + furthest + 1))
+        kernel = kernel.take(seen, axis)
     y = None
     for n, (rows, columns) in enumerate(pieces(*kernel.shape[:2], integer)):
         label = f"{name}_piece{n}"

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from convmixer_keras.models.sizes import Sizes
 from convmixer_keras.utils.errors import InputError
 
 _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
@@ -16,24 +17,6 @@ _NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 _WRAPPER = re.compile(r"^(module\.|_orig_mod\.)+")
 # How many of a broken checkpoint's tensors an error names.
 _NAMED_FAULTS = 4
-
-
-class Sizes(NamedTuple):
-    """A ConvMixer's sizes. `classes` is None for a network without its classifier."""
-
-    hidden_dim: int
-    depth: int
-    kernel_size: int
-    patch_size: int
-    channels: int
-    classes: int | None
-
-    def __str__(self):
-        classes = "no classifier" if self.classes is None else f"{self.classes} classes"
-        return (
-            f"ConvMixer-{self.hidden_dim}/{self.depth}, kernel {self.kernel_size}, patch {self.patch_size}, "
-            f"{self.channels} channels, {classes}"
-        )
 
 
 class Layout(NamedTuple):
@@ -219,11 +202,6 @@ def recognise(tensors, source, include_top=True):
             f"{source} does not fit a ConvMixer in the {layout.name} layout: "
             + "; ".join(faults[:_NAMED_FAULTS])
             + more
-        )
-    if sizes.kernel_size % 2 == 0:
-        raise InputError(
-            f"{source} has depthwise kernels of even size {sizes.kernel_size}; only odd kernels have a "
-            "centre, and are supported"
         )
     return Recognised(
         layout,

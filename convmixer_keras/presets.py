@@ -112,6 +112,21 @@ CONVMIXER_1536_20_P14 = Preset(
     top5=None,
 )
 
+# In the paper's table. keras-cv trained its own weights for it; the authors' were never released.
+CONVMIXER_512_16 = Preset(
+    name="ConvMixer512_16",
+    timm_name=None,
+    hidden_dim=512,
+    depth=16,
+    patch_size=7,
+    kernel_size=8,
+    activation="gelu",
+    parameters=5_357_544,
+    multiply_adds=4_909_420_544,
+    top1=73.76,
+    top5=None,
+)
+
 # The paper claims over 96 % on CIFAR-10 for this size and gives no exact figure.
 CONVMIXER_256_8 = Preset(
     name="ConvMixer256_8",
@@ -137,5 +152,6 @@ PRESETS = (
     CONVMIXER_768_32,
     CONVMIXER_1024_20,
     CONVMIXER_1536_20_P14,
+    CONVMIXER_512_16,
     CONVMIXER_256_8,
 )

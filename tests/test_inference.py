@@ -85,6 +85,7 @@ def test_models_of_mixed_precision_run_in_float32(policy, pixels, tmp_path):
 def test_a_published_network_gets_its_normalisation_and_crop(tmp_path, monkeypatch):
     """As convmixer-convert leaves it without --include-preprocessing; a variant shrunk, to be quick."""
     import dataclasses
+    import functools
 
     from convmixer_keras import presets
 
@@ -92,7 +93,7 @@ def test_a_published_network_gets_its_normalisation_and_crop(tmp_path, monkeypat
         presets.CONVMIXER_768_32, hidden_dim=8, depth=2, kernel_size=3, patch_size=2, classes=6, image_size=32
     )
     monkeypatch.setattr(presets, "PRESETS", (small,))
-    monkeypatch.setattr(variants, small.name, variants._named_builder(small))
+    monkeypatch.setattr(variants, small.name, functools.partial(variants._build, small))
     model = ck.ConvMixer(8, 2, 3, 2, activation="relu", classes=6, input_shape=(None, None, 3))
     randomize(model)
     model.save(tmp_path / "m.keras")

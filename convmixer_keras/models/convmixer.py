@@ -39,7 +39,8 @@ def ConvMixer(
     Args:
         hidden_dim: Number of channels throughout, h in the paper.
         depth: Number of blocks, d.
-        kernel_size: Side of the depthwise kernels, k; odd, as an even one has no centre.
+        kernel_size: Side of the depthwise kernels, k. An even one, such as the paper's 8, reaches one place
+            further down and to the right than up and to the left, as PyTorch's "same" padding has it.
         patch_size: Side and stride of the patch embedding in pixels, p. Rows and columns of the image
             beyond a multiple of it are not seen.
         activation: Name of a Keras activation. "gelu" is the exact (erf) one.
@@ -70,7 +71,7 @@ def ConvMixer(
     """
     hidden_dim = checks.positive_int("hidden_dim", hidden_dim)
     depth = checks.positive_int("depth", depth)
-    kernel_size = checks.odd_int("kernel_size", kernel_size)
+    kernel_size = checks.positive_int("kernel_size", kernel_size)
     patch_size = checks.positive_int("patch_size", patch_size)
     checks.activation_name("activation", activation)
     checks.one_of("normalization", normalization, ("batch", "layer"))

@@ -6,6 +6,8 @@ import os
 import tempfile
 import zipfile
 
+from convmixer_keras.models import sizes
+from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import reserve, written_whole
 
@@ -84,19 +86,35 @@ def load_model(path):
         raise InputError(f"{path} is not a Keras model: {first_line(error)}") from None
 
 
-def load_weights(model, path):
-    """Loads the weights of a `.weights.h5` or `.keras` file into a model.
+def load_weights(model, source):
+    """Loads weights into a ConvMixer.
+
+    Args:
+        model: A `keras.Model` from one of this package's builders.
+        source: The path of a `.keras` or `.weights.h5` file, or "hf://USER/REPO", a Hugging Face repository
+            that holds one.
 
     Raises:
-        InputError: If the file is missing or damaged. Keras' own ValueError says where weights do not fit.
+        InputError: If the file is missing, damaged or of another network; the message names both networks.
     """
-    path = os.path.expanduser(os.fspath(path))
+    if hub.is_name(source):
+        path = hub.download(source, ("model.keras", ".keras", ".weights.h5"))
+    else:
+        path = source = os.path.expanduser(os.fspath(source))
     if not os.path.isfile(path):
-        raise InputError(f"weights must be the path of an existing file, got {path!r}")
+        raise InputError(f"weights must be the path of an existing file or hf://USER/REPO, got {path!r}")
     try:
+        stored = sizes.of_file(path)
         model.load_weights(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise InputError(f"the weights of {path} cannot be loaded: {first_line(error)}") from None
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"the weights of {source} cannot be loaded: {first_line(error)}") from None
+    except ValueError as error:
+        theirs, ours = stored or "not a ConvMixer's", sizes.of_model(model)
+        if theirs == ours:
+            theirs = first_line(error)
+        raise InputError(
+            f"the weights of {source} do not fit: they are {theirs}; the model is {ours}"
+        ) from None
 
 
 def load_class_names(path):

@@ -23,13 +23,6 @@ def positive_int(name, value):
     return value
 
 
-def odd_int(name, value):
-    value = positive_int(name, value)
-    if value % 2 == 0:
-        raise InputError(f"{name} must be an odd positive integer, got {value}")
-    return value
-
-
 def one_of(name, value, allowed):
     if value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)

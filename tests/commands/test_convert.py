@@ -329,16 +329,6 @@ def test_broken_tensors(change, expected, ending, reference, tmp_path, convmixer
         assert words in line
 
 
-def test_even_kernels(tmp_path, convmixer_convert):
-    state = torch_reference.random_model("timm", *SMALL).state_dict()
-    state |= {f"blocks.{i}.0.fn.0.weight": torch.ones(16, 1, 4, 4) for i in range(2)}
-    torch.save(state, tmp_path / "m.pth")
-    line = refused(
-        convmixer_convert, tmp_path, tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu"
-    )
-    assert "even size 4" in line
-
-
 def test_unknown_activation_is_asked_for(checkpoint, tmp_path, convmixer_convert):
     line = refused(convmixer_convert, tmp_path, checkpoint, tmp_path / "m.keras")
     assert "--activation" in line

@@ -61,7 +61,7 @@ def test_same_outputs(arguments, integer):
     assert_same(model, rewritten, image(shape, pixels="input_mean" in arguments))
 
 
-@pytest.mark.parametrize("kernel_size", range(1, 16, 2))
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15])
 def test_same_outputs_for_every_kernel(kernel_size):
     model = build(kernel_size=kernel_size, depth=1)
     assert_same(model, mobile(model), image())
@@ -119,7 +119,7 @@ def test_depthwise_by_hand():
 
 
 @pytest.mark.parametrize("integer", [False, True])
-@pytest.mark.parametrize("side", range(1, 16, 2))
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15])
 def test_pieces_cover_each_tap_once(side, integer):
     counted = np.zeros((side, side), int)
     for rows, columns in pieces(side, side, integer):

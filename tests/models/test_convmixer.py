@@ -1,3 +1,4 @@
+import inspect
 import itertools
 import json
 import os
@@ -12,6 +13,8 @@ from torch.nn import functional
 
 import convmixer_keras as ck
 from convmixer_keras import presets
+from convmixer_keras.models import sizes
+from convmixer_keras.utils.errors import InputError
 
 SMALL = {"hidden_dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2}
 
@@ -64,6 +67,9 @@ def torch_logits(model, images, depth, patch_size, act, residual=True, pool="avg
         ((12, 3, 5, 3), 13, 1),  # One row and column more than patches.
         ((6, 1, 9, 1), 7, 4),  # A kernel larger than the image.
         ((10, 2, 7, 7), 29, 2),
+        ((8, 2, 8, 2), 19, 3),  # Even kernels, as in ConvMixer-512/16.
+        ((8, 1, 2, 1), 5, 1),
+        ((6, 2, 8, 2), 6, 3),
     ],
 )
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
@@ -270,6 +276,47 @@ def test_weights_argument(tmp_path):
             ck.ConvMixer256_8(weights=tmp_path / name)
 
 
+@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
+@pytest.mark.parametrize(
+    "other", [{"classes": 5}, {"kernel_size": 5}, {"depth": 1}, {"include_top": False}], ids=str
+)
+def test_weights_that_do_not_fit(other, ending, tmp_path):
+    """One line that names both networks."""
+    if other.get("include_top", True):
+        other = {"classes": 10, **other}
+    theirs = ck.ConvMixer(**{**SMALL, **other}, input_shape=(8, 8, 3))
+    path = tmp_path / f"m.{ending}"
+    (theirs.save if ending == "keras" else theirs.save_weights)(path)
+    with pytest.raises(InputError) as error:
+        ck.ConvMixer(**SMALL, classes=10, input_shape=(8, 8, 3), weights=path)
+    message = str(error.value)
+    assert "\n" not in message
+    theirs_said, ours_said = message.split("they are ")[1].split("; the model is ")
+    assert ours_said == "ConvMixer-8/2, kernel 3, patch 2, 3 channels, 10 classes"
+    assert theirs_said == str(sizes.of_model(theirs)) != ours_said
+
+
+@pytest.mark.parametrize(
+    ("builder", "known"),
+    [(ck.ConvMixer768_32, "None, 'imagenet', 'hf://"), (ck.ConvMixer256_8, "None, 'hf://")],
+)
+def test_a_misspelt_name_of_weights(builder, known):
+    with pytest.raises(InputError, match=f"weights must be {known}.* got 'imagnet': there is no such file"):
+        builder(weights="imagnet")
+
+
+def test_builders_have_signatures_and_docstrings():
+    for preset in presets.PRESETS:
+        builder = getattr(ck, preset.name)
+        assert inspect.signature(builder).parameters["name"].default == preset.name
+        text = builder.__doc__
+        assert f"{preset.hidden_dim}/{preset.depth}" in text
+        assert f"patch {preset.patch_size}" in text
+        assert f"kernel {preset.kernel_size}" in text
+        assert f"{preset.parameters / 1e6:.1f} M parameters, {preset.multiply_adds / 1e9:.2f} G" in text
+        assert f"classes, default {preset.classes}." in text
+
+
 def test_layer_names_say_where_a_weight_sits():
     model = ck.ConvMixer(**SMALL, input_shape=(8, 8, 3))
     assert [layer.name for layer in model.layers[1:]] == [
@@ -295,7 +342,6 @@ def test_layer_names_say_where_a_weight_sits():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"kernel_size": 4}, ValueError, "kernel_size must be an odd positive integer, got 4"),
         ({"kernel_size": -3}, ValueError, "kernel_size must be a positive integer, got -3"),
         ({"depth": 0}, ValueError, "depth must be a positive integer, got 0"),
         ({"hidden_dim": 2.5}, TypeError, "hidden_dim must be a positive integer, got 2.5"),
@@ -340,7 +386,8 @@ def test_named_builders_name_themselves_in_errors():
 BACKEND_SCRIPT = """
 import sys, keras, numpy as np
 import convmixer_keras as ck
-model = ck.ConvMixer(12, 2, 5, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
+kernel_size = int(sys.argv[4])
+model = ck.ConvMixer(12, 2, kernel_size, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
 model.load_weights(sys.argv[1])
 np.save(sys.argv[3], keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
 print(keras.backend.backend())
@@ -348,17 +395,19 @@ assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.module
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
-def test_backends_agree(backend, tmp_path):
+@pytest.mark.parametrize(("backend", "kernel_size"), [("tensorflow", 5), ("torch", 4), ("jax", 4)])
+def test_backends_agree(backend, kernel_size, tmp_path):
     if backend == "jax":
         pytest.importorskip("jax")
-    model = ck.ConvMixer(12, 2, 5, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
+    model = ck.ConvMixer(
+        12, 2, kernel_size, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60
+    )
     randomise(model)
     model.save_weights(tmp_path / "w.weights.h5")
     images = np.random.default_rng(0).uniform(0, 255, (3, 14, 13, 3)).astype(np.float32)
     np.save(tmp_path / "images.npy", images)
     done = subprocess.run(
-        [sys.executable, "-c", BACKEND_SCRIPT, "w.weights.h5", "images.npy", "logits.npy"],
+        [sys.executable, "-c", BACKEND_SCRIPT, "w.weights.h5", "images.npy", "logits.npy", str(kernel_size)],
         cwd=tmp_path,
         env={**os.environ, "KERAS_BACKEND": backend},
         capture_output=True,
