@@ -276,3 +276,7 @@ def _compare(model, expected, features=False):
             raise _Disagreement(
                 f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g}; nothing was written"
             )
+
+
+if __name__ == "__main__":
+    command()
