@@ -7,6 +7,7 @@ import numpy as np
 from convmixer_keras.convert import runtime
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.image_files import image_paths
 
 CALIBRATION_IMAGES = 128
 RANDOM_IMAGES = 8
@@ -39,7 +40,7 @@ def calibration_images(source, shape, takes_pixels, counted):
 
 
 def _folder_images(folder, shape, counted):
-    paths = runtime.image_paths(folder)
+    paths = image_paths(folder)
     if not paths:
         raise InputError(f"there are no images in {folder}")
     # Spread over the folder, as its classes may stand one after the other.

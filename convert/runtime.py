@@ -1,6 +1,5 @@
 """Running a `.tflite` file: NumPy, Pillow and LiteRT, and neither Keras nor TensorFlow."""
 
-import glob
 import io
 import json
 import operator
@@ -11,8 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from convmixer_keras.utils.errors import InputError
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 # What an exported file carries besides the network: a zip archive at its end, which every zip tool opens
 # and LiteRT does not look at. Android's metadata library finds `labels.txt` in the same way.
@@ -162,12 +159,6 @@ def read_image(path, shape, crop_pct=1.0):
     left, top = round((resized_width - width) / 2), round((resized_height - height) / 2)
     image = image.crop((left, top, left + width, top + height))
     return np.asarray(image, np.float32).reshape(shape)
-
-
-def image_paths(folder):
-    """Returns the paths of the image files under a folder, at any depth, sorted."""
-    files = glob.glob(os.path.join(glob.escape(os.fspath(folder)), "**", "*"), recursive=True)
-    return sorted(path for path in files if path.lower().endswith(IMAGE_ENDINGS))
 
 
 def _read(path):

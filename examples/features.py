@@ -24,8 +24,8 @@ BATCH = 32
 def main():
     arguments = parse()
     command_line.quiet_start()
-    from convmixer_keras.convert.runtime import image_paths
     from convmixer_keras.utils.files import written_whole
+    from convmixer_keras.utils.image_files import image_paths
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")

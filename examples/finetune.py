@@ -3,6 +3,7 @@
 
   python examples/finetune.py photos/                                    photos/cat/*.jpg, photos/dog/*.jpg
   python examples/finetune.py photos/ --from runs/cifar10/model.keras    start from a model of your own
+  python examples/finetune.py photos/ --epochs 5 0                       a linear probe: the body stays
   python examples/predict.py new.jpg --model finetuned.keras             what the result is for
 
 The network gets a new classifier. At first only that is trained, on top of a body that stays as it is, and
@@ -23,7 +24,7 @@ import numpy as np
 from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
-HELD_OUT = 0.2
+HELD_OUT_SHARE = 0.2
 BATCH = 32
 CLASSIFIER_RATE, BODY_RATE = 3e-3, 2e-4
 SEED = 0
@@ -70,6 +71,8 @@ def finetune(names, train, held_out, arguments):
         ("the classifier alone", CLASSIFIER_RATE, arguments.epochs[0], lambda layer: layer is head),
         ("all of it", BODY_RATE, arguments.epochs[1], lambda layer: not isinstance(layer, stays)),
     ):
+        if not epochs:
+            continue
         print(f"training {what}: {epochs} epochs at a rate of {rate:g}", flush=True)
         for layer in model.layers:
             layer.trainable = trained(layer)
@@ -90,42 +93,19 @@ def finetune(names, train, held_out, arguments):
 
 def split(folder):
     """Returns the names of the classes, and pairs (path, class number) to train on and to hold out."""
-    from convmixer_keras.data.pipeline import VALIDATION_SPLITS
-
-    train_folder = os.path.join(folder, "train")
-    for name in VALIDATION_SPLITS:
-        if os.path.isdir(train_folder) and os.path.isdir(os.path.join(folder, name)):
-            train, held_out = classes(train_folder), classes(os.path.join(folder, name))
-            if train.keys() != held_out.keys():
-                raise InputError(
-                    f"{train_folder} and {os.path.join(folder, name)} must have the same classes"
-                )
-            return sorted(train), numbered(train), numbered(held_out)
-
-    train, held_out = {}, {}
-    for name, paths in classes(folder).items():
-        if len(paths) < 2:
-            raise InputError(f"each class needs at least 2 photographs, and {name} has {len(paths)}")
-        paths = list(np.random.default_rng(SEED).permutation(paths))
-        count = max(1, round(HELD_OUT * len(paths)))
-        held_out[name], train[name] = paths[:count], paths[count:]
-    return sorted(train), numbered(train), numbered(held_out)
-
-
-def classes(folder):
-    """Returns a dict from the name of each subfolder with images to their paths."""
-    from convmixer_keras.convert.runtime import image_paths
+    from convmixer_keras.data.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
 
     if not os.path.isdir(folder):
         raise InputError(f"there is no folder {folder}")
-    found = {entry.name: image_paths(entry.path) for entry in os.scandir(folder) if entry.is_dir()}
-    found = {name: paths for name, paths in found.items() if paths}
-    if len(found) < 2:
-        raise InputError(
-            f"{folder} must hold a folder of photographs for each class, at least two, such as "
-            f"{os.path.join(folder, 'cat')} and {os.path.join(folder, 'dog')}; found {len(found)}"
-        )
-    return found
+    photos = Folder(folder, validation_share=HELD_OUT_SHARE)
+    if "train" not in photos.split_names:
+        raise InputError(f"{folder} has no split 'train'; it has: {', '.join(photos.split_names)}")
+    held_out = next(name for name in (*VALIDATION_SPLITS, HELD_OUT) if name in photos.split_names)
+    train, held_out_paths = photos.split("train").paths, photos.split(held_out).paths
+    check_same_classes(train, held_out_paths, f"{held_out!r} of {folder}")
+    if len(train) < 2:
+        raise InputError(f"{folder} must hold a folder of photographs for each of at least two classes")
+    return sorted(train), numbered(train), numbered(held_out_paths)
 
 
 def numbered(paths_of):
@@ -161,11 +141,11 @@ def parse():
     parser.add_argument("--output", default="finetuned.keras", metavar="FILE", help="the model to write")
     parser.add_argument(
         "--epochs",
-        type=command_line.positive,
+        type=command_line.not_negative,
         nargs=2,
         default=(5, 5),
         metavar=("N", "M"),
-        help="N for the classifier alone, then M for all of it",
+        help="N for the classifier alone, then M for all of it; 0 leaves a part out: 5 0 is a linear probe",
     )
     return parser.parse_args()
 

@@ -3,7 +3,7 @@
   python train_keras.py                                        digits, in a minute, nothing to download
   python train_keras.py --recipe cifar10_fast                  CIFAR-10 through tensorflow-datasets
   python train_keras.py --recipe imagenet --data-dir /data     ImageNet, prepared by tensorflow-datasets
-  python train_keras.py --recipe cifar10 --dataset photos/     a folder photos/SPLIT/CLASS/*.jpg
+  python train_keras.py --dataset photos/                      a folder photos/CLASS/*.jpg
   python train_keras.py --evaluate runs/digits/model.keras     loss, top-1 and top-5 of a saved model
 
 A recipe sets everything; each flag below overrides one of its values. The defaults shown are those of the
@@ -17,7 +17,7 @@ import shlex
 import sys
 
 from convmixer_keras.commands import recipe_flags
-from convmixer_keras.recipes import RECIPES, from_saved
+from convmixer_keras.recipes import RECIPES, from_saved, recipe_name_for
 from convmixer_keras.utils import command_line
 
 DEFAULT_RECIPE = "digits"
@@ -40,7 +40,7 @@ def train(arguments, recipe):
     from convmixer_keras.training.peers import PeerLost
 
     folder = run_folder.RunFolder(
-        arguments.output or os.path.join("runs", arguments.recipe or DEFAULT_RECIPE)
+        os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
     _, workers = choose_strategy(arguments.strategy)
     # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
@@ -161,12 +161,15 @@ def saved_recipe(folder):
 def parse(argv):
     """Returns the parsed arguments and the recipe with its overrides."""
     chooser = argparse.ArgumentParser(add_help=False)
-    chooser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE)
-    recipe = RECIPES[chooser.parse_known_args(argv)[0].recipe]
+    chooser.add_argument("--recipe", choices=RECIPES)
+    chooser.add_argument("--dataset")
+    chosen = chooser.parse_known_args(argv)[0]
+    name = chosen.recipe or recipe_name_for(chosen.dataset or RECIPES[DEFAULT_RECIPE].dataset)
+    recipe = RECIPES[name]
 
     parser = command_line.parser(__doc__)
     run = parser.add_argument_group("the run")
-    run.add_argument("--recipe", choices=RECIPES, help=f"the settings (default: {DEFAULT_RECIPE})")
+    run.add_argument("--recipe", choices=RECIPES, help="the settings (default: those that fit the data set)")
     run.add_argument("--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)")
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
@@ -209,6 +212,7 @@ def parse(argv):
     recipe_flags.add_recipe_flags(parser, recipe)
     arguments = parser.parse_args(argv)
     arguments.overrides = recipe_flags.recipe_overrides(arguments)
+    arguments.recipe_name = name
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
 
 

@@ -3,17 +3,17 @@
 import os
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, read_file, zeros_like_spec
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.sources import open_source, split_name
+from convmixer_keras.data.sources import open_source, training_split, validation_split
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
-VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 SHUFFLED_IMAGES = 16_384  # Where images come one after the other and do not all fit into memory.
 FILLING = -1  # The label of what only fills up a batch.
 
@@ -25,7 +25,7 @@ class Data(NamedTuple):
         train: Batches of float32 images (batch_size / workers, size, size, channels), raw pixels 0..255, and
             float32 labels (batch_size / workers, classes), each row of which sums to 1. One pass is one
             epoch; every pass has another order, and the last, smaller batch is left out. Its `cardinality`
-            is that of a full pass.
+            is that of a full pass. With `class_weight` also float32 weights (batch_size / workers,).
         validation: The same without augmentation, in a fixed order, with the last, smaller batch. With
             several workers also float32 weights (batch_size / workers,): every worker has the same number of
             full batches, and what fills up the last ones has the weight 0.
@@ -69,9 +69,10 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
 
     Args:
         recipe: A `Recipe`. Its `dataset` is "digits" (8x8 scans in scikit-learn), a folder that holds
-            SPLIT/CLASS/*.jpg or *.png, or a name that tensorflow-datasets knows. `train_split` and
-            `validation_split` name the splits, for tensorflow-datasets also slices such as "train[:90%]";
-            None stands for "train", and for the first there is of "validation", "val", "valid", "test".
+            CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that tensorflow-datasets knows. `train_split` and
+            `validation_split` name the splits, or parts of them such as "train[:90%]"; None stands for
+            "train", and for the first there is of "validation", "val", "valid", "test". A folder without one
+            of those validates on the `validation_share` of the images of each class.
             The recipe also says image size, batch size, augmentation, evaluation crop and seed.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
         worker: Which of the workers this is, from 0.
@@ -92,8 +93,8 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
     if max_bad_images < 0:
         raise InputError(f"max_bad_images must be at least 0, got {max_bad_images}")
     bad_images = BadImages(max_bad_images)
-    source = open_source(recipe.dataset, data_dir)
-    train = source.read(split_name(source, recipe.train_split, ("train",)))
+    source = open_source(recipe, data_dir)
+    train = source.read(training_split(source, recipe))
     validation = _validation(source, recipe, share, bad_images)
     if recipe.batch_size > train.size:
         raise InputError(
@@ -145,13 +146,13 @@ class Validation(NamedTuple):
     bad_images: BadImages
 
 
-def load_validation(recipe, data_dir=None):
+def load_validation(recipe, data_dir=None, max_bad_images=0):
     """Makes the validation pipeline alone; arguments and errors are those of `load`."""
-    return _validation(open_source(recipe.dataset, data_dir), recipe, _Share(0, 1), BadImages(0))
+    return _validation(open_source(recipe, data_dir), recipe, _Share(0, 1), BadImages(max_bad_images))
 
 
 def _validation(source, recipe, share, bad_images):
-    split = source.read(split_name(source, recipe.validation_split, VALIDATION_SPLITS))
+    split = source.read(validation_split(source, recipe))
     steps = -(-split.size // recipe.batch_size)
     examples, read, _ = _in_memory(split)
     if share.workers > 1:
@@ -214,7 +215,13 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
             image, label = bad_images.replaced(decode, read, image, label, path, split.files)
         return augmentation.resize_crop(image, recipe, draws), label, draws
 
-    batch_transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
+    transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
+    weights = class_weights(split, len(source.class_names)) if recipe.class_weight == "balanced" else None
+
+    def batch_transform(*batch):
+        images, labels = transform(*batch)
+        return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
+
     return (
         tf.data.Dataset.from_tensors(0)
         .map(begin)
@@ -226,6 +233,14 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         .with_options(_not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def class_weights(split, classes):
+    """Returns float32 weights (classes,) with which every class counts alike; 1 on average over images."""
+    counts = np.zeros(classes)
+    for label in split.examples.map(lambda _, label: label).as_numpy_iterator():
+        counts[label] += 1
+    return (counts.sum() / (classes * np.maximum(counts, 1))).astype(np.float32)
 
 
 def _in_memory(split):

@@ -2,16 +2,22 @@
 
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.data.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
+from convmixer_keras.utils.errors import InputError, first_line
 
-IMAGE_FILES = (".jpg", ".jpeg", ".png")
 DIGITS_TEST_SHARE = 0.2
+_KINDS = (
+    "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
+    "tensorflow-datasets knows"
+)
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<begin>-?\d+%?)?:(?P<end>-?\d+%?)?\]")
 
 
 class Split(NamedTuple):
@@ -36,12 +42,48 @@ class Source(NamedTuple):
     channels: int
 
 
-def open_source(dataset, data_dir):
-    if dataset == "digits":
+def open_source(recipe, data_dir=None):
+    """Opens the data set of a recipe.
+
+    Args:
+        recipe: A `Recipe`; `dataset`, `validation_share` and the names of the splits count.
+        data_dir: Where tensorflow-datasets keeps its files; None for its own default.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        InputError: If there is no such data set, or it has no images with labels.
+    """
+    check_dataset(recipe.dataset, data_dir)
+    if recipe.dataset == "digits":
         return _digits()
-    if os.path.isdir(os.path.expanduser(dataset)):
-        return _folder(os.path.expanduser(dataset))
-    return _tfds(dataset, data_dir)
+    if os.path.isdir(os.path.expanduser(recipe.dataset)):
+        return _folder(recipe)
+    return _tfds(recipe.dataset, data_dir)
+
+
+def check_dataset(dataset, data_dir=None):
+    """Raises InputError where `dataset` is neither "digits" nor a folder nor what tensorflow-datasets knows.
+
+    Downloads nothing, so that a mistyped name is found before anything else is complained of.
+    """
+    if dataset == "digits" or os.path.isdir(os.path.expanduser(dataset)):
+        return
+    path_like = dataset.startswith(("/", ".", "~")) or dataset.endswith("/") or dataset.count("/") > 1
+    if not dataset.strip() or path_like or os.path.lexists(dataset):
+        raise InputError(f"{_KINDS}, got {dataset!r}, which is no folder")
+    _builder(dataset, data_dir)
+
+
+def training_split(source, recipe):
+    """Returns the name of the split to train on."""
+    return split_name(source, recipe.train_split, ("train",))
+
+
+def validation_split(source, recipe):
+    """Returns the name of the split to validate on."""
+    return split_name(source, recipe.validation_split, VALIDATION_SPLITS)
 
 
 def _digits():
@@ -58,64 +100,55 @@ def _digits():
     splits = {"train": (train_x, train_y), "test": (test_x, test_y)}
 
     def read(split):
-        x, y = splits[split]
+        x, y = splits[base_name(split)]
+        part = slice_of(split, len(x))
+        x, y = x[part], y[part]
         return Split(tf.data.Dataset.from_tensor_slices((x, y)), len(x), x.nbytes)
 
     return Source("digits", list(splits), read, [str(name) for name in digits.target_names], 1)
 
 
-def _folder(root):
-    """A folder SPLIT/CLASS/*.jpg or *.png; hidden files and folders, and any others, do not count."""
-    listed = {
-        split.name: {folder.name: _image_files(folder) for folder in _folders(split)}
-        for split in _folders(root)
-    }
-    class_names = sorted({name for classes in listed.values() for name in classes})
-    listed = {split: classes for split, classes in listed.items() if any(classes.values())}
-    if not listed:
-        raise InputError(f"{root} must hold images as SPLIT/CLASS/*.jpg or *.png, such as train/cat/1.jpg")
+def _folder(recipe):
+    """A folder; see `data/folder.py` for its layouts."""
+    train = base_name(recipe.train_split or "train")
+    asked_for = (recipe.train_split, recipe.validation_split, recipe.test_split)
+    named = [base_name(name) for name in asked_for if name]
+    divides = recipe.validation_split is None or base_name(recipe.validation_split) == HELD_OUT
+    root = os.path.expanduser(recipe.dataset)
+    folder = Folder(root, train, recipe.validation_share if divides else 0.0, named)
+    candidates = (train, *named, *VALIDATION_SPLITS, *folder.split_names)
+    names = sorted(folder.split(next(name for name in candidates if name in folder.split_names)).paths)
+    numbers = {name: i for i, name in enumerate(names)}
 
     def read(split):
-        files = [
-            (entry.path, class_names.index(name))
-            for name, entries in sorted(listed[split].items())
-            for entry in entries
-        ]
+        name = base_name(split)
+        found = folder.split(name)
+        check_same_classes(names, found.paths, f"{name!r} of {root}")
+        files = [(path, numbers[name]) for name, paths in sorted(found.paths.items()) for path in paths]
         # In an order of its own, so that the first images are not all of one class.
-        random.Random(split).shuffle(files)
+        random.Random(name).shuffle(files)
+        whole, files = len(files), files[slice_of(split, len(files))]
         paths, labels = zip(*files, strict=True)
         examples = tf.data.Dataset.from_tensor_slices((list(paths), np.array(labels, np.int64)))
-        size = sum(entry.stat().st_size for entries in listed[split].values() for entry in entries)
-        return Split(examples, len(files), size, files)
+        return Split(examples, len(files), found.size * len(files) / whole, files)
 
-    return Source(root, sorted(listed), read, class_names, 3)
-
-
-def _folders(path):
-    entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    return Source(root, folder.split_names, read, names, 3)
 
 
-def _image_files(folder):
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    return [
-        entry
-        for entry in entries
-        if entry.name.lower().endswith(IMAGE_FILES) and not entry.name.startswith(".") and entry.is_file()
-    ]
+def _builder(name, data_dir):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
+        raise InputError(f"{_KINDS}, got {name!r}") from None
 
 
 def _tfds(name, data_dir):
     """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
-        raise InputError(
-            "dataset must be digits, an existing folder with SPLIT/CLASS/*.jpg, or a name that "
-            f"tensorflow-datasets knows, got {name!r}"
-        ) from None
+    builder = _builder(name, data_dir)
     features = builder.info.features
     if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
         raise InputError(
@@ -129,7 +162,10 @@ def _tfds(name, data_dir):
     splits = builder.info.splits
 
     def read(split):
-        images, whole = splits[split].num_examples, splits[_without_slice(split)]
+        try:
+            images, whole = splits[split].num_examples, splits[base_name(split)]
+        except (ValueError, AssertionError, KeyError) as error:
+            raise InputError(f"split {split!r} of {name} cannot be read: {first_line(error)}") from None
         # Files are read one after the other, so that the order of training follows from the seed alone.
         read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
         return Split(
@@ -154,12 +190,37 @@ def split_name(source, name, defaults):
     """Returns the name of the split to read: the one that is asked for, or the first default there is."""
     if name is None:
         name = next((default for default in defaults if default in source.split_names), defaults[0])
-    if _without_slice(name) not in source.split_names:
+    if base_name(name) not in source.split_names:
         there = ", ".join(source.split_names)
         raise InputError(f"dataset {source.name} has no split {name!r}; it has: {there}")
     return name
 
 
-def _without_slice(split):
-    """Takes the slice off a tensorflow-datasets split: "train[:90%]" is part of "train"."""
+def base_name(split):
+    """Takes the slice off the name of a split: "train[:90%]" is part of "train"."""
     return split.split("[")[0]
+
+
+def slice_of(split, size):
+    """Returns the slice of `size` images that a name such as "train[:90%]" or "train[100:-5]" stands for.
+
+    Percentages are rounded to whole images as tensorflow-datasets rounds them.
+
+    Raises:
+        InputError: If it is not such a name, or no image is left.
+    """
+    if base_name(split) == split:
+        return slice(None)
+    match = _SLICE.fullmatch(split)
+    if not match:
+        raise InputError(f"a part of a split is written train[:90%] or train[100:200], got {split!r}")
+
+    def place(text):
+        if not text or not text.endswith("%"):
+            return int(text) if text else None
+        return round(int(text[:-1]) * size / 100)
+
+    part = slice(place(match["begin"]), place(match["end"]))
+    if not len(range(*part.indices(size))):
+        raise InputError(f"split {split!r} has no images, of {size}")
+    return part

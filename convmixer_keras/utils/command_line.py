@@ -64,6 +64,11 @@ def positive(text):
     return int(text)
 
 
+def not_negative(text):
+    """The `type` of a flag that takes an integer of at least 0."""
+    return 0 if text.isdecimal() and not text.strip("0") else positive(text)
+
+
 def picture(text):
     """The `type` of a flag that takes the name of a picture to write."""
     if not text.endswith(PICTURES):

@@ -435,5 +435,7 @@ def test_folder_without_images(tmp_path):
     with pytest.raises(ValueError, match="SPLIT/CLASS"):
         data.load(plain(tmp_path))
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "train" / "cat" / "1.png")
-    with pytest.raises(ValueError, match="has no split 'validation'; it has: train"):
+    with pytest.raises(ValueError, match="at least 2 photographs"):
         data.load(plain(tmp_path, batch_size=1))
+    with pytest.raises(ValueError, match="has no split 'validation'; it has: train"):
+        data.load(plain(tmp_path, batch_size=1, validation_share=0.0))
