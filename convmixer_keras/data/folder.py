@@ -94,7 +94,7 @@ class Folder:
 
     def _no_images(self):
         return InputError(
-            f"{self.root} must hold images as CLASS/*.jpg, such as cat/1.jpg, or as SPLIT/CLASS/*.jpg, such "
+            f"{self.root} must hold images as CLASS/*.jpg, such as cat/1.jpg, or SPLIT/CLASS/*.jpg, such "
             "as train/cat/1.jpg"
         )
 
