@@ -3,16 +3,15 @@
 import json
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
+from convmixer_keras.commands import train
 from convmixer_keras.utils import command_line
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
@@ -133,7 +132,7 @@ def test_folder_dataset_and_preview(image_folder, tmp_path):
 def test_wrong_use_is_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_info:
-        command_line.run(lambda: runpy.run_path(ROOT / "train_keras.py")["main"](arguments))
+        command_line.run(lambda: train.main(arguments))
     assert exit_info.value.code == 2
     errors = capfd.readouterr().err
     assert message in errors.splitlines()[-1]
