@@ -6,7 +6,7 @@ import numpy as np
 
 from convmixer_keras.convert import archive, flatbuffer, quantization, runtime
 from convmixer_keras.convert.calibration import calibration_images
-from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils import command_line, extras, progress
 from convmixer_keras.utils.errors import InputError
 
 MODES = ("float32", "float16", "dynamic", "int8")
@@ -88,6 +88,8 @@ def export(
     from convmixer_keras.utils.files import written_whole
 
     checks.one_of("mode", mode, MODES)
+    if mode != "float32":
+        extras.require("ai_edge_quantizer")
     channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
     input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
     small = mobile(model, size=size, input_mean=input_mean, input_std=input_std, integer=mode == "int8")

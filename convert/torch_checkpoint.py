@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 
@@ -114,19 +115,11 @@ def _safetensors_reader(path, name, entry, start_of_data):
     return read
 
 
-def torch_is_installed():
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def _read_pickled(path, ema):
-    if not torch_is_installed():
+    if not extras.is_installed("torch"):
         raise InputError(
-            f"reading {path} needs PyTorch, which is not installed: pip install torch, or convert a "
-            ".safetensors file"
+            f"reading {path} needs PyTorch, which is not installed: pip install 'convmixer-keras[torch]', or "
+            "convert a .safetensors file"
         )
     import torch
 
@@ -260,5 +253,5 @@ def check_writable_name(path):
     """Raises InputError if `path` does not name a file that `write_checkpoint` can write here."""
     if not path.endswith(WRITTEN):
         raise InputError(f"a PyTorch file's name must end in {' or '.join(WRITTEN)}, got {path}")
-    if not path.endswith(SAFETENSORS) and not torch_is_installed():
+    if not path.endswith(SAFETENSORS) and not extras.is_installed("torch"):
         raise InputError(f"writing {path} needs PyTorch, which is not installed; .safetensors does not")

@@ -17,9 +17,9 @@ import urllib.request
 import warnings
 
 from convmixer_keras import __version__, presets
-from convmixer_keras.convert import torch_checkpoint, torch_weights
+from convmixer_keras.convert import torch_weights
 from convmixer_keras.models.saving import save_weights
-from convmixer_keras.utils import progress
+from convmixer_keras.utils import extras, progress
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 
@@ -214,7 +214,7 @@ def fetch(url, path):
     Raises:
         InputError: If it cannot be had, comes in shorter than announced, or is not what the hub's hash says.
     """
-    if path.endswith(".pth.tar") and not torch_checkpoint.torch_is_installed():
+    if path.endswith(".pth.tar") and not extras.is_installed("torch"):
         raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
     print(f"fetching {url}", flush=True)
     redirects = _KeepsLinkedHash()

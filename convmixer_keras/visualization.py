@@ -3,10 +3,17 @@
 import math
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from convmixer_keras.utils import checks
+from convmixer_keras.utils import checks, extras
 from convmixer_keras.utils.errors import InputError
+
+
+def new_figure(width, height):
+    """Returns an empty `matplotlib.figure.Figure`, its sides in inches, that lays out its axes by itself."""
+    extras.require("matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
 def learning_curves(history):
@@ -26,7 +33,7 @@ def learning_curves(history):
     runs = history if several else {None: history}
     if not runs or not all(runs.values()):
         raise InputError("learning curves need at least one run, and of each run at least one epoch")
-    figure = Figure(figsize=(10, 3.4), layout="constrained", dpi=120)
+    figure = new_figure(10, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for number, epochs in enumerate(runs.values()):
         # One run has a colour for each curve; several have a colour for each run.
@@ -71,7 +78,7 @@ def image_grid(images, titles, columns=8):
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = max(1 + title.count("\n") for title in titles)
-    figure = Figure(figsize=(1.6 * columns, (1.75 + 0.13 * lines) * rows), layout="constrained", dpi=120)
+    figure = new_figure(1.6 * columns, (1.75 + 0.13 * lines) * rows)
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.axis("off")
     for axes, image, title in zip(figure.axes, images, titles, strict=False):
@@ -103,7 +110,7 @@ def patch_embeddings(model, limit=256):
     filters = kernel.transpose(3, 0, 1, 2)
     strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
     grid = _grid([_brightness(f) for f in filters[strongest]])
-    figure = Figure(figsize=(6, 6), layout="constrained", dpi=120)
+    figure = new_figure(6, 6)
     axes = figure.subplots()
     axes.imshow(grid.squeeze(-1) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
     axes.set_title(f"patch embedding: {len(strongest)} of {len(filters)} filters", fontsize=9)
@@ -132,7 +139,7 @@ def depthwise_kernels(model, kernels=8, rows=8):
     depth = _depth(model)
     blocks = np.unique(np.linspace(0, depth - 1, rows).round().astype(int))
     kernels = min(kernels, _weights(model, "stem_conv").shape[-1])
-    figure = Figure(figsize=(0.9 * kernels + 2.6, 1.05 * len(blocks) + 0.3), layout="constrained", dpi=120)
+    figure = new_figure(0.9 * kernels + 2.6, 1.05 * len(blocks) + 0.3)
     widths = [1] * kernels + [1.6]
     all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
     for row, block in zip(all_axes, blocks, strict=True):

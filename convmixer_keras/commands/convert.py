@@ -17,7 +17,7 @@ import numpy as np
 from convmixer_keras import presets
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
 from convmixer_keras.models.saving import load_model, save_model, save_weights
-from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils import command_line, extras, progress
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 
@@ -137,10 +137,10 @@ def _whether_to_verify(arguments):
         image_paths(arguments.images)
     if arguments.verify is False:
         return False
-    if torch_checkpoint.torch_is_installed():
+    if extras.is_installed("torch"):
         return True
     if arguments.verify or arguments.images is not None:
-        raise InputError("--verify and --images need PyTorch, which is not installed: pip install torch")
+        extras.require("torch")
     print("not verified: PyTorch is not installed")
     return False
 

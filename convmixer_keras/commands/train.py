@@ -18,7 +18,7 @@ import sys
 
 from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import RECIPES, from_saved, recipe_name_for
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, extras
 
 DEFAULT_RECIPE = "digits"
 
@@ -39,6 +39,7 @@ def train(arguments, recipe):
     from convmixer_keras.training.distribution import choose_strategy
     from convmixer_keras.training.peers import PeerLost
 
+    extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
@@ -60,7 +61,7 @@ def train(arguments, recipe):
             steps_per_execution=arguments.steps_per_execution,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
-            command=shlex.join(["python", *sys.argv]),
+            command=shlex.join([*command_line.started_as(), *sys.argv[1:]]),
             verbose=1 if sys.stdout.isatty() else 2,
         )
     except KeyboardInterrupt:
@@ -69,7 +70,7 @@ def train(arguments, recipe):
         finished = len(folder.read_history())
         print(
             f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
-            f"go on: python train_keras.py --resume --output {shlex.quote(folder.path)}",
+            f"go on: {shlex.join(command_line.started_as())} --resume --output {shlex.quote(folder.path)}",
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
@@ -111,7 +112,7 @@ def report(folder, history):
         print(f"  {folder[name]:<32}  {what}")
     print(
         "\nuse the model\n"
-        f"  python train_keras.py --evaluate {shlex.quote(model)}\n"
+        f"  {shlex.join(command_line.started_as())} --evaluate {shlex.quote(model)}\n"
         f"  python -c \"import keras; keras.saving.load_model('{model}').summary()\""
     )
 

@@ -24,15 +24,12 @@ def mixing(recipe):
         A function from images of any dtype, labels (batch, classes), epochs and positions (batch,) to mixed
         float32 images and labels. Labels are mixed in the proportion of the pixels that are seen.
     """
-    from keras_cv import layers
-
-    mixup, cutmix = layers.MixUp(recipe.mixup_alpha), layers.CutMix(recipe.cutmix_alpha)
 
     def with_mixup(images, labels, seed):
         kept, order = _beta(recipe.mixup_alpha, seed(OF_SHARE)), _reversed(images)
         images = tf.cast(images, tf.float32)
         images = tf.round(kept * images + (1 - kept) * tf.gather(images, order))
-        return images, mixup._update_labels(labels, kept, order)
+        return images, _mixed(labels, kept, order)
 
     def with_cutmix(images, labels, seed):
         height, width = images.shape[1:3]
@@ -43,7 +40,7 @@ def mixing(recipe):
         others = tf.gather(images[:, top:bottom, left:right], order)
         images = tf.cast(_pasted(images, others, top, left, axis=1), tf.float32)
         kept = 1 - (bottom - top) * (right - left) / (height * width)
-        return images, cutmix._update_labels(labels, tf.cast(kept, tf.float32), order)
+        return images, _mixed(labels, tf.cast(kept, tf.float32), order)
 
     def mix(images, labels, epoch, position):
         batch = position[0] // recipe.batch_size  # The same for every worker that has a share of it.
@@ -62,6 +59,10 @@ def mixing(recipe):
         )
 
     return mix
+
+
+def _mixed(labels, kept, order):
+    return kept * labels + (1 - kept) * tf.gather(labels, order)
 
 
 def _beta(alpha, seed):

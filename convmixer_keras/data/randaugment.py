@@ -44,6 +44,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from convmixer_keras.utils import extras
+
 PIXEL_RANGE = (0, 255)
 DRAWS = 4  # Of an operation: which, whether, how strong, which sign.
 
@@ -177,6 +179,7 @@ def operations(channels, fill, interpolation="bilinear"):
         A dictionary from names to functions of float32 images (n, height, width, channels), 0..255, and an
         argument (n,), in the units of the table above; the images that they give may be outside of 0..255.
     """
+    extras.require("keras_cv")
     from keras_cv import layers
 
     fill = tf.constant(fill, tf.float32)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
+from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError, first_line
 
 DIGITS_TEST_SHARE = 0.2
@@ -88,6 +89,7 @@ def validation_split(source, recipe):
 
 def _digits():
     """scikit-learn's 1,797 scans of handwritten digits, every class split alike, always the same way."""
+    extras.require("sklearn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -146,6 +148,7 @@ def _builder(name, data_dir):
 
 def _tfds(name, data_dir):
     """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
+    extras.require("tensorflow_datasets")
     import tensorflow_datasets as tfds
 
     builder = _builder(name, data_dir)

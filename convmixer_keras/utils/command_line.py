@@ -57,6 +57,14 @@ def versions(*packages):
     return found
 
 
+def started_as():
+    """Returns how this program was started, as the first words of a command: to print what to run next."""
+    script = sys.argv[0]
+    if script.endswith(".py"):
+        return ["python", script]
+    return [os.path.basename(script)]
+
+
 def positive(text):
     """The `type` of a flag that takes a positive integer."""
     if not text.isdecimal() or int(text) < 1:

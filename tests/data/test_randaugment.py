@@ -119,7 +119,7 @@ def test_nearest_pixels_where_the_policy_says_so():
 
 
 def timms_transforms():
-    """timm's `auto_augment.py` alone: the whole of timm needs a torchvision built for the PyTorch installed."""
+    """timm's `auto_augment.py` alone: all of timm needs a torchvision that fits the PyTorch installed."""
     package = importlib.util.find_spec("timm").submodule_search_locations[0]
     spec = importlib.util.spec_from_file_location("auto_augment", f"{package}/data/auto_augment.py")
     module = importlib.util.module_from_spec(spec)
