@@ -138,6 +138,7 @@ def _folder(recipe):
 
 
 def _builder(name, data_dir):
+    extras.require("tensorflow_datasets")
     import tensorflow_datasets as tfds
 
     try:
@@ -148,7 +149,6 @@ def _builder(name, data_dir):
 
 def _tfds(name, data_dir):
     """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
-    extras.require("tensorflow_datasets")
     import tensorflow_datasets as tfds
 
     builder = _builder(name, data_dir)
