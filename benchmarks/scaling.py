@@ -40,13 +40,14 @@ def make_step(strategy, replicas=1, cores=None, tf_config=None):
     from convmixer_keras.training import distribution
     from convmixer_keras.training import trainer as training
     from convmixer_keras.training.fused import fused_twin
+    from convmixer_keras.training.step import TrainingModel
 
     name, workers = distribution.choose_strategy(strategy)
     strategy = distribution.start_strategy(name, workers)
     with strategy.scope():
         model = fused_twin(training.build_model(CIFAR10_FAST, 3, 10))
         if name != "one":
-            model = distribution.DistributedModel(model.inputs, model.outputs)
+            model = TrainingModel(model.inputs, model.outputs)
         optimizer = training.build_optimizer(CIFAR10_FAST, model, 1000, gradients_are_summed=name != "one")
         training.compile_model(model, optimizer, 10)
         optimizer.build(model.trainable_variables)

@@ -98,7 +98,7 @@ def train(recipe, folder, data_dir):
         return history
     keras.backend.clear_session()
     print(f"\n{folder.path}", flush=True)
-    return training.train(recipe, folder.path, data_dir=data_dir, resume=resume, verbose=2)
+    return training.train(recipe, folder.path, training.Settings(data_dir=data_dir), resume=resume, verbose=2)
 
 
 def write(results, rows, recipe, config):

@@ -1,15 +1,14 @@
-"""What happens between the steps of a run: models, history and checkpoints are kept, nonsense is stopped."""
+"""What happens between the steps of a run: it is written down, and stopped when its loss is no number."""
 
-import math
 import time
 
 import keras
-import tensorflow as tf
 
-from convmixer_keras.models.saving import save_model
-from convmixer_keras.training import checkpoint, run_folder
 from convmixer_keras.training.checkpoint import Progress
 from convmixer_keras.utils.errors import Failure
+
+LOOK_EVERY_STEPS = 10
+LOOK_EVERY_SECONDS = 1.0
 
 
 class NonFiniteLoss(Failure):
@@ -19,32 +18,33 @@ class NonFiniteLoss(Failure):
 class KeepRun(keras.callbacks.Callback):
     """Writes models, history and checkpoint after each epoch, and checkpoints in between.
 
-    The checkpoint comes last: a run that is killed in between does that epoch again.
+    The checkpoint comes last: a run that is killed in between repeats that epoch.
+
+    Between the steps it works at the beginning of the next one: Keras waits for the device before it calls
+    `on_train_batch_end`, and not before `on_train_batch_begin`.
 
     Args:
-        folder: The `RunFolder`, or None in a process that writes nothing.
-        model: The model to save, which shares its weights with the one that is trained.
-        data: The `Data` that it is trained on; which epoch a pass is, and where it begins, is set here.
-        history: List of the finished epochs, to which this appends.
-        average: The `SwapEMAWeights` callback before this one, or None.
-        sums: The variables of the metrics, scalars.
-        progress: The `Progress` to go on from.
+        writer: The `RunWriter` of the run.
+        data: The `Data` to train on. This callback tells it which epoch comes next, and where it begins.
+        progress: The `Progress` to continue from.
+        metrics: The metrics whose sums are part of a checkpoint.
         checkpoint_every: Number of steps between checkpoints within an epoch; 0 for none.
+        average: The `SwapEMAWeights` callback before this one, or None.
     """
 
-    def __init__(self, folder, model, data, history, average, sums, progress, checkpoint_every):
+    def __init__(self, writer, data, progress, metrics, checkpoint_every=0, average=None):
         super().__init__()
-        self.folder = folder
-        self.saved_model = model
+        self.writer = writer
         self.data = data
-        self.history = history
-        self.average = average
-        self.sums = sums
         self.progress = progress
+        self.sums = [variable for metric in metrics for variable in metric.variables]
         self.checkpoint_every = checkpoint_every
+        self.average = average
+        self.steps_before = progress.epochs * data.steps + progress.batches
 
     def on_epoch_begin(self, epoch, logs=None):
         self.began = time.monotonic() - self.progress.seconds
+        self.looked = time.monotonic()
         self.batches_before = self.batches = self.progress.batches
         self.data.epoch.assign(epoch)
         self.data.first_batch.assign(self.progress.batches)
@@ -52,89 +52,64 @@ class KeepRun(keras.callbacks.Callback):
             variable.assign(value)
         self.progress = Progress(epoch)
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
+        before, self.batches = self.batches, self.batches_before + batch
         self.data.bad_images.check()
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.data.bad_images.check()
-        before, self.batches = self.batches, self.batches_before + batch + 1
         every = self.checkpoint_every
-        if every and before // every < self.batches // every and self.batches < self.data.steps:
+        checkpoint_is_due = every and before // every < self.batches // every
+        if checkpoint_is_due or self._look_is_due(before):
+            self._stop_at_non_finite_loss()
+        if checkpoint_is_due:
             # Read in every process: the sum over all of them takes all of them.
             sums = tuple(float(keras.ops.convert_to_numpy(variable)) for variable in self.sums)
-            self._write_checkpoint(Progress(self.progress.epochs, self.batches, self._seconds(), sums))
+            progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
+            self.writer.write_checkpoint(self.model, progress)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if batch == 0:  # Before a validation that takes a while, with weights that may be worth nothing.
+            self._stop_at_non_finite_loss()
+        self.data.bad_images.check()
 
     def on_epoch_end(self, epoch, logs=None):
-        best_before = max((row["val_accuracy"] for row in self.history), default=-1.0)
-        logs = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
-        self.history.append(
-            {
-                "epoch": epoch + 1,
-                **logs,
-                "learning_rate": float(self.model.optimizer.learning_rate),
-                "seconds": round(self._seconds(), 2),
-            }
-        )
-        if self.folder:
-            save_model(self.saved_model, self.folder[run_folder.LAST_MODEL], self.data.class_names)
-            if logs["val_accuracy"] > best_before:
-                save_model(self.saved_model, self.folder[run_folder.BEST_MODEL], self.data.class_names)
-            self.folder.write_history(self.history)
-        if self.average:  # The models hold the averaged weights; training goes on from the others.
+        self._stop_at_non_finite_loss()
+        row = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
+        rate = float(self.model.optimizer.learning_rate)
+        seconds = round(self._seconds(), 2)
+        self.writer.write_epoch({"epoch": epoch + 1, **row, "learning_rate": rate, "seconds": seconds})
+        if self.average:  # The models hold the averaged weights; training continues from the others.
             self.average.on_epoch_begin(epoch + 1)
         self.progress = Progress(epoch + 1)
-        self._write_checkpoint(self.progress)
+        self.writer.write_checkpoint(self.model, self.progress)
         if self.batches_before:  # Only the rest of this epoch was to be trained.
             self.model.stop_training = True
 
     def _seconds(self):
         return time.monotonic() - self.began
 
-    def _write_checkpoint(self, progress):
-        if self.folder:
-            checkpoint.write(self.model, self.folder[run_folder.CHECKPOINT], progress)
+    def _look_is_due(self, batches_before):
+        """Whether to ask the device about the loss: often enough for a person, rarely enough for a GPU."""
+        if self.batches // LOOK_EVERY_STEPS > batches_before // LOOK_EVERY_STEPS:
+            return True
+        # Several processes have to stop in the same step, so that none waits for another.
+        if self.writer.alone and time.monotonic() - self.looked > LOOK_EVERY_SECONDS:
+            self.looked = time.monotonic()
+            return True
+        return False
 
-
-class StopAtNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training at the first loss that is infinite or not a number, with the weights from before.
-
-    Args:
-        keep_run: The `KeepRun` of the run, whose `last.keras` gets the last weights that gave a loss.
-        schedule: The learning rate schedule.
-    """
-
-    def __init__(self, keep_run, schedule):
-        super().__init__()
-        self.keep_run = keep_run
-        self.schedule = schedule
-
-    def on_train_begin(self, logs=None):
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self.variables = [v.value for v in (*self.model.variables, *optimizer.averages)]
-        self.copies = tf.function(lambda: [tf.identity(variable) for variable in self.variables])
-        self.last_good = self.copies()
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.before_step = self.copies()
-
-    def on_train_batch_end(self, batch, logs=None):
-        if math.isfinite(logs["loss"]):
-            self.last_good = self.before_step
+    def _stop_at_non_finite_loss(self):
+        failure = self.model.guard.failure()
+        if failure is None:
             return
-        for variable, value in zip(self.variables, self.last_good, strict=True):
-            variable.assign(value)
-        run = self.keep_run
-        epoch, steps = run.progress.epochs, run.data.steps
-        step = run.batches_before + batch + 1
-        rate = float(self.schedule(self.model.optimizer.iterations - 1))
+        self.model.guard.restore()
+        step = self.steps_before + failure.step
+        epoch, of_epoch = divmod(step - 1, self.data.steps)
+        rate = float(self.model.optimizer.schedule(step - 1))
         message = (
-            f"the loss is {logs['loss']} in step {epoch * steps + step} (epoch {epoch + 1}, step {step} "
-            f"of {steps}), at the learning rate {rate:.4g}"
+            f"the loss is {failure.loss} in step {step} (epoch {epoch + 1}, step {of_epoch + 1} of "
+            f"{self.data.steps}), at the learning rate {rate:.4g}"
         )
-        if run.average:
-            run.average.on_epoch_end(epoch)
-        if run.folder:
-            last = run.folder[run_folder.LAST_MODEL]
-            save_model(run.saved_model, last, run.data.class_names)
+        if self.average:
+            self.average.on_epoch_end(epoch)
+        if last := self.writer.write_last_model():
             message += f"; {last} holds the weights before it went wrong"
         raise NonFiniteLoss(message)

@@ -144,7 +144,7 @@ def workers_of_tf_config():
         ) from None
 
 
-def describe(name, workers, replicas, batch_size):
+def summary(name, workers, replicas, batch_size):
     """One line: which strategy, how many replicas, and how many images each gets of a batch.
 
     Args:
@@ -226,58 +226,3 @@ def check_same(strategy, workers, settings):
     broadcast(strategy, [chiefs])
     if int(chiefs) != own:
         raise InputError(f"{workers.name} must be given the same flags as {next(iter(workers.addresses))}")
-
-
-class DistributedModel(keras.Model):
-    """A functional model that `fit` and `evaluate` run rightly on several replicas. Four things are mended:
-
-    - Under `MultiWorkerMirroredStrategy`, `fit` fails (keras-team/keras issue 20585): it reduces the first
-      batch outside of a replica, and metrics along an axis that they do not have. So the model is built
-      from its shapes, and metrics get that axis. `tests/test_distribution.py` says when this is no
-      longer needed.
-    - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
-      loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
-    - A replica without images, as the last batch may leave one, has no loss of 0 / 0.
-    - The weights of images count in every metric.
-
-    Compile it with `losses.CategoricalCrossentropy(reduction="mean_with_sample_weight")` and
-    `weighted_metrics`.
-    """
-
-    def train_step(self, data):
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            logits = self(images, training=True)
-            loss = self.compute_loss(images, labels, logits, weights)
-            scaled_loss = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        context = tf.distribute.get_replica_context()
-        # Keras has divided the loss by the number of replicas, so that the sum is the mean.
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        self.optimizer.apply(gradients, self.trainable_weights)
-        return self._update_metrics(images, labels, logits, weights, loss)
-
-    def test_step(self, data):
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        logits = self(images, training=False)
-        loss = self.compute_loss(images, labels, logits, weights, training=False)
-        return self._update_metrics(images, labels, logits, weights, loss)
-
-    def _update_metrics(self, images, labels, logits, weights, loss):
-        if weights is None:
-            weights = tf.ones(tf.shape(images)[:1])
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._loss_tracker.update_state(loss * replicas, sample_weight=tf.reduce_sum(weights))
-        metrics = self.compute_metrics(images, labels, logits, weights)
-        strategy = self.distribute_strategy
-        several_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        if several_workers and strategy.extended._in_multi_worker_mode():  # As Keras asks.
-            return {name: tf.reshape(value, (1,)) for name, value in metrics.items()}
-        return metrics
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        def like(tensor):
-            return keras.KerasTensor((1, *tensor.shape[1:]), tensor.dtype)
-
-        with self.distribute_strategy.scope():
-            self._symbolic_build(data_batch=(like(self.inputs[0]), like(self.outputs[0])))

@@ -41,7 +41,7 @@ class AdamW(keras.optimizers.AdamW):
     Args:
         learning_rate: A number or schedule.
         gradients_are_summed: Whether the training step sums the gradients of all replicas before they come
-            here, so that clipping acts on the sum, as `distribution.DistributedModel` does. Keras clips the
+            here, so that clipping acts on the sum, as `step.TrainingModel` does. Keras clips the
             gradient of each replica, and sums afterwards.
         **options: Those of `keras.optimizers.AdamW`.
     """

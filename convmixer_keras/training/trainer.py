@@ -5,23 +5,29 @@ import dataclasses
 import os
 import platform
 from functools import partial
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from convmixer_keras import visualization
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training import checkpoint, distribution, run_folder
-from convmixer_keras.training.callbacks import KeepRun, StopAtNonFiniteLoss
+from convmixer_keras.training.callbacks import KeepRun
 from convmixer_keras.training.fused import fused_twin
+from convmixer_keras.training.guard import Guard
 from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.peers import PeerLost, lost_peer
+from convmixer_keras.training.run_writer import RunWriter
+from convmixer_keras.training.settings import Settings
+from convmixer_keras.training.step import TrainingModel
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
-from convmixer_keras.utils.files import written_whole
+
+# Loss scaling begins at 2 ** 15 and halves at each overflow, so that after 16 it is not what overflows.
+SKIPPED_STEPS = 20
 
 
 def build_model(recipe, channels, classes):
@@ -49,7 +55,7 @@ def compile_model(model, optimizer, classes, from_logits=True, steps_per_executi
     """Compiles with cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
 
     Returns:
-        The variables that loss and accuracies are summed up in over an epoch, scalars.
+        The metrics in which an epoch is summed up: loss, accuracy, top5.
     """
     accuracies = [
         keras.metrics.CategoricalAccuracy(name="accuracy"),
@@ -64,22 +70,17 @@ def compile_model(model, optimizer, classes, from_logits=True, steps_per_executi
         steps_per_execution=steps_per_execution,
     )
     loss = next(metric for metric in model.metrics if metric.name == "loss")
-    return [variable for metric in (loss, *accuracies) for variable in metric.variables]
+    return [loss, *accuracies]
 
 
 def train(
     recipe,
     output,
+    settings=None,
     *,
-    data_dir=None,
-    strategy="auto",
-    peer_timeout=600,
-    steps_per_execution=1,
-    checkpoint_every=0,
-    max_bad_images=0,
-    deterministic=False,
     resume=False,
     overwrite=False,
+    callbacks=(),
     command=None,
     verbose="auto",
 ):
@@ -87,22 +88,16 @@ def train(
 
     The folder gets `model.keras` (best validation accuracy) and `last.keras`, both plain Keras models that
     take raw pixels, with their class names; `config.json`, `history.csv`, `curves.png`, TensorBoard logs,
-    and the checkpoint that a later call with `resume=True` goes on from. Of several processes only the
+    and the checkpoint that a later call with `resume=True` continues from. Of several processes only the
     chief writes.
 
     Args:
         recipe: A `Recipe`.
         output: The folder. It must not hold a run, or with `resume` an unfinished one of the same recipe.
-        data_dir: Where tensorflow-datasets keeps its files; None for its own default.
-        strategy: "auto", "one", "mirrored", "multiworker" or "tpu": see `choose_strategy`.
-        peer_timeout: Seconds to wait for another process.
-        steps_per_execution: Training steps in one call of the compiled step.
-        checkpoint_every: Write a checkpoint after so many steps, too; 0 for only after each epoch.
-        max_bad_images: How many files of a folder that are no images to do without.
-        deterministic: Whether to take TensorFlow's deterministic operations, so that on a GPU, too, two runs
-            end with the same weights. Slower.
-        resume: Whether to go on from the last checkpoint of the run in `output`.
+        settings: A `Settings`; None for the defaults.
+        resume: Whether to continue from the last checkpoint of the run in `output`.
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
+        callbacks: Further `keras.callbacks.Callback`s. Each sees an epoch before it is written down.
         command: What to note in `config.json` as the command of this run.
         verbose: As in `keras.Model.fit`.
 
@@ -117,101 +112,132 @@ def train(
         PeerLost: If another process of the run is gone.
         KeyboardInterrupt: On Ctrl-C; what the last checkpoint holds is complete.
     """
-    if checkpoint_every < 0:
-        raise InputError(f"checkpoint_every must be at least 0, got {checkpoint_every}")
-    name, workers = distribution.choose_strategy(strategy)
-    if steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
-        raise InputError(f"steps_per_execution must be 1 with strategy {name}, got {steps_per_execution}")
+    settings = settings or Settings()
+    place = _prepare(recipe, output, settings, resume, overwrite)
+    if verbose:
+        print(place.summary, flush=True)
+    _configure_process(recipe, settings)
+    with _named_errors(place.workers, output):
+        distribution.check_same(place.strategy, place.workers, (recipe, settings, resume))
+        data = data_module.load(
+            recipe,
+            settings.data_dir,
+            worker=place.workers.index,
+            workers=place.workers.count,
+            max_bad_images=settings.max_bad_images,
+        )
+        built = _build(recipe, data, settings, place)
+        if resume:
+            progress = _restore(built, place)
+        else:
+            progress = checkpoint.Progress()
+            _start_folder(place, overwrite, _config(recipe, settings, data, built.model, place, command))
+        history = place.folder.read_history()[: progress.epochs] if place.folder else []
+        writer = RunWriter(place.folder, built.model, data.class_names, history, place.workers.count == 1)
+        try:
+            _fit(built, data, writer, progress, place, recipe, settings, callbacks, verbose)
+        except BaseException:
+            with contextlib.suppress(Failure):  # A full disk: what went wrong before is what to say.
+                writer.draw_curves()
+            raise
+        writer.draw_curves()
+    return writer.history
+
+
+class _Place(NamedTuple):
+    """Where a run takes place: its folder (None where nothing is written), processes and devices."""
+
+    folder: run_folder.RunFolder | None
+    workers: distribution.Workers
+    strategy_name: str
+    strategy: tf.distribute.Strategy
+    summary: str
+
+
+class _Built(NamedTuple):
+    """The model to save, its twin in training on the same weights, and the metrics of an epoch."""
+
+    model: keras.Model
+    twin: TrainingModel
+    metrics: list
+
+
+def _prepare(recipe, output, settings, resume, overwrite):
+    """Checks the folder, then starts the strategy. Returns a `_Place`."""
+    name, workers = distribution.choose_strategy(settings.strategy)
+    if settings.steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
+        raise InputError(
+            f"steps_per_execution must be 1 with strategy {name}, got {settings.steps_per_execution}"
+        )
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     if folder:
         _check_folder(folder, recipe, resume, overwrite)
-    strategy = distribution.start_strategy(name, workers, peer_timeout)
-    summary = distribution.describe(name, workers, strategy.num_replicas_in_sync, recipe.batch_size)
-    if verbose:
-        print(summary, flush=True)
+    strategy = distribution.start_strategy(name, workers, settings.peer_timeout)
+    summary = distribution.summary(name, workers, strategy.num_replicas_in_sync, recipe.batch_size)
+    return _Place(folder, workers, name, strategy, summary)
+
+
+def _configure_process(recipe, settings):
     keras.config.set_dtype_policy(recipe.dtype_policy)
     keras.utils.set_random_seed(recipe.seed)
-    if deterministic:
+    if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
         # keras-cv's layers take the global generator, which now has to have a seed.
         tf.random.set_global_generator(tf.random.Generator.from_seed(recipe.seed))
 
-    with _named_errors(workers, output):
-        distribution.check_same(strategy, workers, (recipe, steps_per_execution, checkpoint_every, resume))
-        data = data_module.load(
-            recipe, data_dir, worker=workers.index, workers=workers.count, max_bad_images=max_bad_images
-        )
-        total_steps = recipe.epochs * data.steps
-        with strategy.scope():
-            model = build_model(recipe, data.channels, len(data.class_names))
-            twin = fused_twin(model)
-            several = name != "one"
-            if several:
-                twin = distribution.DistributedModel(twin.inputs, twin.outputs)
-            optimizer = build_optimizer(recipe, twin, total_steps, gradients_are_summed=several)
-            sums = compile_model(
-                twin, optimizer, len(data.class_names), steps_per_execution=steps_per_execution
-            )
-            twin.optimizer.build(twin.trainable_variables)
 
-        progress = checkpoint.Progress()
-        if resume:
-            progress = _restore(twin, folder, len(sums), strategy, workers)
-        elif folder:
-            if overwrite:
-                folder.remove_run()
-            folder.create(_config(recipe, data, model, summary, data_dir, command))
-        history = folder.read_history()[: progress.epochs] if folder else []
-
-        average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if recipe.ema_momentum else None
-        keep_run = KeepRun(
-            folder,
-            model,
-            data,
-            history,
-            average=average,
-            sums=sums,
-            progress=progress,
-            checkpoint_every=checkpoint_every,
+def _build(recipe, data, settings, place):
+    """Builds and compiles the network in the strategy's scope. Returns a `_Built`."""
+    with place.strategy.scope():
+        model = build_model(recipe, data.channels, len(data.class_names))
+        fused = fused_twin(model)
+        twin = TrainingModel(fused.inputs, fused.outputs)
+        optimizer = build_optimizer(recipe, twin, recipe.epochs * data.steps, gradients_are_summed=True)
+        metrics = compile_model(
+            twin, optimizer, len(data.class_names), steps_per_execution=settings.steps_per_execution
         )
-        callbacks = [average] if average else []
-        callbacks += [StopAtNonFiniteLoss(keep_run, optimizer.schedule), keep_run]
-        if folder:
-            logs = folder[run_folder.TENSORBOARD]
-            callbacks.insert(0, keras.callbacks.TensorBoard(logs, write_graph=False))
-        train = distribution.distribute(strategy, data.train, data.steps, recipe.batch_size)
-        validation = distribution.distribute(
-            strategy, data.validation, data.validation_steps, recipe.batch_size
-        )
-        fit = partial(
-            twin.fit,
-            train,
-            validation_data=validation,
-            initial_epoch=progress.epochs,
-            epochs=recipe.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # The pipeline shuffles.
-            verbose=verbose if folder else 0,
-        )
-        try:
-            with data.bad_images.named():
-                if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
-                    fit(steps_per_epoch=data.steps - progress.batches)
-                    progress = _restore(twin, folder, len(sums), strategy, workers)
-                    fit = partial(fit, initial_epoch=progress.epochs)
-                fit()
-        except BaseException:
-            with contextlib.suppress(Failure):  # A full disk: what went wrong before is what to say.
-                _draw_curves(folder, history)
-            raise
-        _draw_curves(folder, history)
-    return history
+        twin.optimizer.build(twin.trainable_variables)
+        watched = [variable.value for variable in (*twin.variables, *optimizer.averages)]
+        twin.guard = Guard(watched, limit=SKIPPED_STEPS if recipe.dtype_policy == "mixed_float16" else 1)
+    return _Built(model, twin, metrics)
 
 
-def _draw_curves(folder, history):
-    if folder and history:
-        with written_whole(folder[run_folder.CURVES]) as path:
-            visualization.learning_curves(history).savefig(path)
+def _start_folder(place, overwrite, config):
+    if place.folder:
+        if overwrite:
+            place.folder.remove_run()
+        place.folder.create(config)
+
+
+def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verbose):
+    """Trains from `progress` to the end of the recipe."""
+    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if recipe.ema_momentum else None
+    keep_run = KeepRun(writer, data, progress, built.metrics, settings.checkpoint_every, average)
+    callbacks = [*_tensorboard(place.folder), *([average] if average else []), *callbacks, keep_run]
+    share = partial(distribution.distribute, place.strategy, batch_size=recipe.batch_size)
+    fit = partial(
+        built.twin.fit,
+        share(data.train, data.steps),
+        validation_data=share(data.validation, data.validation_steps),
+        epochs=recipe.epochs,
+        callbacks=callbacks,
+        shuffle=False,  # The pipeline shuffles.
+        verbose=verbose if place.folder else 0,
+    )
+    with data.bad_images.named():
+        if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
+            fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
+            progress = _restore(built, place)
+        fit(initial_epoch=progress.epochs)
+
+
+def _tensorboard(folder):
+    """TensorBoard's callback for the chief, which needs nothing of Keras' at the end of a step."""
+    if not folder:
+        return []
+    board = keras.callbacks.TensorBoard(folder[run_folder.TENSORBOARD], write_graph=False)
+    board.async_safe = True  # Keras then need not wait for the device after each step.
+    return [board]
 
 
 # What TensorFlow may raise when another process is gone.
@@ -260,33 +286,33 @@ def _check_folder(folder, recipe, resume, overwrite):
             )
 
 
-def _restore(twin, folder, sums, strategy, workers):
-    """Loads the chief's checkpoint, in every process, and returns its `Progress` with so many `sums`."""
+def _restore(built, place):
+    """Loads the chief's checkpoint, in every process, and returns its `Progress`."""
     progress = checkpoint.Progress()
-    if folder:
-        folder.remove_leftovers()
-        progress = checkpoint.restore(twin, folder[run_folder.CHECKPOINT])
-    progress = progress._replace(sums=progress.sums or (0.0,) * sums)
-    if workers.count == 1:
+    if place.folder:
+        place.folder.remove_leftovers()
+        progress = checkpoint.restore(built.twin, place.folder[run_folder.CHECKPOINT])
+    if place.workers.count == 1:
         return progress
-    numbers = tf.Variable([*progress[:3], *progress.sums], dtype=tf.float64)
-    distribution.broadcast(strategy, [numbers, *twin.weights, *twin.optimizer.variables])
+    sums = progress.sums or [0.0 for metric in built.metrics for _ in metric.variables]
+    numbers = tf.Variable([*progress[:3], *sums], dtype=tf.float64)
+    distribution.broadcast(place.strategy, [numbers, *built.twin.weights, *built.twin.optimizer.variables])
     epochs, batches, seconds, *sums = numbers.numpy().tolist()
     return checkpoint.Progress(int(epochs), int(batches), seconds, tuple(sums))
 
 
-def _config(recipe, data, model, strategy, data_dir, command):
+def _config(recipe, settings, data, model, place, command):
     parameters, multiply_adds = model_complexity(model)
     return {
         "recipe": dataclasses.asdict(recipe),
-        "data_dir": data_dir,
+        "settings": dataclasses.asdict(settings),
         "command": command,
         "class_names": list(data.class_names),
         "train_images": data.train_size,
         "validation_images": data.validation_size,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "strategy": strategy,
+        "strategy": place.summary,
         "versions": {
             "python": platform.python_version(),
             **versions("keras", "tensorflow", "keras-cv", "tensorflow-datasets", "numpy"),

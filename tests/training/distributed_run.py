@@ -16,6 +16,7 @@ import tensorflow as tf
 from convmixer_keras import recipes
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.training import trainer as training
+from convmixer_keras.training.settings import Settings
 
 
 def main(strategy, replicas, output, changes, seen=None):
@@ -25,7 +26,7 @@ def main(strategy, replicas, output, changes, seen=None):
         tf.config.set_logical_device_configuration(cpu, devices)
     recipe = dataclasses.replace(recipes.DIGITS, **json.loads(changes))
     images = record_images() if seen else None
-    history = training.train(recipe, output, strategy=strategy, peer_timeout=60)
+    history = training.train(recipe, output, Settings(strategy=strategy, peer_timeout=60))
     print(json.dumps(history))
     if seen:
         np.save(seen, np.stack(images))

@@ -240,7 +240,7 @@ print("trained")
 
 
 def test_keras_still_needs_the_distributed_model():
-    """Fails once keras-team/keras issue 20585 is solved: then `DistributedModel` can be smaller."""
+    """Fails once keras-team/keras issue 20585 is solved: then `TrainingModel` can be smaller."""
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", KERAS_ALONE],
@@ -307,7 +307,7 @@ def test_a_tpu_that_is_not_there(tmp_path):
 
 def test_a_batch_that_cannot_be_shared():
     with pytest.raises(ValueError, match="batch_size must be a multiple of the 3 replicas, got 64"):
-        distribution.describe("mirrored", distribution.ALONE, 3, 64)
+        distribution.summary("mirrored", distribution.ALONE, 3, 64)
 
 
 def test_the_lost_one_is_found_in_tensorflows_message():

@@ -184,5 +184,3 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     assert float(message[5]) == pytest.approx(rate, rel=1e-3)
     model = keras.saving.load_model(tmp_path / "run/last.keras")
     assert all(np.isfinite(w).all() for w in model.get_weights())
-    start = [np.abs(w).max() for w in model.get_weights()]
-    assert max(start) > 0

@@ -11,6 +11,7 @@ from convmixer_keras import load_class_names
 from convmixer_keras.recipes import DIGITS, RECIPES
 from convmixer_keras.training import run_folder
 from convmixer_keras.training import trainer as training
+from convmixer_keras.training.settings import Settings
 
 # Small enough for seconds; learns what colour an image is.
 TINY = dataclasses.replace(
@@ -186,7 +187,7 @@ def test_the_imagenet_recipe_runs_whole(image_folder, tmp_path):
 
 def test_steps_per_execution_changes_nothing(recipe, tmp_path):
     runs = [
-        training.train(recipe, tmp_path / str(steps), steps_per_execution=steps, verbose=0)
+        training.train(recipe, tmp_path / str(steps), Settings(steps_per_execution=steps), verbose=0)
         for steps in (1, 4)
     ]
     for ours, theirs in zip(*runs, strict=True):
@@ -195,9 +196,9 @@ def test_steps_per_execution_changes_nothing(recipe, tmp_path):
 
 def test_settings_that_cannot_be_run(recipe, tmp_path):
     with pytest.raises(ValueError, match="steps_per_execution must be 1 with strategy mirrored, got 2"):
-        training.train(recipe, tmp_path / "run", strategy="mirrored", steps_per_execution=2)
+        training.train(recipe, tmp_path / "run", Settings(strategy="mirrored", steps_per_execution=2))
     with pytest.raises(ValueError, match="checkpoint_every must be at least 0, got -1"):
-        training.train(recipe, tmp_path / "run", checkpoint_every=-1)
+        Settings(checkpoint_every=-1)
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,33 @@
+"""How a run is carried out: everything a user sets beside its recipe."""
+
+from dataclasses import dataclass
+
+from convmixer_keras.utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a run finds its data, what it runs on, and when it gives up. None of this changes the recipe.
+
+    Attributes:
+        data_dir: Where tensorflow-datasets keeps its files; None for its own default.
+        strategy: "auto", "one", "mirrored", "multiworker" or "tpu": see `distribution.choose_strategy`.
+        peer_timeout: Seconds to wait for another process.
+        steps_per_execution: Training steps in one call of the compiled step.
+        checkpoint_every: Steps between checkpoints within an epoch; 0 for one after each epoch.
+        max_bad_images: How many damaged files of a folder to leave out before the run fails.
+        deterministic: Whether to use TensorFlow's deterministic operations, so that two runs on a GPU end
+            with the same weights. Slower.
+    """
+
+    data_dir: str | None = None
+    strategy: str = "auto"
+    peer_timeout: float = 600
+    steps_per_execution: int = 1
+    checkpoint_every: int = 0
+    max_bad_images: int = 0
+    deterministic: bool = False
+
+    def __post_init__(self):
+        if self.checkpoint_every < 0:
+            raise InputError(f"checkpoint_every must be at least 0, got {self.checkpoint_every}")
