@@ -1,13 +1,15 @@
-"""A faster twin of a model for training: TensorFlow's fused batch normalisation in place of Keras'.
+"""A faster twin of a model for training.
 
 Keras 3 composes batch normalisation from a dozen element-wise operations, which on a CPU cost more than the
-convolutions around them (benchmarks/train_step.py). The twin computes the same with one fused operation. It
-shares every weight with the model it was made from, so that the model itself, of stock Keras layers, is what
-is saved.
+convolutions around them (benchmarks/train_step.py). The twin computes the same with TensorFlow's fused
+operation, and on a CPU, in float32, the convolutions with those of cpu_ops.py. It shares every weight with
+the model it was made from, so that the model itself, of stock Keras layers, is what is saved.
 """
 
 import keras
 import tensorflow as tf
+
+from convmixer_keras.training import cpu_ops
 
 
 class FusedBatchNormalization(keras.layers.Layer):
@@ -71,6 +73,49 @@ class FusedBatchNormalization(keras.layers.Layer):
         return input_shape
 
 
+class FusedConvolution(keras.layers.Layer):
+    """Computes a convolution with its bias and activation by `cpu_ops`, on that layer's own weights.
+
+    Args:
+        convolution: A built `keras.layers.Conv2D` or `keras.layers.DepthwiseConv2D` for which `faster_on_cpu`
+            holds.
+    """
+
+    def __init__(self, convolution):
+        super().__init__(name=f"{convolution.name}_fused", dtype=convolution.dtype_policy)
+        self.convolution = convolution
+        self.built = True
+
+    def call(self, inputs):
+        layer = self.convolution
+        kernel, bias = tf.convert_to_tensor(layer.kernel), tf.convert_to_tensor(layer.bias)
+        if isinstance(layer, keras.layers.DepthwiseConv2D):
+            outputs = cpu_ops.depthwise_conv(inputs, kernel)
+        else:
+            outputs = layer.convolution_op(inputs, kernel)
+        if layer.activation is keras.activations.gelu:
+            return cpu_ops.bias_gelu(outputs, bias)
+        return layer.activation(tf.nn.bias_add(outputs, bias))
+
+    def compute_output_shape(self, input_shape):
+        return self.convolution.compute_output_shape(input_shape)
+
+
+def faster_on_cpu(layer):
+    """Whether `cpu_ops` has what computes this layer, and this machine trains on its CPU."""
+    convolutions = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+    if not isinstance(layer, convolutions) or not tf.test.is_built_with_xla():
+        return False
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        return False
+    if not layer.use_bias or layer.compute_dtype != "float32" or layer.data_format != "channels_last":
+        return False
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        plain = (layer.strides, layer.dilation_rate, layer.depth_multiplier) == ((1, 1), (1, 1), 1)
+        return plain and layer.padding == "same"
+    return layer.activation is keras.activations.gelu
+
+
 def _replicas():
     """How many replicas the strategy that this code runs under has."""
     return tf.distribute.get_strategy().num_replicas_in_sync
@@ -80,13 +125,16 @@ def fused_twin(model):
     """Returns a model that computes the same as `model`, faster, on the same weights.
 
     Args:
-        model: A functional `keras.Model`. Layers other than batch normalisation are shared as they are.
+        model: A functional `keras.Model`. Layers other than batch normalisation and convolutions are shared
+            as they are.
 
     Returns:
         A functional `keras.Model` to train; `model` sees every change of the weights.
     """
 
     def replace(layer):
-        return FusedBatchNormalization(layer) if isinstance(layer, keras.layers.BatchNormalization) else layer
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return FusedBatchNormalization(layer)
+        return FusedConvolution(layer) if faster_on_cpu(layer) else layer
 
     return keras.models.clone_model(model, clone_function=replace)

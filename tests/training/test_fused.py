@@ -1,10 +1,12 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 
 import convmixer_keras as ck
-from convmixer_keras.training.fused import FusedBatchNormalization, fused_twin
+from convmixer_keras.training import cpu_ops
+from convmixer_keras.training.fused import FusedBatchNormalization, FusedConvolution, fused_twin
 
 
 def small_model(**options):
@@ -37,6 +39,7 @@ def test_twin_shares_every_weight():
     assert len(twin.non_trainable_variables) == len(model.non_trainable_variables)
     assert not any(isinstance(layer, FusedBatchNormalization) for layer in model.layers)
     assert sum(isinstance(layer, FusedBatchNormalization) for layer in twin.layers) == 5
+    assert sum(isinstance(layer, FusedConvolution) for layer in twin.layers) == 5
 
 
 def test_running_statistics_equal_pytorch():
@@ -53,10 +56,9 @@ def test_running_statistics_equal_pytorch():
     np.testing.assert_allclose(layer.moving_variance, reference.running_var, rtol=1e-5)
 
 
-def test_gradients_equal_kerass(images):
-    import tensorflow as tf
-
-    model = small_model()
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_gradients_equal_kerass(images, activation):
+    model = small_model(activation=activation)
     gradients = []
     for network in (model, fused_twin(model)):
         with tf.GradientTape() as tape:
@@ -79,3 +81,77 @@ def test_frozen_layers_keep_their_statistics(images):
 def test_layer_normalization_is_left_alone(images):
     model = small_model(normalization="layer")
     np.testing.assert_allclose(fused_twin(model)(images, training=True), model(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "height", "width", "channels", "kernel"),
+    [(6, 8, 8, 16, 5), (3, 5, 7, 3, 3), (2, 4, 4, 5, 7), (5, 6, 6, 8, (4, 2)), (3, 3, 2, 4, 1)],
+)
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 2**20])
+def test_depthwise_gradients_equal_pytorch(monkeypatch, batch, height, width, channels, kernel, chunk_bytes):
+    monkeypatch.setattr(cpu_ops, "_CHUNK_BYTES", chunk_bytes)
+    generator = np.random.default_rng(0)
+    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
+    x, dy = generator.normal(size=(2, batch, height, width, channels)).astype(np.float32)
+    k = generator.normal(size=(*kernel, channels, 1)).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, height, width, channels))] * 2)
+    def ours(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch([x, weights])
+            y = cpu_ops.depthwise_conv(x, weights)
+        return y, *tape.gradient(y, [x, weights], dy)
+
+    weights = tf.constant(k)
+    theirs = torch.tensor(x, requires_grad=True), torch.tensor(k, requires_grad=True)
+    y = torch.nn.functional.conv2d(
+        theirs[0].permute(0, 3, 1, 2), theirs[1].permute(2, 3, 0, 1), padding="same", groups=channels
+    ).permute(0, 2, 3, 1)
+    y.backward(torch.tensor(dy))
+    for found, expected in zip(ours(x, dy), (y.detach(), *(t.grad for t in theirs)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gelu_equals_pytorchs():
+    generator = np.random.default_rng(0)
+    x, dy = generator.normal(0, 3, (2, 4, 3, 5, 6)).astype(np.float32)
+    x[0, 0, 0] = 30, -30, 0, 5, -5, -1e-6
+    bias = generator.normal(size=6).astype(np.float32)
+    ours = tf.constant(x), tf.constant(bias)
+    with tf.GradientTape() as tape:
+        tape.watch(ours)
+        y = cpu_ops.bias_gelu(*ours)
+    theirs = torch.tensor(x, requires_grad=True), torch.tensor(bias, requires_grad=True)
+    expected = torch.nn.functional.gelu(theirs[0] + theirs[1])
+    expected.backward(torch.tensor(dy))
+    np.testing.assert_allclose(y, expected.detach(), rtol=1e-5, atol=5e-6)
+    for found, tensor in zip(tape.gradient(y, ours, tf.constant(dy)), theirs, strict=True):
+        np.testing.assert_allclose(found, tensor.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_other_convolutions_are_left_alone(images):
+    """A stride, a dilation, no bias or another padding: the layer itself computes them."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.DepthwiseConv2D(3, strides=2, activation="gelu")(inputs)
+    x = keras.layers.DepthwiseConv2D(3, dilation_rate=2, padding="same", activation="gelu")(x)
+    x = keras.layers.Conv2D(4, 1, use_bias=False, activation="gelu")(x)
+    x = keras.layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, activation="gelu")(x)
+    model = keras.Model(inputs, keras.layers.Conv2D(4, 1)(x))
+    twin = fused_twin(model)
+    assert not any(isinstance(layer, FusedConvolution) for layer in twin.layers)
+    np.testing.assert_array_equal(twin(images), model(images))
+
+
+def test_twin_trains_in_graph_mode_as_the_model(images):
+    """The compiled step of `fit`, and a last batch of another size."""
+    model = small_model()
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    labels = np.arange(16) % 5
+    for network in (fused_twin(model), copy):
+        network.compile(
+            keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
+        network.fit(images, labels, batch_size=6, epochs=2, shuffle=False, verbose=0)
+    for ours, theirs in zip(model.trainable_variables, copy.trainable_variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-4)
