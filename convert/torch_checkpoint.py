@@ -24,12 +24,19 @@ SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
 WRITTEN = (SAFETENSORS, ".pth")
 
-# NumPy has no bfloat16, but it is the upper half of a float32.
-_SAFETENSORS_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+# Names of types in the format and of NumPy's, those of ml_dtypes among them.
+_SAFETENSORS_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
 
 # Under which name training programs keep the weights, and their moving average.
-_WEIGHTS = ("state_dict", "model", "model_state_dict")
-_EMA_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict")
+_WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+_EMA_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 
 
 class StoredTensor(NamedTuple):
@@ -83,7 +90,7 @@ def _read_safetensors(path):
     import safetensors
 
     try:
-        # Only to check the header: what it reads stays in memory until the last tensor is done with.
+        # The library checks the header. It cannot give NumPy bfloat16 or float8, so tensors are read below.
         with safetensors.safe_open(path, framework="np"):
             pass
     except safetensors.SafetensorError as error:
@@ -99,18 +106,19 @@ def _read_safetensors(path):
 
 
 def _safetensors_reader(path, name, entry, start_of_data):
+    import ml_dtypes
+
     def read():
         if entry["dtype"] not in _SAFETENSORS_DTYPES:
             raise InputError(f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers")
+        dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
         array = np.fromfile(
             path,
-            _SAFETENSORS_DTYPES[entry["dtype"]],
+            np.dtype(getattr(ml_dtypes, dtype, dtype)),
             count=math.prod(entry["shape"]),
             offset=start_of_data + entry["data_offsets"][0],
         ).reshape(entry["shape"])
-        if entry["dtype"] == "BF16":
-            array = (array.astype("<u4") << 16).view("<f4")
-        return _finite_float32(array, name, path)
+        return finite_float32(array, name, path)
 
     return read
 
@@ -153,7 +161,7 @@ def _torch_reader(path, name, tensor):
                 f"{name} in {path} has type {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected "
                 "dense floating-point numbers"
             )
-        return _finite_float32(tensor.detach().to(torch.float32).numpy(), name, path)
+        return finite_float32(tensor.detach().to(torch.float32).numpy(), name, path)
 
     return read
 
@@ -196,19 +204,25 @@ def _state_dict(content, ema, path, tensor_type):
     names = _EMA_WEIGHTS if ema else _WEIGHTS
     for name in names:
         if isinstance(content.get(name), dict):
-            return content[name]
+            return _state_dict(content[name], False, path, tensor_type)
     entries = ", ".join(str(name) for name in list(content)[:8]) or "none"
     if ema:
         raise InputError(
             f"{path} holds no moving average (EMA) of the weights: none of {', '.join(names)} among its "
             f"entries, which are {entries}"
         )
-    if not any(isinstance(value, tensor_type) for value in content.values()):
+    if any(isinstance(value, tensor_type) for value in content.values()):
+        return content
+    # Under a name of its own: the one dictionary of nothing but tensors.
+    inner = [value for value in content.values() if isinstance(value, dict) and value]
+    inner = [d for d in inner if all(isinstance(value, tensor_type) for value in d.values())]
+    if len(inner) != 1:
         raise InputError(f"{path} is not a checkpoint: there are no tensors among its entries, {entries}")
-    return content
+    return inner[0]
 
 
-def _finite_float32(array, name, path):
+def finite_float32(array, name, path):
+    """Returns an array in float32, or raises InputError if not all of it is finite."""
     with np.errstate(over="ignore"):  # float64 beyond float32's range becomes infinite, and is reported.
         array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():

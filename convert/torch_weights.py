@@ -9,13 +9,24 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras import presets
-from convmixer_keras.convert import torch_checkpoint, torch_layouts
-from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM, Sizes
+from convmixer_keras.convert import keras_files, torch_checkpoint, torch_layouts
+from convmixer_keras.convert.recognition import Recognised, recognise
+from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
+from convmixer_keras.models import sizes
+from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 # Those that the PyTorch model also has, so that every conversion can be checked.
 ACTIVATIONS = ("elu", "gelu", "hard_silu", "mish", "relu", "relu6", "selu", "silu", "tanh")
 TARGETS = {layout.name: layout for layout in (TIMM, OFFICIAL)}
+
+# Which file of a hub's repository to take, the best first.
+HUB_FILES = (
+    "model.safetensors",
+    torch_checkpoint.SAFETENSORS,
+    "pytorch_model.bin",
+    *torch_checkpoint.PICKLED,
+)
 
 # From PyTorch's axes to Keras': (out, in, k, k) to (k, k, in, out), (channels, 1, k, k) to
 # (k, k, channels, 1), (out, in) to (in, out).
@@ -33,26 +44,29 @@ class Checkpoint(NamedTuple):
     """
 
     path: str
-    recognised: torch_layouts.Recognised
+    recognised: Recognised
     activation: str
     preset: presets.Preset | None
 
     def __str__(self):
         known = f", as {self.preset.name}" if self.preset else ""
-        return f"{self.recognised.layout.name} layout, {self.recognised.sizes}, {self.activation}{known}"
+        return f"{self.recognised.layout} layout, {self.recognised.sizes}, {self.activation}{known}"
 
 
-def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_top=True):
-    """Recognises the network in a PyTorch checkpoint.
+def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_top=True, epsilon=None):
+    """Recognises the network in a checkpoint.
 
     Args:
-        path: A .safetensors, .pth, .pth.tar, .pt or .bin file.
-        activation: Name of the activation, one of `ACTIVATIONS`. A checkpoint does not tell, so that it
-            may only be left out where the sizes are those of a published variant.
+        path: A PyTorch checkpoint (.safetensors, .pth, .pth.tar, .pt or .bin), the weights of another
+            package's Keras ConvMixer (.keras, .weights.h5 or .h5), or "hf://USER/REPO", a Hugging Face
+            repository that holds a checkpoint.
+        activation: Name of the activation, one of `ACTIVATIONS`. A PyTorch checkpoint does not say it; it
+            may be left out where the sizes are those of a published variant.
         variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
             has to have.
         ema: Whether to take the moving average of the weights instead of the weights.
         include_top: Whether the classifier is wanted; without, it need not be in the checkpoint.
+        epsilon: That of the batch normalisations in a Keras file that does not say it; PyTorch's is 1e-5.
 
     Returns:
         A `Checkpoint`.
@@ -61,12 +75,18 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
         InputError: If the file is not a complete ConvMixer checkpoint, or not of that variant, or if
             nothing says which activation it has.
     """
-    path = os.fspath(path)
+    path = hub.download(path, HUB_FILES) if hub.is_name(path) else os.fspath(path)
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    recognised = torch_layouts.recognise(
-        torch_checkpoint.read_checkpoint(path, ema), path, include_top=include_top
-    )
+    if keras_files.is_keras_file(path) and not ema:
+        tensors, stated = keras_files.read(path, epsilon)
+        activation = activation or stated
+    elif epsilon is not None:
+        raise InputError(f"epsilon is only for Keras files, got {path}")
+    else:
+        tensors = torch_checkpoint.read_checkpoint(path, ema)
+    in_order = path.endswith(torch_checkpoint.PICKLED)
+    recognised = recognise(tensors, path, include_top, in_order)
     if variant is None:
         preset = next((p for p in presets.PRESETS if not _differences(recognised.sizes, p)), None)
     else:
@@ -89,11 +109,12 @@ def convert_checkpoint(
     classes=None,
     include_preprocessing=False,
     image_size=None,
+    epsilon=None,
 ):
     """Converts a PyTorch checkpoint into a Keras model.
 
     Args:
-        path, activation, variant, ema: As in `open_checkpoint`.
+        path, activation, variant, ema, epsilon: As in `open_checkpoint`.
         include_top: Whether the model ends in the classifier, or in the feature map.
         classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
         include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
@@ -109,7 +130,12 @@ def convert_checkpoint(
     if classes is not None and not include_top:
         raise InputError(f"classes is only allowed with include_top=True, got classes={classes}")
     checkpoint = open_checkpoint(
-        path, activation=activation, variant=variant, ema=ema, include_top=include_top and classes is None
+        path,
+        activation=activation,
+        variant=variant,
+        ema=ema,
+        include_top=include_top and classes is None,
+        epsilon=epsilon,
     )
     return build(checkpoint, include_top, classes, include_preprocessing, image_size)
 
@@ -157,11 +183,7 @@ def model_sizes(model):
         )
     if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
         raise InputError("the model has no residual connections, without which PyTorch's has no counterpart")
-    patch_size, _, channels, hidden_dim = layers["stem_conv"].kernel.shape
-    kernel_size = layers["block0_depthwise"].kernel.shape[0]
-    return Sizes(
-        hidden_dim, depth, kernel_size, patch_size, channels, classes=layers["head"].kernel.shape[-1]
-    )
+    return sizes.of_model(model)
 
 
 def model_activation(model):

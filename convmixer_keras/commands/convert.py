@@ -1,12 +1,15 @@
-"""Converts a PyTorch ConvMixer checkpoint into a Keras model, or with --to a Keras model back.
+"""Converts another program's ConvMixer weights into a Keras model, or with --to a Keras model into PyTorch's.
 
   convmixer-convert convmixer_768_32.safetensors model.keras
   convmixer-convert checkpoint.pth.tar model.weights.h5 --ema --activation gelu
+  convmixer-convert hf://timm/convmixer_768_32.in1k model.keras
+  convmixer-convert kimm.keras model.keras
   convmixer-convert model.keras model.safetensors --to timm
 
-The layout of the checkpoint (the authors', timm's, mmpretrain's, labml's or the 280-character version's) and
-the sizes of the network are found out from its tensors. PyTorch is only needed for pickled files and for
-the comparison of the two networks' outputs.
+The network is found out from the names and shapes of the tensors: those of the authors, timm, mmpretrain,
+labml and the 280-character version by name, any other by structure. Weights files of keras-cv, kimm, kmodels
+and other Keras programs are read, too. PyTorch is only needed for pickled files and for the comparison of the
+two networks' outputs.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import numpy as np
 
 from convmixer_keras import presets
 from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
+from convmixer_keras.convert.recognition import BY_STRUCTURE
 from convmixer_keras.models.saving import load_model, save_model, save_weights
 from convmixer_keras.utils import command_line, extras, progress
 from convmixer_keras.utils.errors import InputError
@@ -82,6 +86,12 @@ def _parser():
         metavar="N",
         help="keep the body and start a new, random classifier of so many classes",
     )
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        metavar="X",
+        help="of the batch normalisations in a Keras file that does not say it",
+    )
     parser.add_argument("--no-top", action="store_true", help="leave the classifier out")
     parser.add_argument(
         "--include-preprocessing",
@@ -111,12 +121,18 @@ def _refuse_meaningless(arguments):
         raise InputError(
             f"the output's name must end in {' or '.join(endings)}, got {arguments.output}{hint}"
         )
-    if arguments.to is None and arguments.input.endswith(".keras"):
-        raise InputError(f"{arguments.input} is a Keras model: say --to timm or --to official")
     if arguments.to is not None:
         if not arguments.input.endswith(".keras"):
             raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")
-        to_keras_only = ("activation", "variant", "ema", "classes", "no_top", "include_preprocessing")
+        to_keras_only = (
+            "activation",
+            "variant",
+            "ema",
+            "classes",
+            "epsilon",
+            "no_top",
+            "include_preprocessing",
+        )
         for name in (*to_keras_only, "image_size"):
             if getattr(arguments, name) not in (None, False):
                 raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
@@ -154,8 +170,12 @@ def _to_keras(arguments, verify):
             variant=arguments.variant,
             ema=arguments.ema,
             include_top=keep_head,
+            epsilon=arguments.epsilon,
         )
         print(f"{arguments.input}: {checkpoint}")
+        if checkpoint.recognised.layout == BY_STRUCTURE:
+            print("recognised by its tensors' shapes; taken for what:")
+            print("\n".join(f"  {line}" for line in checkpoint.recognised.modules()))
         patch_size = checkpoint.recognised.sizes.patch_size
         if arguments.image_size is not None and arguments.image_size < patch_size:
             raise InputError(

@@ -15,7 +15,7 @@ import torch_reference
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
-from convmixer_keras.convert import torch_layouts, torch_model, torch_weights
+from convmixer_keras.convert import recognition, torch_model, torch_weights
 
 SMALL = (16, 2, 3, 2, 10, 3)
 
@@ -265,7 +265,7 @@ def test_each_missing_tensor_is_named(layout):
             continue
         rest = {other: state[other] for other in state if other != name}
         with pytest.raises(ValueError, match=f"missing {re.escape(name)}: expected shape") as error:
-            torch_layouts.recognise(rest, "m.pth")
+            recognition.recognise(rest, "m.pth")
         if name not in (
             "stem.0.weight",
             "0.weight",
@@ -286,7 +286,7 @@ def test_each_misshapen_tensor_is_named_with_both_shapes(layout):
             continue
         wrong = torch.ones(tensor.shape[0] + 1, *tensor.shape[1:])
         with pytest.raises(ValueError, match=re.escape(name)) as error:
-            torch_layouts.recognise(state | {name: wrong}, "m.pth")
+            recognition.recognise(state | {name: wrong}, "m.pth")
         assert str(tuple(wrong.shape)) in str(error.value)
 
 

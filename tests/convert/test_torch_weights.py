@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convmixer_keras as ck
-from convmixer_keras.convert import torch_layouts, torch_model, torch_weights
+from convmixer_keras.convert import recognition, torch_model, torch_weights
 from convmixer_keras.utils.errors import InputError
 
 # hidden_dim, depth, kernel, patch, classes, channels
@@ -63,7 +63,7 @@ def test_every_file_kind_holds_the_same_weights(layout, ending, tmp_path):
     checkpoint = torch_weights.open_checkpoint(
         saved(tmp_path / f"m{ending}", reference), activation="relu"
     ).recognised
-    assert checkpoint.layout.name == layout
+    assert checkpoint.layout == layout
     assert len(checkpoint.keys) == len(
         [name for name in reference.state_dict() if "num_batches_tracked" not in name]
     )
@@ -80,7 +80,7 @@ def test_wrappers_prefixes(layout, prefix, ending, tmp_path):
     reference = torch_reference.random_model(layout, *SMALL)
     path = saved(tmp_path / f"m{ending}", reference, prefix)
     checkpoint = torch_weights.open_checkpoint(path, activation="gelu")
-    assert checkpoint.recognised.layout.name == layout
+    assert checkpoint.recognised.layout == layout
     assert checkpoint.recognised.sizes == (16, 2, 3, 2, 3, 10)
     assert all(key.startswith(prefix) for key in checkpoint.recognised.keys.values())
 
@@ -371,7 +371,7 @@ def test_depth_is_not_mistaken_where_a_last_block_is_lost():
     reference = torch_reference.random_model("official", *SMALL)
     state = {name: t for name, t in reference.state_dict().items() if not name.startswith("4.")}
     with pytest.raises(InputError, match=r"missing 4\.0\.fn\.0\.weight"):
-        torch_layouts.recognise(state, "m.pth")
+        recognition.recognise(state, "m.pth")
 
 
 @pytest.mark.slow
