@@ -5,12 +5,12 @@ import math
 from dataclasses import dataclass, field
 
 from convmixer_keras import presets
+from convmixer_keras.data.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing
 from convmixer_keras.utils.errors import InputError
 
 # Ranges, both ends included.
 COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
-FILTERS = ("bicubic", "bilinear", "lanczos", "nearest")
 NORMALIZATIONS = ("batch", "layer")
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -35,7 +35,12 @@ class Recipe:
     crop_pct: float = _setting(
         1.0, "data", "share of the resized side kept by the centre crop at evaluation", (0.01, 1)
     )
-    interpolation: str = _setting("bicubic", "data", "filter of the resize at evaluation", choices=FILTERS)
+    interpolation: str = _setting(
+        "bicubic", "data", "filter of the resize at evaluation", choices=INTERPOLATIONS
+    )
+    orientation: str = _setting(
+        "exif", "data", "turn photographs as their EXIF data says, or not", choices=ORIENTATIONS
+    )
     train_split: str | None = _setting(None, "data", "name of the training split (default train)")
     validation_split: str | None = _setting(
         None, "data", "name of the validation split (default: the first of validation, val, valid, test)"
@@ -98,11 +103,15 @@ class Recipe:
         for entry in dataclasses.fields(self):
             _check(entry, getattr(self, entry.name))
 
+    def preprocessing(self, channels):
+        """Returns the `Preprocessing` of evaluation, for a model that normalises by itself."""
+        return Preprocessing(self.image_size, channels, self.crop_pct, self.interpolation, self.orientation)
+
 
 def from_saved(settings):
     """Makes the recipe of an earlier run from the settings that its JSON file holds.
 
-    A field that the run did not know yet has its default, which is what the run did.
+    A field that the run did not know yet has the value that says what the run did.
 
     Args:
         settings: Dictionary from field names to values, lists in place of tuples.
@@ -110,6 +119,7 @@ def from_saved(settings):
     Returns:
         A `Recipe`.
     """
+    settings = {"orientation": "stored", **settings}  # Older runs took pixels as they are stored.
     return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
@@ -179,6 +189,7 @@ CIFAR10 = dataclasses.replace(CIFAR10_FAST, epochs=100, color_jitter=0.2, erasin
 IMAGENET = Recipe(
     dataset="imagenet2012",
     crop_pct=0.96,
+    orientation="stored",
     hidden_dim=1536,
     depth=20,
     kernel_size=9,

@@ -36,15 +36,19 @@ def decode_crop(image, channels, recipe, draws):
     """
 
     def wholly():
-        pixels = decode(image, channels)
+        pixels = decode(image, channels, recipe.orientation)
         if not _crops(recipe):
             return pixels
         top, left, height, width = tf.unstack(crop_rectangle(tf.shape(pixels)[:2], recipe, draws))
         return pixels[top : top + height, left : left + width]
 
     def partly():
-        rectangle = crop_rectangle(tf.image.extract_jpeg_shape(image)[:2], recipe, draws)
-        return tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
+        size = tf.image.extract_jpeg_shape(image)[:2]
+        turn = transforms.exif_orientation(image, recipe.orientation)
+        shown = tf.where(turn >= 5, size[::-1], size)
+        rectangle = transforms.stored_rectangle(crop_rectangle(shown, recipe, draws), turn, size)
+        pixels = tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
+        return transforms.turned(pixels, turn)
 
     if image.dtype != tf.string or not _crops(recipe):
         return wholly()
@@ -58,10 +62,10 @@ def decode_crop(image, channels, recipe, draws):
     return tf.ensure_shape(pixels, (None, None, channels))
 
 
-def decode(image, channels=3):
+def decode(image, channels=3, orientation="stored"):
     """Decodes the bytes of an image file to uint8 (height, width, channels); an image stays as it is."""
     if image.dtype == tf.string:
-        return transforms.decode(image, channels)
+        return transforms.decode(image, channels, orientation)
     return tf.ensure_shape(image, (None, None, channels))
 
 
@@ -102,13 +106,7 @@ def resize_crop(crop, recipe, draws):
     if _crops(recipe):
         image = _resized(crop, size, draws["interpolation"][0] < 0.5)
     else:  # As much of the image as evaluation sees.
-        image = tf.cond(
-            tf.reduce_all(tf.shape(crop)[:2] == size) & (recipe.crop_pct == 1),
-            lambda: crop,
-            lambda: tf.cast(
-                evaluation_transform(crop, recipe.image_size, recipe.crop_pct, recipe.interpolation), tf.uint8
-            ),
-        )
+        image = tf.cast(evaluation_transform(crop, recipe.preprocessing(crop.shape[-1])), tf.uint8)
     if recipe.flip:
         image = tf.cond(draws["flip"][0] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
     return tf.ensure_shape(image, (*size, crop.shape[-1]))

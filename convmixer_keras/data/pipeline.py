@@ -95,7 +95,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
     bad_images = BadImages(max_bad_images)
     source = open_source(recipe, data_dir)
     train = source.read(training_split(source, recipe))
-    validation = _validation(source, recipe, share, bad_images)
+    validation = _validation(source, recipe, recipe.preprocessing(source.channels), share, bad_images)
     if recipe.batch_size > train.size:
         raise InputError(
             f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
@@ -146,29 +146,46 @@ class Validation(NamedTuple):
     bad_images: BadImages
 
 
-def load_validation(recipe, data_dir=None, max_bad_images=0):
-    """Makes the validation pipeline alone; arguments and errors are those of `load`."""
-    return _validation(open_source(recipe, data_dir), recipe, _Share(0, 1), BadImages(max_bad_images))
+def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None):
+    """Makes the validation pipeline alone.
+
+    Args:
+        recipe, data_dir, max_bad_images: As in `load`.
+        preprocessing: A `Preprocessing` that takes the place of the recipe's, such as a model file's own.
+
+    Returns:
+        A `Validation`.
+
+    Raises:
+        InputError: As `load`.
+    """
+    source = open_source(recipe, data_dir)
+    if preprocessing is None:
+        preprocessing = recipe.preprocessing(source.channels)
+    return _validation(source, recipe, preprocessing, _Share(0, 1), BadImages(max_bad_images))
 
 
-def _validation(source, recipe, share, bad_images):
+def _validation(source, recipe, preprocessing, share, bad_images):
     split = source.read(validation_split(source, recipe))
     steps = -(-split.size // recipe.batch_size)
     examples, read, _ = _in_memory(split)
     if share.workers > 1:
         examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
+    def decode(image):
+        return augmentation.decode(image, source.channels, preprocessing.orientation)
+
     def decoded(image, path):
         if split.files is None:
-            return augmentation.decode(image, source.channels)
-        return bad_images.decoded(augmentation.decode, read, image, path)
+            return decode(image)
+        return bad_images.decoded(decode, read, image, path)
 
     def to_image(image, label, path):
         pixel = tf.zeros((1, 1, source.channels), tf.uint8)
         image = tf.cond(label == FILLING, lambda: pixel[:0], lambda: decoded(image, path))
         weight = tf.cast(tf.size(image) > 0, tf.float32)
         image = tf.cond(weight > 0, lambda: image, lambda: pixel)
-        image = evaluation_transform(image, recipe.image_size, recipe.crop_pct, recipe.interpolation)
+        image = evaluation_transform(image, preprocessing)
         return image, label, weight
 
     examples = examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)

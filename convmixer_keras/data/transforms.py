@@ -1,130 +1,168 @@
-"""Decoding and the evaluation transform inside a TensorFlow graph."""
+"""Decoding and the evaluation transform inside tf.data, to the same pixels as `preprocessing`."""
 
-import io
-import math
+import functools
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from convmixer_keras.utils import checks
+from convmixer_keras.data import image_file
 from convmixer_keras.utils.errors import InputError
 
-# TensorFlow's names of Pillow's filters.
-KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}
-INTERPOLATIONS = (*KERNELS, "nearest")
-# What Pillow raises for files that it cannot read.
-NOT_AN_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
 
-
-def decode(contents, channels):
-    """Decodes an image file inside a TensorFlow graph to the pixels that Pillow's `convert("RGB")` gives.
+def decode(contents, channels, orientation="stored"):
+    """Decodes an image file inside a TensorFlow graph to the pixels that `image_file.read` gives.
 
     TensorFlow decodes JPEG and PNG files to the same pixels, bit for bit, if its JPEG decoder is told to be
-    accurate. What it decodes otherwise or not at all goes through Pillow itself, one image at a time: CMYK
-    JPEG, 16-bit grey PNG, and any other format, whatever the file's name.
+    accurate. CMYK JPEG and any other format, whatever the file's name, go through Pillow itself.
 
     Args:
         contents: The file's bytes, a scalar string tensor.
         channels: 3 for RGB or 1 for grey.
+        orientation: "exif" to turn the image as its EXIF data says, "stored" to leave it.
 
     Returns:
         A uint8 tensor (height, width, channels).
 
     Raises:
-        tf.errors.OpError: If it is not a readable image.
+        tf.errors.OpError: If it is not a readable image, or has over `image_file.MOST_PIXELS` pixels.
     """
-    head = tf.io.decode_raw(contents, tf.uint8, fixed_length=26)
+    contents = tf.convert_to_tensor(contents)
+    head = tf.io.decode_raw(contents, tf.uint8, fixed_length=4)
     is_jpeg = tf.reduce_all(head[:3] == list(b"\xff\xd8\xff"))
-    is_png = tf.reduce_all(head[:4] == list(b"\x89PNG"))
-    is_16_bit_grey = tf.reduce_all(head[24:] == [16, 0])  # the header's bit depth and colour type
+    is_png = tf.reduce_all(head == list(b"\x89PNG"))
 
     def with_pillow():
-        image = tf.numpy_function(_decode_with_pillow, [contents, channels], tf.uint8, stateful=False)
+        read = functools.partial(_decode_with_pillow, channels=channels, orientation=orientation)
+        image = tf.numpy_function(read, [contents], tf.uint8, stateful=False)
         with tf.control_dependencies([tf.debugging.assert_positive(tf.size(image), "not an image")]):
             return tf.identity(image)
 
     def jpeg():
-        return tf.cond(
-            tf.io.extract_jpeg_shape(contents)[2] <= 3,
-            lambda: tf.io.decode_jpeg(contents, channels, dct_method="INTEGER_ACCURATE"),
-            with_pillow,
-        )
+        height, width, stored_channels = tf.unstack(tf.io.extract_jpeg_shape(contents))
 
-    image = tf.case(
-        [(is_jpeg, jpeg), (is_png & ~is_16_bit_grey, lambda: tf.io.decode_png(contents, channels))],
-        default=with_pillow,
-    )
+        def decoded():
+            with _checked_size(height, width):
+                pixels = tf.io.decode_jpeg(contents, channels, dct_method="INTEGER_ACCURATE")
+            return turned(pixels, exif_orientation(contents, orientation))
+
+        return tf.cond(stored_channels <= 3, decoded, with_pillow)
+
+    def png():
+        header = tf.io.decode_raw(contents, tf.int32, little_endian=False, fixed_length=24)
+        with _checked_size(header[5], header[4]):
+            pixels = tf.io.decode_png(contents, channels)
+        return turned(pixels, exif_orientation(contents, orientation))
+
+    image = tf.case([(is_jpeg, jpeg), (is_png, png)], default=with_pillow)
     return tf.ensure_shape(image, (None, None, channels))
 
 
-def _decode_with_pillow(contents, channels):
+def _checked_size(height, width):
+    pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+    fits = tf.debugging.assert_less_equal(
+        pixels, tf.constant(image_file.MOST_PIXELS, tf.int64), "too many pixels"
+    )
+    return tf.control_dependencies([fits] if fits is not None else [])
+
+
+def _decode_with_pillow(contents, channels, orientation):
     """Returns no pixels for what is no image: TensorFlow would log an exception at length."""
     try:
-        with Image.open(io.BytesIO(contents)) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except NOT_AN_IMAGE:
+        pixels = np.asarray(image_file.read(_as_bytes(contents), channels, orientation))
+    except InputError:
         pixels = np.empty((0, 0), np.uint8)
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
-def evaluation_transform(image, size, crop_pct=1.0, interpolation="bicubic"):
-    """Resizes the shorter side to floor(size / crop_pct) with antialiasing and crops the centre.
+def _as_bytes(contents):
+    """`tf.numpy_function` makes bytes of a string in a graph, and outside of one an array around them."""
+    return contents if isinstance(contents, bytes) else contents.item()
 
-    Sides and corner are rounded as torchvision and timm round them, and each pixel is Pillow's to within two
-    grey levels.
+
+def exif_orientation(contents, orientation="exif"):
+    """Returns the EXIF orientation, 1 to 8, of the bytes of a JPEG or PNG file, a scalar string tensor.
 
     Args:
-        image: (height, width, channels), 0..255, any numeric dtype.
-        size: Side of the result, in pixels.
-        crop_pct: Share of the resized image's side that the crop keeps, over 0 to 1.
-        interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; the last is without antialiasing.
+        contents: The bytes.
+        orientation: "exif", or "stored" for 1 whatever the file says.
+    """
+    if orientation == "stored":
+        return tf.constant(1)
+
+    def parse(contents):
+        return np.int32(image_file.exif_orientation(_as_bytes(contents)))
+
+    return tf.ensure_shape(tf.numpy_function(parse, [contents], tf.int32, stateful=False), ())
+
+
+def _turn(orientation):
+    """Says what an EXIF orientation is made of: mirrored rows, mirrored columns, and then transposed."""
+
+    def is_one_of(*values):
+        return tf.reduce_any(orientation == list(values))
+
+    return is_one_of(3, 4, 6, 7), is_one_of(2, 3, 7, 8), orientation >= 5
+
+
+def turned(image, orientation):
+    """Turns stored pixels (height, width, channels) to how an EXIF orientation wants them shown."""
+
+    def turn():
+        rows, columns, transposed = _turn(orientation)
+        mirrored = tf.reverse(image, tf.boolean_mask([0, 1], [rows, columns]))
+        return tf.transpose(mirrored, tf.where(transposed, [1, 0, 2], [0, 1, 2]))
+
+    shown = tf.cond(orientation > 1, turn, lambda: image)
+    return tf.ensure_shape(shown, (None, None, image.shape[-1]))
+
+
+def stored_rectangle(rectangle, orientation, size):
+    """Returns where a rectangle of the shown image lies in the stored one.
+
+    Args:
+        rectangle: (top, left, height, width) in the image as it is shown, int32 (4,).
+        orientation: The EXIF orientation.
+        size: (height, width) of the stored image, int32 (2,).
 
     Returns:
-        A float32 tensor (size, size, channels), whole numbers 0..255.
-
-    Raises:
-        InputError: If an argument is out of its range.
+        The same four numbers in the stored image.
     """
-    size = checks.positive_int("size", size)
-    checks.one_of("interpolation", interpolation, INTERPOLATIONS)
-    if not 0 < crop_pct <= 1:
-        raise InputError(f"crop_pct must be over 0 and at most 1, got {crop_pct}")
-    resized_side = math.floor(size / crop_pct)
-    image = tf.cast(image, tf.float32)
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    shorter = tf.minimum(height, width)
-    # Pillow resizes along the rows first, and rounds to whole grey levels between and after.
-    for axis, side in ((1, width), (0, height)):
-        resized = resized_side * side // shorter  # The longer side is truncated.
-        # round(), as torchvision's CenterCrop: a half goes to the even number.
-        begin = tf.cast(tf.round((resized - size) / 2), tf.int32)
-        image = _resize_and_crop(image, axis, resized, begin, size, interpolation)
-    return tf.ensure_shape(image, (size, size, None))
+    rows, columns, transposed = _turn(orientation)
+    top, left, height, width = tf.unstack(tf.where(transposed, tf.gather(rectangle, [1, 0, 3, 2]), rectangle))
+    top = tf.where(rows, size[0] - top - height, top)
+    left = tf.where(columns, size[1] - left - width, left)
+    return tf.stack([top, left, height, width])
 
 
-def _resize_and_crop(image, axis, resized, begin, size, interpolation):
-    """Resizes one axis to `resized` pixels, of which only begin..begin + size - 1 are computed."""
-    shape = tf.shape(image)
-    if interpolation == "nearest":
-        step = tf.cast(shape[axis], tf.float64) / tf.cast(resized, tf.float64)
-        # A sum, as in Pillow: its rounding decides where a centre falls on the edge of two pixels.
-        centers = tf.cumsum(tf.concat([[step / 2], tf.fill([begin + size - 1], step)], 0))[begin:]
-        return tf.gather(image, tf.cast(centers, tf.int32), axis=axis)
-    # What is not resized stands where it costs nothing: the columns among the batch or the channels.
-    flat = (1, shape[0], 1, shape[1] * shape[2]) if axis == 0 else (shape[0], 1, shape[1], shape[2])
-    scale = tf.cast(resized, tf.float32) / tf.cast(shape[axis], tf.float32)
-    shift = -tf.cast(begin, tf.float32)
-    image = tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(image, flat),
-        size=[size, 1] if axis == 0 else [1, size],
-        scale=[scale, 1.0] if axis == 0 else [1.0, scale],
-        translation=[shift, 0.0] if axis == 0 else [0.0, shift],
-        kernel_type=KERNELS[interpolation],
-        antialias=True,
-    )
-    image = tf.reshape(image, (size, shape[1], shape[2]) if axis == 0 else (shape[0], size, shape[2]))
-    return tf.floor(tf.clip_by_value(image, 0, 255) + 0.5)
+def evaluation_transform(image, preprocessing):
+    """Resizes, crops and normalises a decoded image as `preprocessing` does, by the same code.
+
+    Args:
+        image: (height, width, channels), uint8, turned already.
+        preprocessing: A `Preprocessing`.
+
+    Returns:
+        A float32 tensor (height, width, channels): whole numbers 0..255, or normalised channels.
+    """
+
+    def resized(pixels):
+        pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+        return preprocessing.resized(Image.fromarray(pixels))
+
+    def resize():
+        pixels = tf.numpy_function(resized, [image], tf.uint8, stateful=False)
+        return tf.ensure_shape(pixels, preprocessing.shape)
+
+    if preprocessing.crop_pct == 1:
+        fits = tf.reduce_all(tf.shape(image) == preprocessing.shape)
+        pixels = tf.cond(fits, lambda: image, resize)
+    else:
+        pixels = resize()
+    pixels = tf.cast(tf.ensure_shape(pixels, preprocessing.shape), tf.float32)
+    if preprocessing.mean is None:
+        return pixels
+    return (pixels / 255 - preprocessing.mean) / preprocessing.std
 
 
 def resize(image, size, interpolation):

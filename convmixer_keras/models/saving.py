@@ -1,4 +1,4 @@
-"""A model as a `.keras` file, with what travels in it: its class names."""
+"""A model as a `.keras` file, with what travels in it: its class names and its preprocessing."""
 
 import json
 import math
@@ -6,6 +6,7 @@ import os
 import tempfile
 import zipfile
 
+from convmixer_keras.data.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.models import sizes
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line
@@ -15,24 +16,52 @@ from convmixer_keras.utils.files import reserve, written_whole
 _CLASS_NAMES_ENTRY = "class_names.json"
 
 
-def save_model(model, path, class_names=None):
-    """Saves a model as a `.keras` file, whole or not at all, with its class names inside.
+def save_model(model, path, class_names=None, preprocessing=None):
+    """Saves a model as a `.keras` file, whole or not at all, with what its reader has to know.
 
     Args:
         model: A `keras.Model`. Plain `keras.saving.load_model` reads the file.
         path: Ends in ".keras".
         class_names: Sequence of strings, the name of each output, or None.
+        preprocessing: The `Preprocessing` that makes the model's input of a photograph, or None.
 
     Raises:
-        InputError: If the file cannot be written, or its name does not end in ".keras".
+        InputError: If the file cannot be written, its name does not end in ".keras", or class names or
+            preprocessing do not fit the model.
     """
     if not str(path).endswith(".keras"):
         raise InputError(f"a model's file name must end in .keras, got {path}")
+    entries = {}
+    if class_names is not None:
+        _check_class_names(model, class_names)
+        entries[_CLASS_NAMES_ENTRY] = json.dumps(list(class_names), ensure_ascii=False)
+    if preprocessing is not None:
+        check_preprocessing(model, preprocessing)
+        entries[_PREPROCESSING_ENTRY] = preprocessing.to_json()
     with written_whole(path) as temporary:
         _save_from_disk(model, temporary)
-        if class_names is not None:
-            with zipfile.ZipFile(temporary, "a") as archive:
-                archive.writestr(_CLASS_NAMES_ENTRY, json.dumps(list(class_names), ensure_ascii=False))
+        with zipfile.ZipFile(temporary, "a") as archive:
+            for name, text in entries.items():
+                archive.writestr(name, text)
+
+
+def _check_class_names(model, class_names):
+    if model.output_shape[-1] != len(class_names):
+        raise InputError(
+            f"class_names must be {model.output_shape[-1]}, one for each output, got {len(class_names)}"
+        )
+
+
+def check_preprocessing(model, preprocessing):
+    """Raises InputError if a model does not take images of the shape that a `Preprocessing` makes."""
+    shape = model.input_shape[1:]
+    fits = len(shape) == 3 and all(
+        side in (None, made) for side, made in zip(shape, preprocessing.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(
+            f"preprocessing must give what the model takes, {shape}, and gives {preprocessing.shape}"
+        )
 
 
 def _save_from_disk(model, path):

@@ -10,7 +10,7 @@ from PIL import Image
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.draws import RECTANGLE
 from convmixer_keras.data.draws import draw as draw_numbers
-from convmixer_keras.data.transforms import evaluation_transform
+from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10, IMAGENET
 
 PLAIN = dataclasses.replace(
@@ -295,4 +295,4 @@ def test_without_a_crop_training_sees_what_evaluation_sees(side, crop_pct):
     draws = {name: value[0] for name, value in draws_for(recipe, 1).items()}
     crop = augmentation.decode_crop(tf.constant(picture), 3, recipe, draws)
     ours = augmentation.resize_crop(crop, recipe, draws)
-    np.testing.assert_array_equal(ours, evaluation_transform(picture, 16, crop_pct))
+    np.testing.assert_array_equal(ours, Preprocessing(16, 3, crop_pct)(picture))

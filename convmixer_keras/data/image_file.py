@@ -1,0 +1,100 @@
+"""Image files as Pillow reads them: one way for every reader, with or without TensorFlow."""
+
+import io
+import os
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from convmixer_keras.utils.errors import InputError, first_line
+
+ORIENTATIONS = ("exif", "stored")
+# The largest image that is decoded: 360 MB in memory. The largest phone cameras take 108 million pixels.
+MOST_PIXELS = 120_000_000
+# What has to be done to the stored pixels for an EXIF orientation; 1 and anything unknown is nothing.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# An orientation stands behind one of these: EXIF in JPEG, PNG and WebP, EXIF as text, XMP.
+_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
+
+# Pillow's own warning comes before MOST_PIXELS is looked at, and would be a second line; so would those about
+# damaged EXIF data.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+
+
+def read(source, channels=3, orientation="stored"):
+    """Reads an image file, or the first picture of one that has several.
+
+    Transparency is left out, not blended, as Pillow's `convert("RGB")` does. Of 16 bits a sample the upper
+    eight count. JPEG files are decoded in full, however small the result will be: decoding a smaller version
+    (Pillow's `draft`) gives other pixels.
+
+    Args:
+        source: The path of an image file, its bytes, or a Pillow image.
+        channels: 3 for RGB or 1 for grey.
+        orientation: "exif" to turn and mirror the image as its EXIF data says, "stored" to leave it.
+
+    Returns:
+        A Pillow image of mode "RGB" or "L".
+
+    Raises:
+        InputError: If the file is missing, not a readable image, or of more than `MOST_PIXELS` pixels.
+    """
+    if isinstance(source, Image.Image):
+        name, file = "the Pillow image", None
+    elif isinstance(source, bytes):
+        name, file = "the bytes", io.BytesIO(source)
+    else:
+        name = file = os.fspath(source)
+        if not os.path.exists(name):
+            raise InputError(f"there is no file {name}")
+        if not os.path.isfile(name):
+            raise InputError(f"cannot read {name} as an image: it is not a file")
+    try:
+        if file is None:
+            return _prepared(source, channels, orientation)
+        with Image.open(file) as image:
+            return _prepared(image, channels, orientation)
+    except Exception as error:  # Pillow's readers raise nearly everything on damaged files.
+        raise InputError(f"cannot read {name} as an image: {first_line(error)}") from None
+
+
+def _prepared(image, channels, orientation):
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(
+            f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are allowed"
+        )
+    turn = _TURNS.get(_exif_orientation(image)) if orientation == "exif" else None
+    if image.mode.startswith("I;16"):  # convert() would make white of everything over 255.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    return image if turn is None else image.transpose(turn)
+
+
+def exif_orientation(contents):
+    """Returns the EXIF orientation, 1 to 8, of a JPEG or PNG file's bytes; 1 where there is none."""
+    # Most files have none, and to search their bytes is faster than to open them.
+    if not any(mark in contents for mark in _MARKS):
+        return 1
+    try:
+        with Image.open(io.BytesIO(contents)) as image:
+            return _exif_orientation(image)
+    except Exception:  # Decoding will fail as well, and say so.
+        return 1
+
+
+def _exif_orientation(image):
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Damaged EXIF data turns nothing.
+        return 1
+    return orientation if orientation in _TURNS else 1
