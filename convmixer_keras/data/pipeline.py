@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, read_file, zeros_like_spec
+from convmixer_keras.data.datasets import not_sharded, shuffle, with_cardinality
 from convmixer_keras.data.draws import draw
 from convmixer_keras.data.sources import open_source, training_split, validation_split
 from convmixer_keras.data.transforms import evaluation_transform
@@ -199,8 +200,8 @@ def _validation(source, recipe, preprocessing, share, bad_images):
     images = (
         examples.batch(recipe.batch_size // share.workers)
         .map(to_batch)
-        .apply(lambda batches: _with_cardinality(batches, steps))
-        .with_options(_not_sharded())
+        .apply(lambda batches: with_cardinality(batches, steps))
+        .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
     return Validation(images, source.class_names, split.size, source.channels, steps, bad_images)
@@ -216,7 +217,7 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return epoch.assign_add(1) - 1, skipped
 
     def examples_of_pass(epoch, skipped):
-        shuffled = _shuffle(examples, shuffle_buffer, recipe.seed, epoch).enumerate()
+        shuffled = shuffle(examples, shuffle_buffer, recipe.seed, epoch).enumerate()
         rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
         return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
@@ -246,8 +247,8 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         .map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
         .batch(recipe.batch_size // share.workers, drop_remainder=True)
         .map(batch_transform, num_parallel_calls=tf.data.AUTOTUNE)
-        .apply(lambda batches: _with_cardinality(batches, steps))
-        .with_options(_not_sharded())
+        .apply(lambda batches: with_cardinality(batches, steps))
+        .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
 
@@ -287,44 +288,6 @@ def _filled_up(examples, size):
     image, label, path = examples.element_spec
     filling = (zeros_like_spec(image), tf.constant(FILLING, label.dtype), zeros_like_spec(path))
     return examples.concatenate(tf.data.Dataset.from_tensors(filling).repeat()).take(size)
-
-
-def _with_cardinality(batches, steps):
-    """Says how many batches a full pass has, without insisting on it: a resumed pass has fewer.
-
-    (`assert_cardinality` fails on such a pass, and Keras wants to know the number.)
-    """
-    one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
-    endless_for_all_tensorflow_knows = one.filter(lambda *_: False).repeat()
-    return batches.concatenate(endless_for_all_tensorflow_knows).take(steps)
-
-
-def _not_sharded():
-    """Each worker reads its own share already."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Images and batches are worked on side by side, so that there is nothing to gain within one of them.
-    options.threading.max_intra_op_parallelism = 1
-    return options
-
-
-def _shuffle(examples, buffer, seed, epoch):
-    """Shuffles by (seed, epoch) and nothing else.
-
-    `Dataset.shuffle` also mixes in TensorFlow's global seed, and where that is 0 refuses an epoch that is a
-    tensor.
-    """
-    spec = examples.element_spec
-    shuffled = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(examples),
-        buffer_size=tf.cast(buffer, tf.int64),
-        seed=tf.cast(seed, tf.int64),
-        seed2=epoch + 1,  # Two zeros would stand for no seed.
-        output_types=[component.dtype for component in spec],
-        output_shapes=[component.shape for component in spec],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(shuffled, spec)
 
 
 def _fits_in_memory(size):

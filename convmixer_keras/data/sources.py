@@ -227,3 +227,24 @@ def slice_of(split, size):
     if not len(range(*part.indices(size))):
         raise InputError(f"split {split!r} has no images, of {size}")
     return part
+
+
+def check_fit(path, channels, classes, class_names, source):
+    """Raises InputError if a model file does not fit a data set.
+
+    Args:
+        path: The file, for the message.
+        channels: How many channels the model takes.
+        classes: How many classes it knows.
+        class_names: Their names in the file, or None.
+        source: The `Source`.
+    """
+    if channels != source.channels:
+        raise InputError(
+            f"{path} takes {channels} channels, but images of {source.name} have {source.channels}"
+        )
+    if classes != len(source.class_names):
+        raise InputError(f"{path} knows {classes} classes, but {source.name} has {len(source.class_names)}")
+    for known, there in zip(class_names or (), source.class_names, strict=False):
+        if known != there:
+            raise InputError(f"{path} knows a class {known!r} where {source.name} has {there!r}")

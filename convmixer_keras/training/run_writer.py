@@ -15,14 +15,16 @@ class RunWriter:
         class_names: Its class names, a list of strings.
         history: List of the finished epochs, dictionaries, to which `write_epoch` appends.
         alone: Whether this is the run's only process.
+        preprocessing: The `Preprocessing` to save with the model.
     """
 
-    def __init__(self, folder, model, class_names, history, alone=True):
+    def __init__(self, folder, model, class_names, history, alone=True, preprocessing=None):
         self.folder = folder
         self.model = model
         self.class_names = class_names
         self.history = history
         self.alone = alone
+        self.preprocessing = preprocessing
 
     def write_epoch(self, row):
         """Appends an epoch to the history, and saves the model as the last one and maybe the best one."""
@@ -30,7 +32,7 @@ class RunWriter:
         self.history.append(row)
         self.write_last_model()
         if self.folder and row["val_accuracy"] > best_before:
-            save_model(self.model, self.folder[run_folder.BEST_MODEL], self.class_names)
+            self._save(run_folder.BEST_MODEL)
         if self.folder:
             self.folder.write_history(self.history)
 
@@ -38,8 +40,11 @@ class RunWriter:
         """Saves the model as it is, and returns the path; None in a process that writes nothing."""
         if not self.folder:
             return None
-        save_model(self.model, self.folder[run_folder.LAST_MODEL], self.class_names)
+        self._save(run_folder.LAST_MODEL)
         return self.folder[run_folder.LAST_MODEL]
+
+    def _save(self, name):
+        save_model(self.model, self.folder[name], self.class_names, self.preprocessing)
 
     def write_checkpoint(self, training_model, progress):
         """Writes weights, optimizer and `Progress` of the model in training."""

@@ -87,9 +87,8 @@ def train(
     """Trains a recipe and keeps the run in a folder.
 
     The folder gets `model.keras` (best validation accuracy) and `last.keras`, both plain Keras models that
-    take raw pixels, with their class names; `config.json`, `history.csv`, `curves.png`, TensorBoard logs,
-    and the checkpoint that a later call with `resume=True` continues from. Of several processes only the
-    chief writes.
+    take raw pixels, with class names and preprocessing; `config.json`, `history.csv`, `curves.png`, logs for
+    TensorBoard, and the checkpoint that `resume=True` continues from. Of several processes the chief writes.
 
     Args:
         recipe: A `Recipe`.
@@ -133,7 +132,8 @@ def train(
             progress = checkpoint.Progress()
             _start_folder(place, overwrite, _config(recipe, settings, data, built.model, place, command))
         history = place.folder.read_history()[: progress.epochs] if place.folder else []
-        writer = RunWriter(place.folder, built.model, data.class_names, history, place.workers.count == 1)
+        alone, preprocessing = place.workers.count == 1, recipe.preprocessing(data.channels)
+        writer = RunWriter(place.folder, built.model, data.class_names, history, alone, preprocessing)
         try:
             _fit(built, data, writer, progress, place, recipe, settings, callbacks, verbose)
         except BaseException:
