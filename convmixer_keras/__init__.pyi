@@ -14,6 +14,7 @@ from .data import preprocessing as preprocessing
 from .data.class_names import decode_predictions as decode_predictions
 from .models.complexity import model_complexity as model_complexity
 from .models.convmixer import ConvMixer as ConvMixer
+from .models.features import features as features
 from .models.saving import load_class_names as load_class_names
 from .models.saving import save_model as save_model
 

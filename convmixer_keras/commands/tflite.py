@@ -15,6 +15,7 @@ The file is then run against the Keras model, on the images of --calibrate or on
 
 def main(argv=None):
     arguments = parse(argv)
+    command_line.need_tensorflow()
     command_line.quiet_start()
     from convmixer_keras.models.saving import load_class_names, load_model
 

@@ -25,6 +25,7 @@ DEFAULT_RECIPE = "digits"
 
 def main(argv=None):
     arguments, recipe = parse(argv)
+    command_line.need_tensorflow()
     command_line.quiet_start()
     if arguments.evaluate:
         return evaluate(arguments, recipe)

@@ -84,6 +84,22 @@ def picture(text):
     return text
 
 
+def need_tensorflow():
+    """Makes TensorFlow Keras' backend, whatever KERAS_BACKEND or Keras' own settings say; call it first.
+
+    Training in `train_keras.py` and the export to `.tflite` are TensorFlow's.
+    """
+    wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if "keras" in sys.modules:
+        import keras
+
+        if keras.backend.backend() != "tensorflow":
+            raise InputError(f"this command needs Keras' TensorFlow backend, got {keras.backend.backend()}")
+    elif wanted != "tensorflow":
+        print(f"note: this command needs TensorFlow; KERAS_BACKEND={wanted} does not count", file=sys.stderr)
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
 def quiet_start():
     """Imports TensorFlow without its start-up chatter; its warnings and errors are still shown.
 

@@ -13,6 +13,7 @@ EXTRAS = {
     "tensorflow_datasets": "train",
     "ai_edge_quantizer": "export",
     "onnx": "export",
+    "onnxruntime": "export",
     "torch": "torch",
 }
 

@@ -182,3 +182,21 @@ def test_predict_fetches_the_published_weights(server, tmp_path, image_folder): 
         scores = re.findall(r"^ +(\d+\.\d) %  (.+)$", shown, re.MULTILINE)
         assert len(scores) == 3
     assert server.asked == [HUB_FILE]
+
+
+@pytest.mark.parametrize("command", ["train", "tflite"])
+def test_commands_that_need_tensorflow_take_it(command, tmp_path):
+    """Whatever backend Keras would have taken: a note and the usual one-line error, no traceback."""
+    arguments = {"train": ["--evaluate", "none.keras"], "tflite": ["none.keras", "out.tflite"]}[command]
+    done = subprocess.run(
+        [sys.executable, "-m", f"convmixer_keras.commands.{command}", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "note: this command needs TensorFlow; KERAS_BACKEND=torch does not count",
+        "error: there is no file none.keras",
+    ]
