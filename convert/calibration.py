@@ -31,8 +31,7 @@ def calibration_images(source, shape, takes_pixels, counted):
         return images.astype(np.float32)
     if not takes_pixels:
         raise InputError(
-            "images are pixels 0..255, and the model takes normalised channels: give --mean and --std "
-            "(input_mean and input_std)"
+            "images are pixels 0..255, and the model takes normalised channels: give input_mean and input_std"
         )
     if os.path.isdir(source):
         return _folder_images(source, shape, counted)
@@ -51,8 +50,16 @@ def _folder_images(folder, shape, counted):
 
 def _dataset_images(name, shape):
     from convmixer_keras.data import pipeline as data
+    from convmixer_keras.data import sources
     from convmixer_keras.recipes import Recipe
 
+    try:
+        sources.check_dataset(name)
+    except InputError as error:
+        raise InputError(
+            "calibration must be a folder of images, digits, or a name that tensorflow-datasets knows, "
+            f"got {name!r}: there is no such folder, and as a data set: {error}"
+        ) from None
     height, width, channels = shape
     if height != width:
         raise InputError(f"images of {name} are square, and the model takes {height}x{width}: give a folder")

@@ -20,40 +20,61 @@ _INTEGER_PIECE_COST = {9: 0.09, 25: 0.17}
 _GROUP_CHANNELS = 208
 
 
-def depthwise(x, kernel, bias, integer, name):
-    """A "same" depthwise convolution as a sum of convolutions with few taps each."""
-    # How many places a kernel reaches up and to the left; an even one reaches one more down and right.
-    # On a map smaller than the kernel the outer taps never see anything but padding.
-    reaches = []
-    for axis in range(2):
-        centre, furthest = (kernel.shape[axis] - 1) // 2, x.shape[1 + axis] - 1
-        reaches.append(min(centre, furthest))
-        seen = range(max(0, centre - furthest), min(kernel.shape[axis], centre + furthest + 1))
-        kernel = kernel.take(seen, axis)
+def whole_depthwise(x, kernel, bias, name):
+    """A "same" depthwise convolution as it is."""
+    return weighted(_layer(kernel, name, padding="same"), x, kernel, bias)
+
+
+def split_depthwise(x, kernel, bias, integer, name):
+    """A "same" depthwise convolution as a sum of convolutions with few taps each.
+
+    Args:
+        x: Tensor (1, height, width, channels).
+        kernel: Array (rows, columns, channels, 1).
+        bias: Array (channels,).
+        integer: Whether it is computed in int8.
+        name: What the names of the layers begin with.
+    """
+    sides = zip(kernel.shape[:2], x.shape[1:3], strict=True)
+    (rows, up), (columns, left) = (_seen(side, size) for side, size in sides)
+    kernel = kernel[rows, columns]
     y = None
     for n, (rows, columns) in enumerate(pieces(*kernel.shape[:2], integer)):
         label = f"{name}_piece{n}"
         piece = kernel[rows.start : rows.stop, columns.start : columns.stop]
-        layer = keras.layers.DepthwiseConv2D(
-            piece.shape[:2],
-            use_bias=n == 0,
-            data_format="channels_last",
-            dtype="float32",
-            depthwise_initializer="zeros",
-            name=label,
-        )
-        seen = _shifted(x, rows, columns, reaches, label)
-        part = weighted(layer, seen, piece, *([bias] if n == 0 else []))
-        y = part if n == 0 else keras.layers.Add(dtype="float32", name=f"{label}_sum")([y, part])
+        seen = _shifted(x, rows, columns, (up, left), label)
+        if n == 0:
+            y = weighted(_layer(piece, label), seen, piece, bias)
+        else:
+            part = weighted(_layer(piece, label, use_bias=False), seen, piece)
+            y = keras.layers.Add(dtype="float32", name=f"{label}_sum")([y, part])
     return y
 
 
-def _shifted(x, rows, columns, reaches, name):
+def _seen(side, size):
+    """Which taps of a "same" kernel's side ever see more than padding, and how many are before the centre."""
+    before, after = min((side - 1) // 2, size - 1), min(side // 2, size - 1)
+    start = (side - 1) // 2 - before
+    return slice(start, start + before + 1 + after), before
+
+
+def _layer(kernel, name, **arguments):
+    return keras.layers.DepthwiseConv2D(
+        kernel.shape[:2],
+        data_format="channels_last",
+        dtype="float32",
+        depthwise_initializer="zeros",
+        name=name,
+        **arguments,
+    )
+
+
+def _shifted(x, rows, columns, before, name):
     """Pads and crops `x` so that a piece without padding gives its share of every output place."""
-    # Before and after, for rows and columns; negative where a piece lies on one side of the centre.
+    # For rows and columns, at either end; negative where a piece lies on one side of the centre.
     around = [
-        (reach - taps.start, taps.stop - 1 - reach)
-        for taps, reach in zip((rows, columns), reaches, strict=True)
+        (start - taps.start, taps.stop - 1 - start)
+        for taps, start in zip((rows, columns), before, strict=True)
     ]
     cropping = tuple(tuple(max(-n, 0) for n in ends) for ends in around)
     padding = tuple(tuple(max(n, 0) for n in ends) for ends in around)
@@ -110,6 +131,6 @@ def _cheapest_cut(height, width, costs):
 
 def groups(channels, integer):
     """Cuts the channels into slices that a depthwise convolution sees at a time."""
-    groups = 1 if integer or channels <= 256 else -(-channels // _GROUP_CHANNELS)
-    step = -(-channels // (16 * groups)) * 16  # Whole vectors.
+    count = 1 if integer or channels <= 256 else -(-channels // _GROUP_CHANNELS)
+    step = -(-channels // (16 * count)) * 16  # Whole vectors.
     return [slice(start, min(start + step, channels)) for start in range(0, channels, step)]

@@ -1,4 +1,8 @@
-"""What is changed in a `.tflite` file itself, after the converter and the quantiser."""
+"""Changes to a `.tflite` file itself, after the converter and the quantiser.
+
+The schema's objects and what reads and writes them are ai-edge-litert's own. A `model` here is a
+`schema.ModelT` with one subgraph, and is changed in place.
+"""
 
 import copy
 
@@ -7,31 +11,67 @@ import numpy as np
 SIGNATURE = "serving_default"
 
 
-def with_signature(content, output_name):
+def read(content):
+    """Returns the model in a file's bytes."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+def written(model):
+    """Returns a file's bytes, with all weights inside the flatbuffer.
+
+    ai-edge-quantizer puts weights of more than 256 KiB behind it, where other tools cut them off.
+    """
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model_from_bytearray(content)
-    (graph,) = model.subgraphs
-    signature = schema.SignatureDefT()
-    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
-    for name, tensors, places in (
-        (b"image", graph.inputs, "inputs"),
-        (output_name.encode(), graph.outputs, "outputs"),
-    ):
-        place = schema.TensorMapT()
-        place.name, (place.tensorIndex,) = name, map(int, tensors)
-        setattr(signature, places, [place])
-    model.signatureDefs = [signature]
+    class Aligned(schema.BufferT):
+        """Starts at a multiple of 16 bytes, as the schema demands."""
+
+        def Pack(self, builder):
+            builder.Prep(16, 0 if self.data is None else len(self.data))
+            return super().Pack(builder)
+
+    used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    used |= {entry.buffer for entry in model.metadata or []}
+    for place, buffer in enumerate(model.buffers):
+        buffer.__class__ = Aligned
+        if place not in used:
+            buffer.data = None
+        if buffer.data is not None:
+            # An array is copied at once, any other sequence byte by byte.
+            buffer.data = np.frombuffer(bytes(buffer.data), np.uint8)
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def with_bytes_in(content):
+def names(model):
+    """Returns a dictionary from the codes of operations to their names, such as "CONV_2D"."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    every = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+    return {i: every[code.builtinCode] for i, code in enumerate(model.operatorCodes)}
+
+
+def name_ends(model, output_name):
+    """Names the input and the output, as tensors and in a signature."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    (graph,) = model.subgraphs
+    signature = schema.SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
+    for name, tensors, places in (("image", graph.inputs, "inputs"), (output_name, graph.outputs, "outputs")):
+        place = schema.TensorMapT()
+        place.name, (place.tensorIndex,) = name.encode(), map(int, tensors)
+        graph.tensors[place.tensorIndex].name = place.name
+        setattr(signature, places, [place])
+    model.signatureDefs = [signature]
+
+
+def take_bytes(model):
     """Makes an integer file take uint8."""
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    model = flatbuffer_utils.read_model_from_bytearray(content)
     (graph,), (place,) = model.subgraphs, model.subgraphs[0].inputs
     # The quantiser leaves a float32 input and an operation that makes it int8. The same operation takes
     # uint8, whose values are those of int8 plus 128.
@@ -41,4 +81,64 @@ def with_bytes_in(content):
         image.type = schema.TensorType.UINT8
         image.quantization = copy.copy(inside.quantization)
         image.quantization.zeroPoint = np.asarray(inside.quantization.zeroPoint) + 128
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def store_as_float16(model):
+    """Stores every float32 weight and bias of a convolution as float16, to be made float32 when loaded.
+
+    Weight and bias alike: LiteRT 1.1 to 1.3 do not run a float16 weight with a float32 bias, and 1.4 to 2.1
+    run it slowly.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    (graph,), operations = model.subgraphs, names(model)
+    constants = set()
+    for step in graph.operators:
+        if operations[step.opcodeIndex] in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            weights = [int(place) for place in step.inputs[1:] if place >= 0]
+            if graph.tensors[weights[0]].type == schema.TensorType.FLOAT32:
+                constants.update(weights)
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    code.version = 1
+    model.operatorCodes.append(code)
+    unpacking = []
+    for place in sorted(constants):
+        unpacked = graph.tensors[place]
+        packed = copy.copy(unpacked)
+        packed.type, packed.name = schema.TensorType.FLOAT16, unpacked.name + b"_float16"
+        values = np.frombuffer(bytes(model.buffers[packed.buffer].data), np.float32)
+        packed.buffer = len(model.buffers)
+        model.buffers.append(_buffer(values.astype(np.float16)))
+        unpacked.buffer = 0  # The empty one.
+        step = schema.OperatorT()
+        step.opcodeIndex = len(model.operatorCodes) - 1
+        step.inputs, step.outputs = [len(graph.tensors)], [place]
+        graph.tensors.append(packed)
+        unpacking.append(step)
+    graph.operators = unpacking + list(graph.operators)
+
+
+def set_metadata(model, name, content):
+    """Sets an entry of the file's metadata to bytes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model.metadata = [entry for entry in model.metadata or [] if entry.name != name.encode()]
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = name.encode(), len(model.buffers)
+    model.buffers.append(_buffer(np.frombuffer(content, np.uint8)))
+    model.metadata.append(entry)
+
+
+def metadata(model, name):
+    """Returns an entry of the file's metadata as bytes, or None."""
+    found = [entry.buffer for entry in model.metadata or [] if entry.name == name.encode()]
+    return bytes(model.buffers[found[0]].data) if found else None
+
+
+def _buffer(array):
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(array.tobytes(), np.uint8)
+    return buffer

@@ -30,6 +30,23 @@ def dense_convolution(x, kernel, bias, strides, name):
     return weighted(layer, x, kernel, bias)
 
 
+def patch_rows(x, kernel):
+    """Lays each row of a patch along the channels; returns image and kernel.
+
+    (h, w * patch, c) and (h, w, patch * c) are the same numbers in memory: the convolution then has
+    patch * c channels at each of `patch` places, and not c at patch * patch.
+    """
+    patch, _, channels, hidden = kernel.shape
+    height, width = x.shape[1] // patch, x.shape[2] // patch
+    cut = (x.shape[1] - height * patch, x.shape[2] - width * patch)
+    if any(cut):
+        x = keras.layers.Cropping2D(
+            ((0, cut[0]), (0, cut[1])), data_format="channels_last", dtype="float32", name="stem_crop"
+        )(x)
+    x = keras.layers.Reshape((height * patch, width, patch * channels), dtype="float32", name="stem_rows")(x)
+    return x, kernel.reshape(patch, 1, patch * channels, hidden)
+
+
 def affine(x, scale, shift, integer, name):
     """Returns `scale * x + shift` per channel; a shift of None is none.
 

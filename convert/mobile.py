@@ -18,7 +18,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.convert.depthwise import depthwise, groups
+from convmixer_keras.convert.depthwise import groups, split_depthwise, whole_depthwise
 from convmixer_keras.convert.layers import (
     activated,
     affine,
@@ -26,15 +26,15 @@ from convmixer_keras.convert.layers import (
     flat,
     joined,
     numpy_weights,
+    patch_rows,
     standardized,
-    weighted,
 )
 from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
 
 
-def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False):
+def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False, whole_kernels=False):
     """Rewrites a ConvMixer for inference on a phone.
 
     Args:
@@ -45,6 +45,8 @@ def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False):
             channels: the result then takes raw pixels. Both or neither.
         integer: Whether the result will be quantised to integers throughout, for which other sizes of
             pieces are faster and fewer roundings better.
+        whole_kernels: Whether convolutions keep the shapes that they have in the model, for runtimes and
+            accelerators without the fast small kernels that XNNPACK has.
 
     Returns:
         A `keras.Model` of stock layers from float32 images (1, height, width, channels) to what `model`
@@ -58,9 +60,9 @@ def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False):
     image = keras.Input(batch_shape=(1, *input_shape), dtype="float32", name="image")
     x = image if front is None else front(image)
 
-    x, order = _stem(x, parts, input_mean, input_std, integer)
+    x, order = _stem(x, parts, input_mean, input_std, integer, whole_kernels)
     for i in range(parts.depth):
-        x = _block(x, parts, i, integer, order if i == 0 else slice(None))
+        x = _block(x, parts, i, integer, whole_kernels, order if i == 0 else slice(None))
     return keras.Model(image, _top(x, parts, integer), name=f"{model.name}_mobile")
 
 
@@ -140,10 +142,10 @@ def _front(model, parts, size):
     return keras.Model(model.inputs[0], first.input), (height, width, channels)
 
 
-def _stem(x, parts, mean, std, integer):
+def _stem(x, parts, mean, std, integer, whole):
     """Patch embedding and its normalisation; gives a `_Scaled`, and which channel stands where in it."""
     kernel, bias = parts.weights("stem_conv")
-    patch, _, channels, hidden = kernel.shape
+    channels = kernel.shape[2]
     has_normalization = "input_normalization" in parts.layers
     if has_normalization and mean is not None:
         raise InputError("the model normalises its input itself: input_mean and input_std must be left out")
@@ -157,22 +159,14 @@ def _stem(x, parts, mean, std, integer):
         mean, std = np.broadcast_to(mean, channels), np.broadcast_to(std, channels)
         kernel, bias = _Scaled(x, 1 / std, -mean / std).folded_into(kernel, bias)
 
-    # (h, w * patch, c) and (h, w, patch * c) are the same numbers in memory: the convolution then has
-    # patch * c channels at each of `patch` places, and not c at patch * patch.
-    height, width = x.shape[1] // patch, x.shape[2] // patch
-    cut = (x.shape[1] - height * patch, x.shape[2] - width * patch)
-    if any(cut):
-        x = keras.layers.Cropping2D(
-            ((0, cut[0]), (0, cut[1])), data_format="channels_last", dtype="float32", name="stem_crop"
-        )(x)
-    x = keras.layers.Reshape((height * patch, width, patch * channels), dtype="float32", name="stem_rows")(x)
-    kernel = kernel.reshape(patch, 1, patch * channels, hidden)
+    if not whole:
+        x, kernel = patch_rows(x, kernel)
     if integer and parts.normalization == "bn":
         *_, mean, variance = numpy_weights(parts.layers["stem_bn"])
         sizes = np.abs(mean) + 4 * np.sqrt(variance)
         if sizes.max() > 4 * sizes.min():
             return _stem_by_size(x, kernel, bias, sizes, parts)
-    return _convolved_and_normalized(x, kernel, bias, (patch, 1), parts, "stem_conv"), slice(None)
+    return _convolved_and_normalized(x, kernel, bias, kernel.shape[:2], parts, "stem_conv"), slice(None)
 
 
 def _stem_by_size(x, kernel, bias, sizes, parts):
@@ -192,7 +186,7 @@ def _stem_by_size(x, kernel, bias, sizes, parts):
     return _Scaled(joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
 
 
-def _block(x, parts, i, integer, order):
+def _block(x, parts, i, integer, whole, order):
     """One block; takes and gives a `_Scaled`. Channel n of `x` is channel `order[n]` of the model."""
     name = f"block{i}"
     kernel, bias = parts.weights(f"{name}_depthwise")
@@ -203,13 +197,16 @@ def _block(x, parts, i, integer, order):
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=2)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
-    slices = groups(len(bias), integer)
+    slices = [slice(None)] if whole else groups(len(bias), integer)
     wholes, halves = [], []
     for g, at in enumerate(slices):
         label = f"{name}_group{g}" if len(slices) > 1 else name
         part = x.tensor if len(slices) == 1 else x.tensor[:, :, :, at]
         part = _Scaled(part, x.scale[at], x.shift[at]).computed(integer, f"{label}_scale")
-        y = depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
+        if whole:
+            y = whole_depthwise(part, kernel, bias, f"{label}_depthwise")
+        else:
+            y = split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
         y = activated(y, activation, f"{label}_depthwise_activation")
         if parts.residual and parts.normalization == "bn":
             y = _residual(part, y, scale[at], integer, label)
@@ -278,9 +275,10 @@ def _top(x, parts, integer):
     if head is None:
         return flat(x.computed(integer, "features_scale"), "features_flat")
     kernel, bias = x.folded_into(*parts.weights("head"))
-    layer = keras.layers.Dense(len(bias), dtype="float32", kernel_initializer="zeros", name="head")
-    y = weighted(layer, flat(x.tensor, "flat"), kernel, bias)
-    return activated(y, head.activation, "head_activation")
+    # A 1x1 convolution, because runtimes before 2.17 take a fully connected layer's int8 weights to have one
+    # scale for all classes.
+    y = dense_convolution(x.tensor, kernel[None, None], bias, 1, "head")
+    return activated(flat(y, "flat"), head.activation, "head_activation")
 
 
 def _scale_and_shift(layer):

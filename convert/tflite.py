@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.convert import archive, flatbuffer, quantization, runtime
+from convmixer_keras import __version__
+from convmixer_keras.convert import archive, flatbuffer, metadata, quantization, runtime, versions
 from convmixer_keras.convert.calibration import calibration_images
 from convmixer_keras.utils import command_line, extras, progress
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import written_whole
 
 MODES = ("float32", "float16", "dynamic", "int8")
 
@@ -44,6 +46,9 @@ def export(
     input_mean=None,
     input_std=None,
     size=None,
+    whole_kernels=False,
+    author=None,
+    license=None,
     verbose=False,
 ):
     """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
@@ -54,12 +59,17 @@ def export(
     * "float32".
     * "float16": weights are kept as float16, half the size, and computed with as float32.
     * "dynamic": the dense convolutions and the head have int8 weights and quantise what comes in as they
-      go; everything else, depthwise convolutions included, is float32.
-    * "int8": integers throughout, with one scale per channel of a weight; takes uint8 pixels and gives
-      float32 scores. Only a softmax at the end, and activations that have no integer form, are float32.
+      go; everything else is as in "float16".
+    * "int8": integers throughout, with one scale per channel of a weight; takes uint8 pixels (float32 where
+      the model gives a map of features) and gives float32 scores. Only a softmax at the end, and activations
+      that have no integer form, are float32.
 
     XNNPACK takes every operation but GELU in "int8", for which LiteRT has a kernel of its own, and the
-    comparisons in the activations `sparse_plus`, `soft_shrink` and `hard_shrink`.
+    comparisons in the activations `sparse_plus`, `soft_shrink` and `hard_shrink`. The file says which
+    TensorFlow Lite it needs at least, 2.9 for GELU.
+
+    With TFLite metadata in it, a file that takes pixels opens in MediaPipe's `ImageClassifier`, or in its
+    `ImageEmbedder` where the model gives one vector of features.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder.
@@ -73,6 +83,9 @@ def export(
         input_mean, input_std: As in `convmixer_keras.ConvMixer`, for a model that takes normalised
             channels: the file then takes raw pixels.
         size: (height, width), where the model leaves them free.
+        whole_kernels: Whether convolutions keep the model's shapes, for runtimes and accelerators without
+            XNNPACK's fast small kernels: x86 with LiteRT 1.0, for one. Where XNNPACK computes, this is slow.
+        author, license: Of the model, to be named in the file's metadata, or None.
         verbose: Whether to print what is being done, and how far it is.
 
     Returns:
@@ -85,42 +98,49 @@ def export(
 
     from convmixer_keras.convert.mobile import mobile
     from convmixer_keras.utils import checks
-    from convmixer_keras.utils.files import written_whole
 
     checks.one_of("mode", mode, MODES)
-    if mode != "float32":
+    if mode in ("dynamic", "int8"):
         extras.require("ai_edge_quantizer")
     channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
     input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
-    small = mobile(model, size=size, input_mean=input_mean, input_std=input_std, integer=mode == "int8")
+    small = mobile(
+        model,
+        size=size,
+        input_mean=input_mean,
+        input_std=input_std,
+        integer=mode == "int8",
+        whole_kernels=whole_kernels,
+    )
     output_name = _output_name(model)
     takes_pixels = input_mean is not None or _normalizes(model)
     if labels is not None:
         labels = _checked_labels(labels, small.output_shape, output_name)
     if mode == "int8" and calibration is None:
-        raise InputError("mode int8 needs images to find the ranges with: calibration, or --calibrate")
+        raise InputError("mode int8 needs images to find the ranges with: calibration must be given")
     say, counted = _reporters(verbose)
-    images = calibration_images(calibration, small.input_shape[1:], takes_pixels, counted)
 
-    say("converting the network")
-    with command_line.silence():
-        content = _converted(small, output_name)
-    if mode == "int8":
-        ranges = quantization.ranges(content, images, takes_pixels, counted)
-    if mode != "float32":
-        say(f"quantising it: {mode}")
-    with command_line.silence():
-        if mode == "float16":
-            content = quantization.float16(content)
-        elif mode == "dynamic":
-            content = quantization.dynamic(content)
-        elif mode == "int8":
-            content = flatbuffer.with_bytes_in(quantization.int8(content, ranges))
-    content += archive.written(labels, takes_pixels, offset=len(content))
-    reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
     with written_whole(path) as temporary:
+        images = calibration_images(calibration, small.input_shape[1:], takes_pixels, counted)
+        network = _network(small, mode, output_name, images, takes_pixels, say, counted)
+        if len(small.output_shape) == 2:
+            # Without metadata MediaPipe refuses a file, and there is no task for a map of features.
+            described = metadata.metadata(
+                name=model.name,
+                description=f"ConvMixer in {mode}, written by convmixer-keras {__version__}",
+                input_shape=small.input_shape[1:],
+                takes_pixels=takes_pixels,
+                output_name=output_name,
+                labels=labels is not None,
+                author=author,
+                license=license,
+            )
+            flatbuffer.set_metadata(network, metadata.ENTRY, described)
+        content = flatbuffer.written(network)
+        content += archive.written(labels, takes_pixels, offset=len(content))
         with open(temporary, "wb") as file:
             file.write(content)
+        reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
         with command_line.silence():
             classifier = runtime.Classifier(temporary)
         got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
@@ -136,6 +156,33 @@ def export(
         takes_pixels=takes_pixels,
         output_name=output_name,
     )
+
+
+def _network(small, mode, output_name, images, takes_pixels, say, counted):
+    """Returns a `mobile` model as the flatbuffer's object, in its mode."""
+    say("converting the network")
+    with command_line.silence():
+        network = flatbuffer.read(_converted(small))
+    # The calibration runs the file by its names.
+    flatbuffer.name_ends(network, output_name)
+    content = flatbuffer.written(network)
+    if mode == "int8":
+        ranges = quantization.ranges(content, images, takes_pixels, counted)
+    if mode != "float32":
+        say(f"quantising it: {mode}")
+    with command_line.silence():
+        if mode == "dynamic":
+            network = flatbuffer.read(quantization.dynamic(content))
+        elif mode == "int8":
+            network = flatbuffer.read(quantization.int8(content, ranges))
+            if len(small.output_shape) == 2:
+                # MediaPipe would take a map of features in a file of bytes for one long vector.
+                flatbuffer.take_bytes(network)
+    if mode in ("float16", "dynamic"):
+        flatbuffer.store_as_float16(network)
+    flatbuffer.name_ends(network, output_name)
+    versions.set_versions(network)
+    return network
 
 
 def _reporters(verbose):
@@ -171,8 +218,8 @@ def _checked_labels(labels, output_shape, output_name):
     return labels
 
 
-def _converted(small, output_name):
-    """Returns the float32 file of a `mobile` model, with its signature."""
+def _converted(small):
+    """Returns the float32 file of a `mobile` model."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -181,8 +228,7 @@ def _converted(small, output_name):
     # Without variables the converter needs no saved model, which takes most of its time.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     constant = tf.function(lambda image: frozen(image)[0], input_signature=[image]).get_concrete_function()
-    content = tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()
-    return flatbuffer.with_signature(content, output_name)
+    return tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()
 
 
 def _reference(model, images, mean, std):

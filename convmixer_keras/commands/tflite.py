@@ -1,5 +1,7 @@
 """The command `convmixer-tflite`: a trained ConvMixer as a `.tflite` file."""
 
+import re
+
 from convmixer_keras.convert.tflite import MODES, export
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
@@ -7,8 +9,8 @@ from convmixer_keras.utils.errors import InputError
 DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
 
   convmixer-tflite model.keras out.tflite                                    float32
-  convmixer-tflite model.keras out.tflite --mode dynamic                     a third of the size, the fastest
-  convmixer-tflite model.keras out.tflite --mode int8 --calibrate photos/    integers throughout
+  convmixer-tflite model.keras out.tflite --mode dynamic                     a third of the size; for PCs
+  convmixer-tflite model.keras out.tflite --mode int8 --calibrate photos/    integers throughout; for phones
 
 The file is then run against the Keras model, on the images of --calibrate or on random ones."""
 
@@ -27,17 +29,24 @@ def main(argv=None):
         raise InputError(
             f"{arguments.model} leaves the size of its images open: say --size H W, such as --size 224 224"
         )
-    report = export(
-        model,
-        arguments.output,
-        arguments.mode,
-        calibration=arguments.calibrate,
-        labels=labels,
-        input_mean=_in_pixels("--mean", arguments.mean, model),
-        input_std=_in_pixels("--std", arguments.std, model),
-        size=arguments.size,
-        verbose=True,
-    )
+    mean, std = _in_pixels("--mean", arguments.mean, model), _in_pixels("--std", arguments.std, model)
+    try:
+        report = export(
+            model,
+            arguments.output,
+            arguments.mode,
+            calibration=arguments.calibrate,
+            labels=labels,
+            input_mean=mean,
+            input_std=std,
+            size=arguments.size,
+            whole_kernels=arguments.whole_kernels,
+            author=arguments.author,
+            license=arguments.license,
+            verbose=True,
+        )
+    except InputError as error:
+        raise InputError(_with_flags(str(error))) from None
     print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
     return command_line.DONE
 
@@ -79,6 +88,13 @@ def parse(argv):
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, where the model leaves it free"
     )
+    parser.add_argument(
+        "--whole-kernels",
+        action="store_true",
+        help="leave large kernels whole, for a GPU, an NPU or an old runtime; slow in today's on a CPU",
+    )
+    parser.add_argument("--author", metavar="NAME", help="of the model, for the file's metadata")
+    parser.add_argument("--license", metavar="TEXT", help="of the model, for the file's metadata")
     return parser.parse_args(argv)
 
 
@@ -88,7 +104,20 @@ def _in_pixels(name, values, model):
         return None
     if not all(0 <= value <= 1 for value in values):
         raise InputError(f"{name} is in units of 0..1, got {' '.join(map(str, values))}")
-    return [255 * value for value in (values * model.inputs[0].shape[-1] if len(values) == 1 else values)]
+    if name == "--std" and not min(values):
+        raise InputError("--std must be over 0")
+    channels = model.inputs[0].shape[-1]
+    if len(values) not in (1, channels):
+        raise InputError(f"{name} takes 1 number or {channels}, one for each channel, got {len(values)}")
+    return [255 * value for value in (values * channels if len(values) == 1 else values)]
+
+
+def _with_flags(message):
+    """Names the flags where a message of `export` names its arguments."""
+    flags = {"input_mean": "--mean", "input_std": "--std", "calibration": "--calibrate", "labels": "--labels"}
+    for argument, flag in flags.items():
+        message = re.sub(rf"\b{argument}\b(?! are| images)", flag, message)
+    return re.sub("^size must", "--size must", message)
 
 
 def _read_labels(path):

@@ -133,6 +133,26 @@ def test_small_kernels_stay_whole():
     assert len(pieces(9, 9)) == 4
 
 
+@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"hidden_dim": 300, "input_mean": 120.0, "input_std": 50.0}, {"kernel_size": 8, "depth": 1}],
+    ids=str,
+)
+def test_whole_kernels(arguments, integer):
+    model = build(**arguments)
+    rewritten = mobile(model, integer=integer, whole_kernels=True)
+    assert_same(model, rewritten, image(pixels="input_mean" in arguments))
+    sizes = [
+        layer.kernel_size for layer in rewritten.layers if isinstance(layer, keras.layers.DepthwiseConv2D)
+    ]
+    kernel_size = arguments.get("kernel_size", 9)
+    assert sizes.count((kernel_size, kernel_size)) == len(
+        [n for n in model.layers if n.name.endswith("_depthwise")]
+    )
+    assert set(sizes) <= {(kernel_size, kernel_size), (1, 1)}
+
+
 def test_no_kernel_has_more_than_25_taps_or_208_channels():
     rewritten = mobile(build(hidden_dim=512, depth=1))
     found = [layer for layer in rewritten.layers if isinstance(layer, keras.layers.DepthwiseConv2D)]
