@@ -10,6 +10,7 @@ from convmixer_keras import presets, pretrained
 from convmixer_keras.convert import runtime
 from convmixer_keras.models.saving import load_class_names, load_model
 from convmixer_keras.training import run_folder
+from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 BUILDERS = tuple(pretrained.RELEASE_FILES)  # Those that have published ImageNet weights.
@@ -42,8 +43,8 @@ def load(source, include_top=True):
     and otherwise the largest possible one.
 
     Args:
-        source: The path of a `.keras` file, or the name of one of `BUILDERS`, which stands for its ImageNet
-            weights.
+        source: The path of a `.keras` file; "hf://USER/REPO", a Hugging Face repository that holds one; or
+            the name of one of `BUILDERS`, which stands for its ImageNet weights.
         include_top: Whether the model ends in class probabilities, or in features.
 
     Returns:
@@ -53,6 +54,8 @@ def load(source, include_top=True):
         InputError: If there is no such model, if it does not take images, if it takes normalised channels
             that nothing tells the normalisation of, or if ImageNet weights cannot be had.
     """
+    if hub.is_name(source):
+        source = hub.download(source, ("model.keras", ".keras"))
     if source in BUILDERS:
         preset = next(preset for preset in presets.PRESETS if preset.name == source)
         model = getattr(variants, source)(weights="imagenet", include_preprocessing=True)

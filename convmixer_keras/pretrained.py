@@ -6,22 +6,17 @@ Kept of each variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME
     convmixer_768_32.in1k.json          where they came from, and SHA-256 of what was fetched and converted
 """
 
-import hashlib
-import http.client
 import json
 import os
-import re
 import tempfile
-import urllib.error
-import urllib.request
 import warnings
 
-from convmixer_keras import __version__, presets
-from convmixer_keras.convert import torch_weights
+from convmixer_keras import presets
+from convmixer_keras.convert import torch_checkpoint, torch_weights
 from convmixer_keras.models.saving import save_weights
-from convmixer_keras.utils import extras, progress
-from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils import extras, hub
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import sha256_of, written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -31,9 +26,6 @@ RELEASE_FILES = {
     presets.CONVMIXER_768_32.name: "convmixer_768_32_ks7_p7_relu.pth.tar",
     presets.CONVMIXER_1024_20.name: "convmixer_1024_20_ks9_p14.pth.tar",
 }
-# Of one read; the whole may take as long as it takes.
-TIMEOUT_SECONDS = 30
-_CHUNK = 1 << 18
 
 
 def load_imagenet_weights(model, preset):
@@ -89,7 +81,7 @@ def imagenet_weights_file(preset):
             return weights
         warnings.warn(
             f"{weights} has changed since it was written (its SHA-256 is not the one in {record}); it is "
-            "made anew",
+            "fetched and converted again",
             stacklevel=2,
         )
     _make_weights(preset, weights, record, known)
@@ -99,15 +91,6 @@ def imagenet_weights_file(preset):
 def cache_folder():
     keras_home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
     return os.path.join(os.path.expanduser(keras_home), "models", "convmixer_keras")
-
-
-def sha256_of(path):
-    """Returns the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _stem(preset):
@@ -135,12 +118,11 @@ def _make_weights(preset, weights, record, known):
         by_hand = os.path.join(cache_folder(), name)
         try:
             if os.path.isfile(by_hand):
-                sha256 = _convert(by_hand, preset, weights, known)
+                sha256 = _convert(by_hand, name, preset, weights, known)
             else:
                 with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache_folder()) as folder:
-                    checkpoint = os.path.join(folder, name)
-                    fetch(url, checkpoint)
-                    sha256 = _convert(checkpoint, preset, weights, known)
+                    checkpoint = _fetch(url, name, preset, folder)
+                    sha256 = _convert(checkpoint, name, preset, weights, known)
         except InputError as error:
             failures.append(str(error))
             continue
@@ -150,15 +132,30 @@ def _make_weights(preset, weights, record, known):
         return
     (hub_url, hub_name), (release_url, release_name) = sources(preset)
     raise InputError(
-        f"the ImageNet weights of {preset.name} could not be had: {'; '.join(failures)}. To put them there "
+        f"the ImageNet weights of {preset.name} cannot be fetched: {'; '.join(failures)}. To put them there "
         f"by hand, save {hub_url} as {os.path.join(cache_folder(), hub_name)}, or {release_url} as "
         f"{os.path.join(cache_folder(), release_name)}"
     )
 
 
-def _convert(checkpoint, preset, weights, known):
+def _fetch(url, name, preset, folder):
+    """Downloads a checkpoint into a folder and returns its path there."""
+    import keras
+
+    print(f"fetching {url}", flush=True)
+    if name.endswith(torch_checkpoint.SAFETENSORS):
+        return hub.download(f"{hub.PREFIX}timm/{_stem(preset)}/model.safetensors", (), folder)
+    if not extras.is_installed("torch"):
+        raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
+    try:
+        return keras.utils.get_file(name, url, cache_dir=folder, cache_subdir="")
+    except Exception as error:  # It raises plain ones, and those of urllib.
+        raise InputError(f"cannot fetch {url}: {first_line(error)}") from None
+
+
+def _convert(checkpoint, name, preset, weights, known):
     """Writes a checkpoint's weights as `weights`, and returns the checkpoint's SHA-256."""
-    name, sha256 = os.path.basename(checkpoint), sha256_of(checkpoint)
+    sha256 = sha256_of(checkpoint)
     print(f"SHA-256 of {name}: {sha256}")
     if known.get("name") == name and known["sha256"] != sha256:
         warnings.warn(f"{name} has changed: its SHA-256 was {known['sha256']}, and is {sha256}", stacklevel=2)
@@ -192,71 +189,3 @@ def _read_record(path):
         return record if {"name", "sha256", "converted_sha256"} <= record.keys() else {}
     except (OSError, ValueError, AttributeError):
         return {}
-
-
-class _KeepsLinkedHash(urllib.request.HTTPRedirectHandler):
-    """Remembers the SHA-256 that the hub states when it redirects to where the file is stored."""
-
-    sha256 = None
-
-    def redirect_request(self, request, file, code, message, headers, url):
-        self.sha256 = _stated_sha256(headers) or self.sha256
-        return super().redirect_request(request, file, code, message, headers, url)
-
-
-def fetch(url, path):
-    """Downloads a file, whole or not at all, and shows how far it is.
-
-    Args:
-        url: Its address.
-        path: Where to put it.
-
-    Raises:
-        InputError: If it cannot be had, comes in shorter than announced, or is not what the hub's hash says.
-    """
-    if path.endswith(".pth.tar") and not extras.is_installed("torch"):
-        raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
-    print(f"fetching {url}", flush=True)
-    redirects = _KeepsLinkedHash()
-    request = urllib.request.Request(url, headers={"User-Agent": f"convmixer-keras/{__version__}"})
-    try:
-        with (
-            urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_SECONDS) as response,
-            written_whole(path) as temporary,
-        ):
-            announced = response.headers.get("Content-Length", "")
-            size = int(announced) if announced.isdigit() else None
-            received, sha256 = _receive(response, temporary, size)
-            if size is not None and received != size:
-                raise InputError(f"{url} broke off after {received:,} of {size:,} bytes")
-            stated = redirects.sha256 or _stated_sha256(response.headers)
-            if stated not in (None, sha256):
-                raise InputError(f"{url} came in damaged: its SHA-256 is {sha256}, and should be {stated}")
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{url} answered {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise InputError(f"{url} could not be fetched: {reason or type(error).__name__}") from None
-
-
-def _stated_sha256(headers):
-    match = re.fullmatch(r'"?([0-9a-f]{64})"?', headers.get("X-Linked-Etag", ""))
-    return match[1] if match else None
-
-
-def _receive(response, path, size):
-    """Writes what comes to `path`; returns the number of bytes and their SHA-256."""
-    received, digest = 0, hashlib.sha256()
-    chunks = progress.shown(
-        iter(lambda: response.read(_CHUNK), b""),
-        "fetched",
-        None if size is None else size / 1e6,
-        "MB",
-        amount=lambda chunk: len(chunk) / 1e6,
-    )
-    with open(path, "wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
-            received += len(chunk)
-    return received, digest.hexdigest()

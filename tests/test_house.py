@@ -12,7 +12,7 @@ FLOORS = (
     {"__init__", "utils", "presets"},
     {"recipes", "models", "data", "visualization"},
     {"convert", "training"},
-    {"pretrained", "applications", "inference", "commands"},
+    {"pretrained", "applications", "inference", "publishing", "commands"},
 )
 STRANGERS = ({"convert", "training"},)  # Rooms of one floor that must not know each other.
 

@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import sha256_of
 
 PREFIX = "hf://"
 
@@ -33,39 +34,53 @@ def parse(text):
     return Name(repository, file, revision)
 
 
-def download(text, wanted):
+def download(text, wanted, folder=None):
     """Fetches a file of a repository, or takes it from the cache.
 
     Args:
         text: A hub name.
         wanted: File names or endings, the most wanted first, to choose by where the name says no file.
+        folder: The cache's folder; None for Hugging Face's own.
 
     Returns:
-        The path of the file in Hugging Face's cache.
+        The path of the file in the cache.
 
     Raises:
-        InputError: If huggingface_hub is not installed; if there is no such repository or file; if the hub
-            cannot be reached and the file is not in the cache.
+        InputError: If there is no such repository or file; if the hub cannot be reached and the file is not
+            in the cache; if what came is not what the hub's hash says.
     """
     name = parse(text)
-    hub = api(text)
+    hub = api()
     try:
-        file = name.file or _choose(
-            hub.list_repo_files(name.repository, revision=name.revision), wanted, text
-        )
-        return hub.hf_hub_download(name.repository, file, revision=name.revision)
+        file = name.file
+        if file is None:
+            files = hub.list_repo_files(name.repository, revision=name.revision)
+            file = _choose(files, wanted, text)
+        path = hub.hf_hub_download(name.repository, file, revision=name.revision, cache_dir=folder)
     except InputError:
         raise
     except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
         raise InputError(f"cannot fetch {text}: {reason(error)}") from None
+    _check_hash(path, text)
+    return path
 
 
-def api(text):
-    """Returns a `huggingface_hub.HfApi` for the endpoint that is set now, or raises InputError."""
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise InputError(f"{text} needs the package huggingface_hub: pip install huggingface_hub") from None
+def _check_hash(path, text):
+    """Raises InputError for a damaged file, and removes it; huggingface_hub looks at the size alone."""
+    stored = os.path.realpath(path)  # Named after the SHA-256 that the hub states for large files.
+    stated = os.path.basename(stored)
+    if not re.fullmatch("[0-9a-f]{64}", stated):
+        return
+    found = sha256_of(stored)
+    if found != stated:
+        os.remove(stored)
+        raise InputError(f"{text} came in damaged: its SHA-256 is {found}, and should be {stated}")
+
+
+def api():
+    """Returns a `huggingface_hub.HfApi` for the endpoint that is set now."""
+    import huggingface_hub
+
     return huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
 
 

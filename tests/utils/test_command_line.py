@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch_reference
 from conftest import ROOT
+from hub_server import hub  # noqa: F401
 from safetensors.torch import save_file
 from small_models import build
 from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  # noqa: F401
@@ -172,13 +173,13 @@ def test_long_work_shows_how_far_it_is(run, image_folder, tmp_path):
 def test_predict_fetches_the_published_weights(server, tmp_path, image_folder):  # noqa: F811
     """Over real HTTP, from a server on loopback; the second time from the cache."""
     body = safetensors_bytes(reference_of(presets.CONVMIXER_768_32), tmp_path)
-    server.answers[HUB_FILE] = (200, {}, body)
+    server.files[HUB_FILE] = (200, {}, body)
     photo = next((image_folder / "train" / "red").glob("*.jpg"))
     command = [sys.executable, ROOT / "examples/predict.py", photo, "--model", "ConvMixer768_32"]
     for times in (1, 2):
         shown, errors = in_a_pipe(*command)
         assert errors == ""
-        assert ("fetched: " in shown) == (times == 1)
+        assert ("fetching " in shown) == (times == 1)
         scores = re.findall(r"^ +(\d+\.\d) %  (.+)$", shown, re.MULTILINE)
         assert len(scores) == 3
     assert server.asked == [HUB_FILE]

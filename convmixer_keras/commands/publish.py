@@ -1,0 +1,61 @@
+"""Publishes a trained model: its files in every format and a model card, in a folder or on Hugging Face.
+
+  convmixer-publish runs/photos/model.keras published/
+  convmixer-publish runs/photos/model.keras hf://USER/REPO
+
+The card says of data, recipe and accuracy what the training run wrote down, and nothing that was not
+measured. HF_TOKEN, or `hf auth login`, says who uploads.
+"""
+
+import tempfile
+
+from convmixer_keras.utils import command_line, hub
+
+
+def main(argv=None):
+    arguments = _parser().parse_args(argv)
+    command_line.need_tensorflow()
+    command_line.quiet_start()
+    if not hub.is_name(arguments.destination):
+        _write(arguments, arguments.destination)
+        print(f"wrote {arguments.destination}")
+        return command_line.DONE
+    from convmixer_keras import publishing
+
+    hub.parse(arguments.destination)
+    with tempfile.TemporaryDirectory() as folder:
+        _write(arguments, folder)
+        address = publishing.upload(folder, arguments.destination, arguments.private)
+    print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
+    return command_line.DONE
+
+
+def _write(arguments, folder):
+    from convmixer_keras import publishing
+
+    page = publishing.write(arguments.model, folder, calibration=arguments.calibrate, verbose=True)
+    for name in page.files:
+        print(f"  {name}")
+    for name, reason in page.left_out.items():
+        print(f"  left out {name}: {reason}")
+
+
+def _parser():
+    parser = command_line.parser(__doc__, prog="convmixer-publish")
+    parser.add_argument("model", metavar="MODEL.keras", help="the model, in its run's folder if it has one")
+    parser.add_argument("destination", metavar="DESTINATION", help="a folder, or hf://USER/REPO")
+    parser.add_argument(
+        "--calibrate",
+        metavar="SOURCE",
+        help="images for int8 and for comparing the .tflite files (default: the run's training data)",
+    )
+    parser.add_argument("--private", action="store_true", help="let a new repository be private")
+    return parser
+
+
+def command():
+    command_line.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,58 @@
+"""The training transform on anyone's own data set."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import convmixer_keras as ck
+from convmixer_keras.utils.errors import InputError
+
+SMALL = dataclasses.replace(ck.recipes.RECIPES["cifar10"], image_size=16, batch_size=8, epochs=2)
+
+
+def examples(count=20, side=20):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, side, side + 3, 3)).astype(np.uint8)
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 3))
+
+
+def passes(batches, count):
+    return [[tuple(part.numpy() for part in batch) for batch in batches] for _ in range(count)]
+
+
+def test_batches_of_each_epoch():
+    first, second = passes(examples().apply(ck.data.augment(SMALL, classes=3)), 2)
+    for images, labels in first:
+        assert images.shape == (8, 16, 16, 3)
+        assert images.dtype == labels.dtype == np.float32
+        np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
+    assert len(first) == len(second) == 2
+    assert np.abs(first[0][0] - second[0][0]).max() > 50  # Other draws.
+    (again,) = passes(examples().apply(ck.data.augment(SMALL, classes=3)), 1)
+    np.testing.assert_array_equal(first[0][0], again[0][0])
+    assert int(examples().apply(ck.data.augment(SMALL, classes=3)).cardinality()) == 2
+
+
+def test_files_of_images(image_folder):
+    paths = [str(path) for path in sorted((image_folder / "train").glob("*/*"))]
+    files = tf.data.Dataset.from_tensor_slices(paths).map(lambda path: (tf.io.read_file(path), 1))
+    images, labels = next(iter(files.apply(ck.data.augment(SMALL, classes=3))))
+    assert images.shape == (8, 16, 16, 3)
+    assert labels.shape == (8, 3)
+
+
+def test_a_fit_of_ones_own():
+    model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(16, 16, 3), input_mean=120, input_std=60)
+    optimizer = ck.training.build_optimizer(SMALL, model, total_steps=4)
+    ck.training.compile_model(model, optimizer, classes=3)
+    history = model.fit(examples().apply(ck.data.augment(SMALL, classes=3)), epochs=2, verbose=0)
+    assert len(history.history["loss"]) == 2
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
+
+
+def test_arguments():
+    with pytest.raises(InputError, match="classes must be a positive integer, got 0"):
+        ck.data.augment(SMALL, classes=0)

@@ -1,0 +1,81 @@
+"""Files of Hugging Face repositories, from a server on loopback."""
+
+import re
+
+import numpy as np
+import pytest
+import torch_reference
+from hub_server import hub  # noqa: F401
+from safetensors.torch import save as safetensors_bytes
+
+import convmixer_keras as ck
+from convmixer_keras.utils import hub as hub_names
+from convmixer_keras.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("hf://timm/convmixer_768_32.in1k", ("timm/convmixer_768_32.in1k", None, None)),
+        ("hf://user/repo/folder/m.keras", ("user/repo", "folder/m.keras", None)),
+        ("hf://user/repo@v1.0/m.keras", ("user/repo", "m.keras", "v1.0")),
+        ("hf://user/repo@main", ("user/repo", None, "main")),
+    ],
+)
+def test_names(text, parts):
+    assert hub_names.parse(text) == parts
+
+
+@pytest.mark.parametrize("text", ["hf://", "hf://user", "hf:///repo", "hf://user/repo@", "hf://u r/x"])
+def test_names_that_say_nothing(text):
+    with pytest.raises(InputError, match="hf://USER/REPO"):
+        hub_names.parse(text)
+
+
+def test_weights_from_a_repository(hub, tmp_path):  # noqa: F811
+    model = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(8, 8, 3))
+    ck.save_model(model, tmp_path / "m.keras")
+    hub.put("user/repo", {"README.md": b"card", "model.keras": (tmp_path / "m.keras").read_bytes()})
+    for _ in range(2):
+        again = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(8, 8, 3), weights="hf://user/repo")
+        for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert hub.asked == ["/user/repo/resolve/main/model.keras"]  # The second time from the cache.
+    with pytest.raises(InputError, match=r"hf://user/repo do not fit: .* 4 classes; the model .* 7 "):
+        ck.ConvMixer(8, 1, 3, 2, classes=7, input_shape=(8, 8, 3), weights="hf://user/repo")
+
+
+def test_the_command_converts_from_a_repository(hub, tmp_path, convmixer_convert):  # noqa: F811
+    reference = torch_reference.random_model("timm", 8, 2, 3, 2)
+    hub.put(
+        "timm/small",
+        {"pytorch_model.bin": b"", "model.safetensors": safetensors_bytes(reference.state_dict())},
+    )
+    outcome = convmixer_convert("hf://timm/small", tmp_path / "m.keras", "--activation", "gelu")
+    assert outcome.code == 0, outcome.stderr
+    assert "verified" in outcome.stdout
+    assert hub.asked == ["/timm/small/resolve/main/model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hf://user/none", "there is no such repository"),
+        ("hf://user/repo/none.safetensors", "no such file"),
+        ("hf://user/repo", "holds no file .* it holds README.md, m.txt"),
+    ],
+)
+def test_what_is_not_there(text, message, hub, tmp_path, convmixer_convert):  # noqa: F811
+    hub.put("user/repo", {"README.md": b"", "m.txt": b""})
+    outcome = convmixer_convert(text, tmp_path / "m.keras", "--activation", "gelu")
+    assert outcome.code == 2
+    assert len(outcome.stderr.splitlines()) == 1
+    assert re.search(message, outcome.stderr), outcome.stderr
+
+
+def test_a_hub_that_cannot_be_reached(hub, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(InputError, match=r"cannot fetch hf://user/repo/model\.keras") as error:
+        hub_names.download("hf://user/repo/model.keras", ())
+    assert "\n" not in str(error.value)
