@@ -4,16 +4,16 @@ import shutil
 import sys
 import time
 
-BAR_WIDTH = 30
-REDRAW_SECONDS = 0.1
+from tqdm import tqdm
+
 LOG_SECONDS = 10
 
 
 def shown(items, what, total=None, unit="", amount=lambda item: 1):
-    """Yields the items, and says on standard output how many of them are done.
+    """Yields the items and shows on standard output how many of them are done.
 
-    On a terminal one line is written over again and again. In a file or a pipe there is a line every ten
-    seconds, and one at the end. An item counts as done when the next one is asked for.
+    On a terminal that is a bar. In a file or a pipe, which tqdm would fill with carriage returns, it is a
+    line every ten seconds and one at the end. An item counts as done when the next one is asked for.
 
     Args:
         items: Iterable of anything.
@@ -27,25 +27,8 @@ def shown(items, what, total=None, unit="", amount=lambda item: 1):
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
-    stream, done = sys.stdout, 0
-    terminal = stream.isatty()
-    # Shown at once on a terminal, so that nobody waits before an empty line.
-    next_time = 0 if terminal else time.monotonic() + LOG_SECONDS
-    if terminal:
-        stream.write(_line(what, done, total, unit, bar=True))
-        stream.flush()
-    try:
-        for item in items:
-            yield item
-            done += amount(item)
-            if time.monotonic() >= next_time:
-                next_time = time.monotonic() + (REDRAW_SECONDS if terminal else LOG_SECONDS)
-                stream.write(_line(what, done, total, unit, bar=terminal))
-                stream.flush()
-    finally:
-        # Also where the work breaks off, so that what is printed next has a line of its own.
-        stream.write(_line(what, done, total, unit, bar=terminal) + "\n" * terminal)
-        stream.flush()
+    show = _with_bar if sys.stdout.isatty() else _with_lines
+    yield from show(items, what, total, unit, amount)
 
 
 def keras_verbosity():
@@ -53,17 +36,31 @@ def keras_verbosity():
     return 1 if sys.stdout.isatty() else 2
 
 
-def _line(what, done, total, unit, bar):
+def _with_bar(items, what, total, unit, amount):
+    # tqdm itself believes a terminal that says it has no columns and rows, and then shows nothing.
+    columns, rows = shutil.get_terminal_size()
+    with tqdm(desc=what, total=total, unit=f" {unit}", file=sys.stdout, ncols=columns, nrows=rows) as bar:
+        for item in items:
+            yield item
+            bar.update(amount(item))
+
+
+def _with_lines(items, what, total, unit, amount):
     share = "" if total is None else f" of {_number(total)}"
-    text = f"{_number(done)}{share} {unit}".rstrip()
-    if not bar:
-        return f"{what}: {text}\n"
-    # A line that the terminal breaks in two could not be written over.
-    width = min(BAR_WIDTH, shutil.get_terminal_size().columns - len(f"{what} [] {text}") - 1)
-    if not total or width < 1:
-        return f"\r{what} {text}"
-    filled = min(width, int(width * done / total))
-    return f"\r{what} [{'=' * filled}{' ' * (width - filled)}] {text}"
+    done, next_time = 0, time.monotonic() + LOG_SECONDS
+
+    def write():
+        print(f"{what}: {_number(done)}{share} {unit}".rstrip(), flush=True)
+
+    try:
+        for item in items:
+            yield item
+            done += amount(item)
+            if time.monotonic() >= next_time:
+                next_time = time.monotonic() + LOG_SECONDS
+                write()
+    finally:
+        write()  # Also where the work breaks off.
 
 
 def _number(value):
