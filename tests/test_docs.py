@@ -68,7 +68,12 @@ def commands(page):
     return found
 
 
-WITH_SNIPPETS = [page for page in PAGES if blocks(page, "python")]
+IMAGENET = 'weights="imagenet"'  # A full-size network takes its time.
+WITH_SNIPPETS = [
+    pytest.param(page, marks=pytest.mark.slow) if IMAGENET in "".join(blocks(page, "python")) else page
+    for page in PAGES
+    if blocks(page, "python")
+]
 COMMANDS = sorted({shlex.join(command) for page in PAGES for command in commands(page)})
 
 
@@ -167,7 +172,7 @@ def published_weights(prepared):
 def test_snippets_run(page, reader, request, capsys):
     """From the top of the page to its end, in one namespace, as a reader pastes them."""
     snippets = blocks(page, "python")
-    if any('weights="imagenet"' in snippet for snippet in snippets):
+    if any(IMAGENET in snippet for snippet in snippets):
         request.getfixturevalue("published_weights")
     namespace = {"__name__": "__main__"}
     for snippet in snippets:
