@@ -7,6 +7,8 @@ import numpy as np
 from convmixer_keras.utils import checks, extras
 from convmixer_keras.utils.errors import InputError
 
+WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong has a frame besides.
+
 
 def new_figure(width, height):
     """Returns an empty `matplotlib.figure.Figure`, its sides in inches, that lays out its axes by itself."""
@@ -63,13 +65,15 @@ def _curve(axes, epochs, column, scale, colour, label=None, linestyle="-"):
     axes.plot(numbers, values, label=label, color=colour, linestyle=linestyle, marker=marker)
 
 
-def image_grid(images, titles, columns=8):
+def image_grid(images, titles, columns=8, wrong=(), apart=False):
     """Draws images in a grid, each under its title.
 
     Args:
         images: (n, height, width, 1 or 3), 0..255; values outside are shown as the nearest inside.
         titles: n strings.
         columns: How many images stand side by side.
+        wrong: Numbers of the images to mark as wrong, by a red frame and a red title.
+        apart: Whether to set the first column apart, as what the others are compared with.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -79,12 +83,23 @@ def image_grid(images, titles, columns=8):
     rows = math.ceil(len(images) / columns)
     lines = max(1 + title.count("\n") for title in titles)
     figure = new_figure(1.6 * columns, (1.75 + 0.13 * lines) * rows)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-    for axes, image, title in zip(figure.axes, images, titles, strict=False):
+    all_axes = figure.subplots(rows, columns, squeeze=False)
+    for axes in all_axes.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    for number, (axes, image, title) in enumerate(zip(all_axes.flat, images, titles, strict=False)):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=7)
+        axes.set_title(title, fontsize=7, color=WRONG if number in wrong else "black")
+        if number in wrong:
+            _frame(axes, WRONG)
+        elif apart and number % columns == 0:
+            _frame(axes, "black")
     return figure
+
+
+def _frame(axes, colour):
+    axes.spines[:].set(visible=True, color=colour, linewidth=2.5)
 
 
 def patch_embeddings(model, limit=256):
@@ -121,8 +136,9 @@ def patch_embeddings(model, limit=256):
 def depthwise_kernels(model, kernels=8, rows=8):
     """Draws depthwise kernels by depth, and beside each row how far its block sees.
 
-    That is the effective receptive field: what `effective_receptive_field` gives, drawn on the image, the
-    paler the less.
+    Kernels are red where negative and blue where positive, each on its own scale. How far a block sees is
+    what `effective_receptive_field` gives, on the scale of its square root; the text beside it gives the side
+    of the square that holds 95 % of it, and the side of the square outside of which nothing can count.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer`.
@@ -139,7 +155,7 @@ def depthwise_kernels(model, kernels=8, rows=8):
     depth = _depth(model)
     blocks = np.unique(np.linspace(0, depth - 1, rows).round().astype(int))
     kernels = min(kernels, _weights(model, "stem_conv").shape[-1])
-    figure = new_figure(0.9 * kernels + 2.6, 1.05 * len(blocks) + 0.3)
+    figure = new_figure(0.9 * kernels + 3.0, 1.05 * len(blocks) + 0.9)
     widths = [1] * kernels + [1.6]
     all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
     for row, block in zip(all_axes, blocks, strict=True):
@@ -147,18 +163,27 @@ def depthwise_kernels(model, kernels=8, rows=8):
         strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
         for axes, kernel in zip(row, weights[strongest], strict=False):
             bound = np.abs(kernel).max() or 1
-            axes.imshow(kernel, cmap="RdBu", vmin=-bound, vmax=bound)
+            drawn = axes.imshow(kernel / bound, cmap="RdBu", vmin=-1, vmax=1)
         field, side, largest = effective_receptive_field(model, block)
-        row[-1].imshow(np.sqrt(field / (field.max() or 1)), cmap="Blues", vmin=0, vmax=1)
-        row[-1].set_ylabel(f"{side} of {largest} px", fontsize=7, rotation=0, ha="left", va="center")
+        seen = row[-1].imshow(np.sqrt(field / (field.max() or 1)), cmap="Blues", vmin=0, vmax=1)
+        text = f"95 % within {side} px,\nat most {largest} px"
+        row[-1].set_ylabel(text, fontsize=7, rotation=0, ha="left", va="center")
         row[-1].yaxis.set_label_coords(1.08, 0.5)
         row[0].set_ylabel(f"block {block}", fontsize=7)
     for axes in all_axes.flat:
         axes.set_xticks([])
         axes.set_yticks([])
     all_axes[0, 0].set_title("depthwise kernels", fontsize=8, loc="left")
-    all_axes[0, -1].set_title("receptive field", fontsize=8, loc="left")
+    all_axes[0, -1].set_title("what the block's centre sees", fontsize=8, loc="left")
+    _colour_key(figure, drawn, all_axes[:, :-1], (-1, 0, 1), ("-largest", "0", "+largest weight"))
+    _colour_key(figure, seen, all_axes[:, -1], (0, 1), ("nothing", "most"))
     return figure
+
+
+def _colour_key(figure, drawn, axes, ticks, labels):
+    key = figure.colorbar(drawn, ax=list(axes.flat), location="bottom", ticks=ticks, shrink=0.5, aspect=30)
+    key.set_ticklabels(labels, fontsize=7)
+    key.outline.set_visible(False)
 
 
 def effective_receptive_field(model, block, share=0.95, images=None):

@@ -50,6 +50,9 @@ def main():
 
 
 def draw(path):
+    from convmixer_keras.utils import extras
+
+    extras.require("matplotlib")
     from matplotlib.figure import Figure
 
     from convmixer_keras.utils.files import written_whole

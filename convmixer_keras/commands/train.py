@@ -21,6 +21,7 @@ from convmixer_keras.recipes import RECIPES, from_saved, recipe_name_for
 from convmixer_keras.utils import command_line, extras
 
 DEFAULT_RECIPE = "digits"
+PREVIEWED_BATCHES = 8
 
 
 def main(argv=None):
@@ -127,7 +128,7 @@ def preview(arguments, recipe):
 
     batch = data.load(recipe, arguments.data_dir)
     with batch.bad_images.named():
-        images, labels = next(iter(batch.train))
+        images, labels = most_mixed(batch.train.take(PREVIEWED_BATCHES))
     images, labels = images.numpy()[:32], labels.numpy()[:32]
 
     def title(label):
@@ -138,8 +139,13 @@ def preview(arguments, recipe):
 
     with written_whole(arguments.preview) as path:
         visualization.image_grid(images, [title(label) for label in labels]).savefig(path)
-    print(f"wrote {arguments.preview}: the first {len(images)} images of an augmented batch")
+    print(f"wrote {arguments.preview}: {len(images)} augmented images, each under its labels")
     return command_line.DONE
+
+
+def most_mixed(batches):
+    """The batch in which MixUp or CutMix shows best: most of them mix so little that it cannot be seen."""
+    return min(batches, key=lambda batch: batch[1].numpy().max(-1).mean())
 
 
 def evaluate(arguments, recipe):

@@ -194,11 +194,12 @@ def test_finetuning_from_other_files(form, photos, tmp_path, in_process):
     assert None not in keras.saving.load_model(tmp_path / "m.keras").input_shape[1:]
 
 
-def test_features(photos, body, tmp_path):
+def test_features(photos, body, tmp_path, in_process):
     picture, file = tmp_path / "n.png", tmp_path / "f.npz"
-    printed = good(
-        example("features", photos, "--model", body, "--output", picture, "--save", file, "--neighbours", 2)
+    code, printed, errors = in_process(
+        "features", photos, "--model", body, "--output", picture, "--save", file, "--neighbours", 2
     )
+    assert code == 0, errors
     assert re.search(r"same subfolder for \d+\.\d % of the images", printed)
     with np.load(file) as saved:
         paths, features = saved["paths"], saved["features"]
@@ -221,11 +222,12 @@ def test_nearest_neighbours():
     assert module("features").nearest(features[:2], 3).tolist() == [[1], [0]]
 
 
-def test_explain(body, tmp_path):
-    run_folder = "docs/results/cifar10-96-6"
-    printed = good(
-        example("explain", body, "--curves", run_folder, run_folder, "--output", tmp_path / "pictures")
+def test_explain(body, tmp_path, in_process):
+    run_folder = ROOT / "docs/results/cifar10-96-6"
+    code, printed, errors = in_process(
+        "explain", body, "--curves", run_folder, run_folder, "--output", tmp_path / "pictures"
     )
+    assert code == 0, errors
     for name in ("patches.png", "depthwise.png", "curves.png"):
         assert str(tmp_path / "pictures" / name) in printed
         with Image.open(tmp_path / "pictures" / name) as image:
@@ -321,10 +323,13 @@ def bad(all_bad, tmp_path):
         ("features broken --output none/n.png", "cannot write none/n.png"),
         ("finetune none", "there is no folder none"),
         ("finetune photo.png", "there is no folder photo.png"),
-        ("finetune empty", "at least two, such as empty/cat and empty/dog; found 0"),
-        ("finetune one", "at least two, such as one/cat and one/dog; found 1"),
-        ("finetune few", "each class needs at least 2 photographs, and cat has 1"),
-        ("finetune splits", "splits/train and splits/val must have the same classes"),
+        ("finetune empty", "empty must hold images as CLASS/*.jpg"),
+        ("finetune one", "one must hold a folder of photographs for each of at least two classes"),
+        (
+            "finetune few",
+            "each class needs at least 2 photographs, one of them to validate on, and 'cat' in few has 1",
+        ),
+        ("finetune splits", "the classes of splits must be the same"),
         ("finetune broken --from good.keras", "cannot read broken/dog/3.jpg as an image"),
         ("finetune one --epochs 1 none", "--epochs: must be a positive integer, got none"),
         ("features none --model good.keras", "there is no folder none"),

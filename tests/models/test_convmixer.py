@@ -108,7 +108,21 @@ def test_ablations_equal_pytorch(options):
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
-def test_published_sizes(preset):
+def test_published_sizes_add_up(preset):
+    """By arithmetic, layer by layer; the smallest and one full-size network are built besides."""
+    h, d, k, p = preset.hidden_dim, preset.depth, preset.kernel_size, preset.patch_size
+    classes, places = preset.classes, (preset.image_size // p) ** 2
+    normalization = 2 * h  # Scale and shift.
+    stem, depthwise, pointwise, head = p * p * 3 * h, k * k * h, h * h, h * classes
+    block = depthwise + h + normalization + pointwise + h + normalization
+    assert preset.parameters == stem + h + normalization + d * block + head + classes
+    assert preset.multiply_adds == places * (stem + d * (depthwise + pointwise)) + head
+
+
+@pytest.mark.parametrize(
+    "preset", [presets.CONVMIXER_256_8, presets.CONVMIXER_1024_20], ids=lambda preset: preset.name
+)
+def test_published_sizes_are_built(preset):
     model = getattr(ck, preset.name)()
     assert model.name == preset.name
     assert model.output_shape == (None, preset.classes)
