@@ -4,9 +4,10 @@
   python examples/features.py photos/
   python examples/features.py photos/ --model runs/photos/model.keras --save features.npz
 
-Draws some of the images, spread over the folder, each with its nearest neighbours: those whose features
-point in nearly the same direction (cosine similarity). Prints how often the nearest neighbour lies in the
-same subfolder, which tells how well the features separate classes that the network never had to name.
+Draws some of the images, spread over the folder, each in a frame beside its nearest neighbours: those with
+the highest cosine similarity of the features, which stands above each. Prints how often the nearest
+neighbour lies in the same subfolder, which tells how well the features separate classes that the network
+never had to name.
 Took 22 s for 48 photographs with ConvMixer-1024/20, and 7 s for 600 images of 32x32 with a ConvMixer-128/5,
 on 4 cores of an AMD EPYC, start-up included.
 """
@@ -50,7 +51,7 @@ def draw_neighbours(paths, arguments, picture):
     )
     batches = progress.shown(batches, "computing features", len(paths), "images", amount=len)
     features = np.concatenate([headless.model.predict_on_batch(batch) for batch in batches])
-    neighbours = nearest(features, arguments.neighbours)
+    neighbours, similarities = nearest(features, arguments.neighbours)
 
     folders = np.array([os.path.dirname(path) for path in paths])
     if len(set(folders)) > 1:
@@ -63,17 +64,22 @@ def draw_neighbours(paths, arguments, picture):
 
     queries = np.unique(np.linspace(0, len(paths) - 1, arguments.rows).round().astype(int))
     shown = [i for query in queries for i in (query, *neighbours[query])]
-    titles = [os.path.relpath(paths[i], arguments.folder)[-24:] for i in shown]
-    figure = image_grid([headless.read(paths[i]) for i in shown], titles, columns=1 + neighbours.shape[1])
-    figure.savefig(picture)
+    below = [text for query in queries for text in ("the image", *map("{:.3f}".format, similarities[query]))]
+    titles = [
+        f"{os.path.relpath(paths[i], arguments.folder)[-24:]}\n{text}"
+        for i, text in zip(shown, below, strict=True)
+    ]
+    images = [headless.read(paths[i]) for i in shown]
+    image_grid(images, titles, columns=1 + neighbours.shape[1], apart=True).savefig(picture)
 
 
 def nearest(features, count):
-    """Returns for each row the numbers of the `count` others that are most similar, the nearest first."""
+    """Returns for each row the numbers of the `count` most similar others, and their cosine similarities."""
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     similarity = directions @ directions.T
     np.fill_diagonal(similarity, -np.inf)
-    return np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(features) - 1)]
+    numbers = np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(features) - 1)]
+    return numbers, np.take_along_axis(similarity, numbers, axis=1)
 
 
 def parse():

@@ -41,17 +41,29 @@ def main():
         for _, name, score in row:
             print(f"  {100 * score:5.1f} %  {name}")
     if arguments.sheet:
-        save_sheet(arguments.sheet, images, rows)
+        save_sheet(arguments.sheet, arguments.photos, images, rows, known.class_names)
 
 
-def save_sheet(path, images, rows):
+def save_sheet(path, photos, images, rows, class_names):
+    """Draws each photograph under its file's name, the truth where its folder is a class, and the answers."""
     from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
-    titles = ["\n".join(f"{name[:24]} {100 * score:.0f} %" for _, name, score in row[:3]) for row in rows]
+    titles, wrong = [], []
+    for number, (photo, row) in enumerate(zip(photos, rows, strict=True)):
+        truth = os.path.basename(os.path.dirname(os.path.abspath(photo)))
+        lines = [os.path.basename(photo)[-24:]]
+        if truth in class_names:
+            lines.append(f"is {truth[:22]}")
+            if row[0][1] != truth:
+                wrong.append(number)
+        lines += [f"{name[:24]} {100 * score:.0f} %" for _, name, score in row[:3]]
+        titles.append("\n".join(lines))
     with written_whole(path) as temporary:
-        image_grid(images, titles, columns=6).savefig(temporary)
+        image_grid(images, titles, columns=6, wrong=wrong).savefig(temporary)
     print(f"wrote {path}: the photographs as the network sees them, with their three likeliest classes")
+    if wrong:
+        print(f"marked in red: {len(wrong)} whose folder is another class than the likeliest")
 
 
 def parse():

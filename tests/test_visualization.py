@@ -55,6 +55,14 @@ def test_image_grid_shows_each_image(count, channels):
     )
 
 
+def test_image_grid_marks_what_is_wrong_and_sets_the_first_column_apart():
+    figure = visualization.image_grid(np.zeros((4, 5, 5, 3)), list("abcd"), columns=2, wrong=[1], apart=True)
+    framed = [axes.spines["left"].get_visible() for axes in figure.axes]
+    assert framed == [True, True, True, False]
+    assert figure.axes[1].title.get_color() == visualization.WRONG
+    assert figure.axes[0].title.get_color() == "black"
+
+
 @pytest.mark.parametrize(("patch_size", "channels"), [(16, 3), (20, 1)])
 def test_patch_embeddings_are_the_filters(patch_size, channels):
     model = build(hidden_dim=5, depth=1, patch_size=patch_size, input_shape=(40, 40, channels))
@@ -82,12 +90,13 @@ def test_small_patches_and_dead_filters_are_drawn(patch_size):
 def test_depthwise_kernels_by_depth():
     model = build(depth=5, input_shape=(30, 30, 3))
     figure = visualization.depthwise_kernels(model, kernels=3, rows=3)
-    rows = np.reshape(figure.axes, (3, 4))
+    rows = np.reshape(figure.axes[:12], (3, 4))  # Two colour keys follow.
     assert [axes.get_ylabel() for axes in rows[:, 0]] == ["block 0", "block 2", "block 4"]
     weights = model.get_layer("block2_depthwise").get_weights()[0][..., 0]
     strongest = np.argmax((weights**2).sum((0, 1)))
-    np.testing.assert_allclose(rows[1, 0].images[0].get_array(), weights[..., strongest], rtol=1e-6)
-    assert rows[2, 3].get_ylabel().endswith("of 123 px")  # 3 * (1 + 5 * 8)
+    kernel = weights[..., strongest]
+    np.testing.assert_allclose(rows[1, 0].images[0].get_array(), kernel / np.abs(kernel).max(), rtol=1e-6)
+    assert rows[2, 3].get_ylabel().endswith("at most 123 px")  # 3 * (1 + 5 * 8)
     assert rows[2, 3].images[0].get_array().shape == (30, 30)
 
 

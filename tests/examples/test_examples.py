@@ -217,9 +217,11 @@ def test_nearest_neighbours():
     from sklearn.neighbors import NearestNeighbors
 
     features = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32)
-    expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors(features)[1][:, 1:]
-    np.testing.assert_array_equal(module("features").nearest(features, 3), expected)
-    assert module("features").nearest(features[:2], 3).tolist() == [[1], [0]]
+    distances, expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors(features)
+    numbers, similarities = module("features").nearest(features, 3)
+    np.testing.assert_array_equal(numbers, expected[:, 1:])
+    np.testing.assert_allclose(similarities, 1 - distances[:, 1:], rtol=0, atol=1e-5)
+    assert module("features").nearest(features[:2], 3)[0].tolist() == [[1], [0]]
 
 
 def test_explain(body, tmp_path, in_process):
