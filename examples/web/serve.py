@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Serves the page that runs a .tflite file in the browser, to this machine alone.
 
-  python examples/web/serve.py out.tflite     then open the address that it prints
+  python examples/web/serve.py out.tflite               then open the address that it prints
+  python examples/web/serve.py out.tflite --network     to the phones of this network, too, by HTTPS
 
 `out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. The
 first start fetches LiteRT.js (12 MB) from the npm registry into the folder litert/ beside this file; later
@@ -14,6 +15,7 @@ import os
 import pathlib
 import shutil
 
+import certificate
 import fetch_litert
 
 from convmixer_keras.utils import command_line
@@ -41,7 +43,10 @@ HEADERS = {
 def main(argv=None):
     arguments = parse(argv)
     check_model(arguments.model)
-    with bind(arguments.port) as server:
+    address = certificate.own_address() if arguments.network else ADDRESS
+    with bind(arguments.port, address) as server:
+        if arguments.network:
+            certificate.secure(server, address)
         if arguments.litert is None:
             litert = HERE / "litert"
             fetch_litert.ensure(litert)
@@ -50,7 +55,12 @@ def main(argv=None):
             fetch_litert.check(litert)
         server.files = site(arguments.model, litert)
         try:
-            print(f"http://{ADDRESS}:{server.server_port}/  (Ctrl-C ends it)", flush=True)
+            print(
+                f"http{'s' if arguments.network else ''}://{address}:{server.server_port}/  (Ctrl-C ends it)",
+                flush=True,
+            )
+            if arguments.network:
+                print("The browser warns once: this machine made its certificate itself.", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             return command_line.DONE
@@ -60,6 +70,9 @@ def parse(argv):
     parser = command_line.parser(__doc__)
     parser.add_argument("model", metavar="MODEL.tflite", type=pathlib.Path, help="the network to run")
     parser.add_argument("--port", type=int, default=8000, help="where to listen; 0 takes a free one")
+    parser.add_argument(
+        "--network", action="store_true", help="serve the devices of this network, by HTTPS; needs openssl"
+    )
     parser.add_argument(
         "--litert", metavar="DIR", type=pathlib.Path,
         help=f"a copy of LiteRT.js {fetch_litert.VERSION} to use instead: node_modules/@litertjs",
@@ -79,12 +92,12 @@ def check_model(path):
         raise InputError(f"{path} is not a TFLite model")
 
 
-def bind(port):
-    """Returns a server that listens on a port of this machine."""
+def bind(port, address=ADDRESS):
+    """Returns a server that listens on a port of one of this machine's addresses."""
     if not 0 <= port < 65536:
         raise InputError(f"--port must be 0..65535, got {port}")
     try:
-        return http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
+        return http.server.ThreadingHTTPServer((address, port), Handler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} is in use: choose another with --port") from None

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -134,6 +135,20 @@ def test_only_this_machine(address):
     # All of 127.0.0.0/8 is this machine; the server has one address of it.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", port), timeout=2)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_https_for_the_network(folder):
+    """A client that trusts the certificate gets the page; one that does not trust it gets nothing."""
+    arguments = (folder / "model.tflite", "--litert", folder / "litert", "--network")
+    with served(*arguments, web=folder / "web") as (address, _):
+        url = urllib.parse.urlsplit(address)
+        trusting = ssl.create_default_context(cadata=ssl.get_server_certificate((url.hostname, url.port)))
+        with urllib.request.urlopen(address, context=trusting, timeout=10) as answer:
+            assert answer.read() == (folder / "web" / "index.html").read_bytes()
+        with pytest.raises(urllib.error.URLError, match="self-signed"):
+            urllib.request.urlopen(address, timeout=10)
+        assert raw(address, b"GET / HTTP/1.0\r\n\r\n") == b""
 
 
 def test_a_model_that_is_replaced_or_gone(folder, tmp_path):

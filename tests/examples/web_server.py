@@ -24,7 +24,7 @@ def served(model, *arguments, web=WEB, **options):
     )
     try:
         address = process.stdout.readline().split(" ")[0]
-        assert address.startswith("http://127.0.0.1:"), process.stderr.read()
+        assert address.startswith(("http://127.0.0.1:", "https://")), process.stderr.read()
         yield address, process
     finally:
         process.kill()

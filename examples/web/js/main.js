@@ -43,13 +43,16 @@ async function classifyPhoto(file) {
   const photo = element('photo');
   URL.revokeObjectURL(photo.src);
   photo.src = URL.createObjectURL(file);
-  photo.alt = file.name;
+  photo.alt = `The photo ${file.name}`;
   showStage('photo');
   await painted();
   const pixels = toPixels(bitmap, classifier.input);
   bitmap.close();
   const {probabilities, milliseconds} = await classifier.classify(pixels);
-  if (question === asked) announce(showResult(probabilities, classNames, milliseconds).text);
+  if (question !== asked) return;
+  const {text} = showResult(probabilities, classNames, milliseconds);
+  photo.alt = `The photo ${file.name}: ${text}`;
+  announce(text);
 }
 
 async function toggleCamera() {
