@@ -25,7 +25,6 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md" and "litert" not in path.parts
 )
-LANGUAGES = {"bibtex", "json", "python", "sh", "text"}  # "python" and "sh" are run.
 PIXELS = {"input_mean": 120.0, "input_std": 60.0}
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -79,10 +78,10 @@ COMMANDS = sorted({shlex.join(command) for page in PAGES for command in commands
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_has_a_language(page):
-    """A block without one would be run by nobody."""
+    """Blocks of `python` and `sh` are tried here; `text` and the languages of phones are not."""
     fences = re.findall(r"^```(.*)$", (ROOT / page).read_text(), re.MULTILINE)
-    assert set(fences[::2]) <= LANGUAGES
-    assert set(fences[1::2]) <= {""}
+    assert all(fences[::2])
+    assert not any(fences[1::2])
 
 
 @pytest.mark.parametrize("page", PAGES)
