@@ -177,7 +177,9 @@ def parse(argv):
     name = chosen.recipe or recipe_name_for(chosen.dataset or RECIPES[DEFAULT_RECIPE].dataset)
     recipe = RECIPES[name]
 
-    parser = command_line.parser(__doc__)
+    installed = os.path.basename(sys.argv[0]) == "convmixer-train"
+    text = __doc__.replace("python train_keras.py", "convmixer-train") if installed else __doc__
+    parser = command_line.parser(text)
     run = parser.add_argument_group("the run")
     run.add_argument("--recipe", choices=RECIPES, help="the settings (default: those that fit the data set)")
     run.add_argument("--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)")
