@@ -18,6 +18,7 @@ with ConvMixer-1024/20 at 224x224 the first epoch over 38 photographs took 10 s 
 
 import concurrent.futures
 import os
+import sys
 
 import numpy as np
 
@@ -47,9 +48,14 @@ def main():
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
         f"wrote {arguments.output}, which knows {', '.join(names)}\n"
-        f"  python examples/predict.py PHOTO --model {arguments.output}\n"
+        f"  python {beside('predict.py')} PHOTO --model {arguments.output}\n"
         f"  convmixer-tflite {arguments.output} finetuned.tflite --calibrate {arguments.folder}"
     )
+
+
+def beside(script):
+    """The path of another example, as this one was started."""
+    return os.path.join(os.path.dirname(sys.argv[0]), script)
 
 
 def finetune(names, train, held_out, arguments):
