@@ -186,6 +186,25 @@ def _colour_key(figure, drawn, axes, ticks, labels):
     key.outline.set_visible(False)
 
 
+def principal_colors(maps):
+    """Draws a feature map in colours: its three principal components over places as red, green and blue.
+
+    Args:
+        maps: Array (height, width, channels), such as `features` gives for one image and block.
+
+    Returns:
+        A uint8 array (height, width, 3).
+    """
+    places = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
+    places = places - places.mean(0)
+    _, _, directions = np.linalg.svd(places, full_matrices=False)
+    components = np.zeros((len(places), 3))
+    components[:, : len(directions[:3])] = places @ directions[:3].T
+    low, high = np.percentile(components, (2, 98), axis=0)
+    shown = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return (255 * shown).astype(np.uint8).reshape(*maps.shape[:2], 3)
+
+
 def effective_receptive_field(model, block, share=0.95, images=None):
     """Measures which pixels the middle of a block's output depends on, and how strongly.
 

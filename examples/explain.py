@@ -9,6 +9,7 @@ Writes into --output, and prints what it wrote:
   patches.png      the filters of the patch embedding
   depthwise.png    depthwise kernels by depth, and which part of the image each depth sees: the side of the
                    square that holds 95 % of the gradient, of what it could see at most
+  maps.png         the photograph of --photo after some of the blocks: like features in like colours
   curves.png       loss, accuracy and learning rate of the runs named by --curves
 
 Took 7 s for a ConvMixer-128/5 of 32x32 images, and 27 s for ConvMixer-1024/20, whose receptive fields take
@@ -38,9 +39,12 @@ def main():
             raise InputError(f"{empty[0]} holds no run with a finished epoch")
         figures["curves.png"] = visualization.learning_curves(runs)
     if arguments.model:
-        model = inference.load(arguments.model, include_top=False).model
+        opened = inference.load(arguments.model, include_top=False)
+        model = opened.model
         figures["patches.png"] = visualization.patch_embeddings(model)
         figures["depthwise.png"] = visualization.depthwise_kernels(model)
+        if arguments.photo:
+            figures["maps.png"] = feature_maps(model, opened.read(arguments.photo))
     try:
         os.makedirs(arguments.output, exist_ok=True)
     except OSError as error:
@@ -52,10 +56,23 @@ def main():
         print(f"wrote {path}")
 
 
+def feature_maps(model, pixels):
+    """Draws what a photograph is after a third, two thirds and all of the blocks."""
+    import convmixer_keras as ck
+    from convmixer_keras.visualization import image_grid, principal_colors
+
+    depth = sum(layer.name.endswith("_depthwise") for layer in model.layers)
+    blocks = sorted({(depth - 1) // 3, 2 * (depth - 1) // 3, depth - 1})
+    maps = [ck.features(model, block)(pixels[None])[0] for block in blocks]
+    titles = ["the photograph", *(f"after block {block}" for block in blocks)]
+    return image_grid([pixels, *map(principal_colors, maps)], titles, columns=len(titles))
+
+
 def parse():
     parser = command_line.parser(__doc__)
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras file, or a builder's name")
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
+    parser.add_argument("--photo", metavar="FILE", help="draw the feature maps of this photograph")
     parser.add_argument("--output", default="explained", metavar="DIR", help="folder for the pictures")
     return parser.parse_args()
 

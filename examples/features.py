@@ -40,17 +40,21 @@ def main():
 
 
 def draw_neighbours(paths, arguments, picture):
+    import convmixer_keras as ck
     from convmixer_keras import inference
     from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
     headless = inference.load(arguments.model, include_top=False)
+    model = headless.model
+    if arguments.block is not None:
+        model = ck.features(model, arguments.block)
     batches = (
         np.stack([headless.read(path) for path in paths[start : start + BATCH]])
         for start in range(0, len(paths), BATCH)
     )
     batches = progress.shown(batches, "computing features", len(paths), "images", amount=len)
-    features = np.concatenate([headless.model.predict_on_batch(batch) for batch in batches])
+    features = np.concatenate([pooled(model.predict_on_batch(batch)) for batch in batches])
     neighbours, similarities = nearest(features, arguments.neighbours)
 
     folders = np.array([os.path.dirname(path) for path in paths])
@@ -71,6 +75,11 @@ def draw_neighbours(paths, arguments, picture):
     ]
     images = [headless.read(paths[i]) for i in shown]
     image_grid(images, titles, columns=1 + neighbours.shape[1], apart=True).savefig(picture)
+
+
+def pooled(maps):
+    """Averages feature maps (batch, height, width, channels) over places; vectors stay as they are."""
+    return maps.mean((1, 2)) if maps.ndim == 4 else maps
 
 
 def nearest(features, count):
@@ -98,6 +107,7 @@ def parse():
     number = command_line.positive
     parser.add_argument("--rows", type=number, default=6, metavar="N", help="images to find neighbours of")
     parser.add_argument("--neighbours", type=number, default=5, metavar="N", help="how many of each")
+    parser.add_argument("--block", type=int, metavar="N", help="take the features after block N, from 0")
     parser.add_argument("--save", metavar="FILE", help="write the features too, .npz")
     return parser.parse_args()
 

@@ -18,7 +18,7 @@ import sys
 
 from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import RECIPES, from_saved, recipe_name_for
-from convmixer_keras.utils import command_line, extras
+from convmixer_keras.utils import command_line, extras, hub
 
 DEFAULT_RECIPE = "digits"
 PREVIEWED_BATCHES = 8
@@ -49,6 +49,11 @@ def train(arguments, recipe):
     # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
     if arguments.resume and (workers.is_chief or folder.holds_run()):
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
+        # The checkpoint has the weights; what is frozen stays so.
+        arguments.init_from = None
+        arguments.freeze = folder.read_config().get("settings", {}).get("freeze", arguments.freeze)
+    elif arguments.init_from:
+        recipe, arguments.init_from = body_to_start_from(arguments, recipe)
     print(describe(recipe), flush=True)
     try:
         history = training.train(
@@ -62,6 +67,8 @@ def train(arguments, recipe):
                 max_bad_images=arguments.max_bad_images,
                 deterministic=arguments.deterministic,
                 steps_per_execution=arguments.steps_per_execution,
+                init_from=arguments.init_from,
+                freeze=arguments.freeze,
             ),
             resume=arguments.resume,
             overwrite=arguments.overwrite,
@@ -84,6 +91,20 @@ def train(arguments, recipe):
     if workers.is_chief:
         report(folder, history)
     return command_line.DONE
+
+
+def body_to_start_from(arguments, recipe):
+    """Returns the recipe with the network of --init-from, and the path of its weights."""
+    from convmixer_keras import presets, pretrained
+    from convmixer_keras.training.network import recipe_for
+
+    path = arguments.init_from
+    preset = next((preset for preset in presets.PRESETS if preset.name == path), None)
+    if preset is not None:
+        path = pretrained.imagenet_weights_file(preset)
+    elif hub.is_name(path):
+        path = hub.download(path, ("model.keras", ".keras", ".weights.h5"))
+    return dataclasses.replace(recipe_for(path, recipe, preset), **arguments.overrides), path
 
 
 def describe(recipe):
@@ -186,6 +207,18 @@ def parse(argv):
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
+    run.add_argument(
+        "--init-from",
+        metavar="FILE_OR_NAME",
+        help="start from a trained body: a .keras or .weights.h5 file, hf://USER/REPO, or a builder's name",
+    )
+    run.add_argument(
+        "--freeze",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave the patch embedding and N blocks as they are",
+    )
     run.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
     run.add_argument(
         "--strategy",

@@ -3,6 +3,7 @@
 from convmixer_keras import visualization
 from convmixer_keras.models.saving import save_model
 from convmixer_keras.training import checkpoint, run_folder
+from convmixer_keras.training.network import thawed
 from convmixer_keras.utils.files import written_whole
 
 
@@ -44,7 +45,8 @@ class RunWriter:
         return self.folder[run_folder.LAST_MODEL]
 
     def _save(self, name):
-        save_model(self.model, self.folder[name], self.class_names, self.preprocessing)
+        with thawed(self.model):
+            save_model(self.model, self.folder[name], self.class_names, self.preprocessing)
 
     def write_checkpoint(self, training_model, progress):
         """Writes weights, optimizer and `Progress` of the model in training."""

@@ -18,6 +18,9 @@ class Settings:
         max_bad_images: How many damaged files of a folder to leave out before the run fails.
         deterministic: Whether to use TensorFlow's deterministic operations, so that two runs on a GPU end
             with the same weights. Slower.
+        init_from: A `.keras` or `.weights.h5` file of a ConvMixer of the recipe's sizes whose body to start
+            from; None for random weights.
+        freeze: The patch embedding and so many blocks stay as they are; 0 freezes nothing.
     """
 
     data_dir: str | None = None
@@ -27,6 +30,8 @@ class Settings:
     checkpoint_every: int = 0
     max_bad_images: int = 0
     deterministic: bool = False
+    init_from: str | None = None
+    freeze: int = 0
 
     def __post_init__(self):
         if self.checkpoint_every < 0:

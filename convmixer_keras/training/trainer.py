@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
-from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training import checkpoint, distribution, run_folder
 from convmixer_keras.training.callbacks import KeepRun
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.guard import Guard
+from convmixer_keras.training.network import build_model, start_from, thawed
 from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.peers import PeerLost, lost_peer
 from convmixer_keras.training.run_writer import RunWriter
@@ -28,27 +28,6 @@ from convmixer_keras.utils.errors import Failure, InputError, first_line
 
 # Loss scaling begins at 2 ** 15 and halves at each overflow, so that after 16 it is not what overflows.
 SKIPPED_STEPS = 20
-
-
-def build_model(recipe, channels, classes):
-    """Builds a recipe's network. It takes raw pixels, (batch, image_size, image_size, channels), 0..255."""
-    return ConvMixer(
-        recipe.hidden_dim,
-        recipe.depth,
-        recipe.kernel_size,
-        recipe.patch_size,
-        activation=recipe.activation,
-        normalization=recipe.normalization,
-        residual=recipe.residual,
-        input_mean=[255 * m for m in _each_channel(recipe.mean, channels)],
-        input_std=[255 * s for s in _each_channel(recipe.std, channels)],
-        input_shape=(recipe.image_size, recipe.image_size, channels),
-        classes=classes,
-    )
-
-
-def _each_channel(values, channels):
-    return values if len(values) == channels else values * channels
 
 
 def compile_model(model, optimizer, classes, from_logits=True, steps_per_execution=1):
@@ -190,6 +169,7 @@ def _build(recipe, data, settings, place):
     """Builds and compiles the network in the strategy's scope. Returns a `_Built`."""
     with place.strategy.scope():
         model = build_model(recipe, data.channels, len(data.class_names))
+        start_from(model, settings.init_from, settings.freeze)
         fused = fused_twin(model)
         twin = TrainingModel(fused.inputs, fused.outputs)
         optimizer = build_optimizer(recipe, twin, recipe.epochs * data.steps, gradients_are_summed=True)
@@ -302,7 +282,8 @@ def _restore(built, place):
 
 
 def _config(recipe, settings, data, model, place, command):
-    parameters, multiply_adds = model_complexity(model)
+    with thawed(model):
+        parameters, multiply_adds = model_complexity(model)
     return {
         "recipe": dataclasses.asdict(recipe),
         "settings": dataclasses.asdict(settings),

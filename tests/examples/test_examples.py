@@ -212,6 +212,14 @@ def test_features(photos, body, tmp_path, in_process):
     with Image.open(picture) as image:
         assert len(image.convert("RGB").getcolors(1 << 24)) > 100
 
+    arguments = ("--model", body, "--block", 0, "--output", picture, "--save", file)
+    code, _, errors = in_process("features", photos, *arguments)
+    assert code == 0, errors
+    first = keras.Model(whole.inputs, whole.get_layer("block0_pointwise_bn").output)
+    expected = first.predict(pixels, verbose=0).mean((1, 2))
+    with np.load(file) as saved:
+        np.testing.assert_allclose(saved["features"], expected, rtol=0, atol=0.1)
+
 
 def test_nearest_neighbours():
     from sklearn.neighbors import NearestNeighbors
@@ -224,13 +232,22 @@ def test_nearest_neighbours():
     assert module("features").nearest(features[:2], 3)[0].tolist() == [[1], [0]]
 
 
-def test_explain(body, tmp_path, in_process):
+def test_explain(body, photos, tmp_path, in_process):
     run_folder = ROOT / "docs/results/cifar10-96-6"
+    photo = next(photos.rglob("*.jpg"))
     code, printed, errors = in_process(
-        "explain", body, "--curves", run_folder, run_folder, "--output", tmp_path / "pictures"
+        "explain",
+        body,
+        "--photo",
+        photo,
+        "--curves",
+        run_folder,
+        run_folder,
+        "--output",
+        tmp_path / "pictures",
     )
     assert code == 0, errors
-    for name in ("patches.png", "depthwise.png", "curves.png"):
+    for name in ("patches.png", "depthwise.png", "curves.png", "maps.png"):
         assert str(tmp_path / "pictures" / name) in printed
         with Image.open(tmp_path / "pictures" / name) as image:
             assert len(image.convert("RGB").getcolors(1 << 24)) > 20

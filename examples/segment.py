@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Learns to say what each pixel of a photograph belongs to: a small dense head on a ConvMixer's feature maps.
+
+  python examples/segment.py --draw scenes/                           600 drawn scenes to try it on
+  python examples/segment.py scenes/                                  scenes/images/*.png, scenes/masks/*.png
+  python examples/segment.py photos/ --from runs/photos/model.keras   start from a body of your own
+
+A mask has the name of its image, and for each pixel the number of its class: 0, 1, 2, ...; 255 does not
+count. A fifth of the images is held out. Prints the mean intersection over union on those, and draws some of
+them: image, truth and prediction.
+"""
+
+import os
+
+import numpy as np
+
+from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils.errors import InputError
+
+IGNORED = 255
+SEED = 0
+
+
+def main():
+    arguments = parse()
+    if arguments.draw:
+        draw_scenes(arguments.draw)
+    if arguments.folder is None:
+        if arguments.draw:
+            return
+        raise InputError("say which FOLDER to learn from, or --draw FOLDER")
+    command_line.quiet_start()
+    from convmixer_keras.models.saving import save_model
+    from convmixer_keras.utils.files import written_whole
+
+    images, masks = read(arguments.folder, arguments.size)
+    order = np.random.default_rng(SEED).permutation(len(images))
+    images, masks, held_out = images[order], masks[order], max(1, len(images) // 5)
+    classes = int(masks[masks != IGNORED].max()) + 1
+    print(
+        f"{classes} classes, {len(images) - held_out} images to learn from, {held_out} held out", flush=True
+    )
+    with written_whole(arguments.output) as model_file, written_whole(arguments.picture) as picture:
+        model = train(images[held_out:], masks[held_out:], classes, arguments)
+        predicted = model.predict(images[:held_out], batch_size=8, verbose=0).argmax(-1)
+        for number, score in enumerate(
+            scores := intersection_over_union(predicted, masks[:held_out], classes)
+        ):
+            print(f"  class {number}: {100 * score:.1f} %")
+        print(f"mean intersection over union of what was held out: {100 * np.nanmean(scores):.1f} %")
+        save_model(model, model_file)
+        draw(images[:4], masks[:4], predicted[:4], classes, picture)
+    print(f"wrote {arguments.output}, and {arguments.picture}: image, truth, prediction")
+
+
+def train(images, masks, classes, arguments):
+    """Returns a model from pixels (batch, size, size, 3), 0..255, to scores (batch, size, size, classes)."""
+    import keras
+
+    import convmixer_keras as ck
+
+    keras.utils.set_random_seed(SEED)
+    if arguments.start is None:
+        body = ck.ConvMixer(
+            64, 6, 7, 4, include_top=False, input_mean=128, input_std=64, input_shape=(None, None, 3)
+        )
+    else:
+        body = ck.inference.load(arguments.start, include_top=False).model
+    depth = sum(layer.name.endswith("_depthwise") for layer in body.layers)
+    blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
+    size = images.shape[1]
+    image = keras.Input((size, size, 3), name="image")
+    maps = ck.features(body, blocks)(image)
+    x = keras.layers.Concatenate()(maps) if len(blocks) > 1 else maps
+    x = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name="dense1")(x)
+    x = keras.layers.Conv2D(classes, 1, name="dense2")(x)
+    scores = keras.layers.Resizing(size, size, "bilinear", name="scores")(x)
+    model = keras.Model(image, scores)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=IGNORED)
+    images, masks = (np.concatenate([part, part[:, :, ::-1]]) for part in (images, masks))  # And mirrored.
+    rate = keras.optimizers.schedules.CosineDecay(3e-3, arguments.epochs * -(-len(images) // 8))
+    model.compile(keras.optimizers.AdamW(rate, weight_decay=1e-3), loss)
+    model.fit(images, masks, batch_size=8, epochs=arguments.epochs, verbose=progress.keras_verbosity())
+    return model
+
+
+def intersection_over_union(predicted, truth, classes):
+    """Returns the share of each class, (classes,), that is both predicted and true; NaN for one not there."""
+    counted = truth != IGNORED
+    pairs = np.bincount(truth[counted] * classes + predicted[counted], minlength=classes**2)
+    confusion = pairs.reshape(classes, classes)
+    with np.errstate(invalid="ignore"):
+        return confusion.diagonal() / (confusion.sum(0) + confusion.sum(1) - confusion.diagonal())
+
+
+def read(folder, size):
+    """Returns uint8 images (n, size, size, 3) and int32 masks (n, size, size) of a folder."""
+    from PIL import Image
+
+    from convmixer_keras.utils.image_files import image_paths
+
+    parts = [os.path.join(folder, part) for part in ("images", "masks")]
+    for part in parts:
+        if not os.path.isdir(part):
+            raise InputError(f"there is no folder {part}")
+    masks = {os.path.splitext(os.path.basename(path))[0]: path for path in image_paths(parts[1])}
+    pairs = [(path, masks.get(os.path.splitext(os.path.basename(path))[0])) for path in image_paths(parts[0])]
+    missing = [path for path, mask in pairs if mask is None]
+    if missing:
+        raise InputError(f"{missing[0]} has no mask of its name in {parts[1]}")
+    if len(pairs) < 2:
+        raise InputError(f"there must be at least two images in {parts[0]}, found {len(pairs)}")
+
+    def resized(path, mode, method):
+        with Image.open(path) as image:
+            image = image if mode is None else image.convert(mode)
+            return np.asarray(image.resize((size, size), method))
+
+    images = np.stack([resized(path, "RGB", Image.Resampling.BICUBIC) for path, _ in pairs])
+    # As stored: a palette's numbers, not its colours.
+    found = [resized(mask, None, Image.Resampling.NEAREST) for _, mask in pairs]
+    wrong = [pairs[i][1] for i, mask in enumerate(found) if mask.ndim != 2]
+    if wrong:
+        raise InputError(f"{wrong[0]} must have one number for each pixel, not a colour")
+    return images, np.stack(found).astype(np.int32)
+
+
+def draw(images, masks, predicted, classes, path):
+    from convmixer_keras.visualization import image_grid
+
+    colours = np.random.default_rng(3).integers(40, 256, (256, 3))
+    colours[0], colours[IGNORED] = 0, 255
+    rows = [
+        picture
+        for i in range(len(images))
+        for picture in (images[i], colours[masks[i]], colours[predicted[i]])
+    ]
+    titles = ["image", "truth", "prediction"] + [""] * (len(rows) - 3)
+    image_grid(rows, titles, columns=3).savefig(path)
+
+
+def draw_scenes(folder, count=600, size=96):
+    """Draws discs (1), squares (2) and triangles (3) of like colours before a restless background (0)."""
+    from PIL import Image, ImageDraw, ImageFilter
+
+    random = np.random.default_rng(SEED)
+    for part in ("images", "masks"):
+        os.makedirs(os.path.join(folder, part), exist_ok=True)
+    for number in range(count):
+        ground = Image.fromarray(random.integers(0, 256, (12, 12, 3)).astype(np.uint8)).resize((size, size))
+        mask = Image.new("L", (size, size))
+        for _ in range(random.integers(2, 6)):
+            x, y, r = *random.integers(8, size - 8, 2), random.integers(7, 20)
+            kind, colour = random.integers(1, 4), tuple(int(c) for c in random.integers(0, 256, 3))
+            for picture, fill in ((ground, colour), (mask, int(kind))):
+                pen = ImageDraw.Draw(picture)
+                if kind == 1:
+                    pen.ellipse((x - r, y - r, x + r, y + r), fill)
+                elif kind == 2:
+                    pen.rectangle((x - r, y - r, x + r, y + r), fill)
+                else:
+                    pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill)
+        pixels = np.asarray(ground.filter(ImageFilter.GaussianBlur(0.7)), np.float32)
+        pixels = np.clip(pixels + random.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(os.path.join(folder, "images", f"{number:03}.png"))
+        mask.save(os.path.join(folder, "masks", f"{number:03}.png"))
+    print(f"wrote {count} scenes to {folder}")
+
+
+def parse():
+    parser = command_line.parser(__doc__)
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="holds images/ and masks/")
+    parser.add_argument("--draw", metavar="FOLDER", help="draw scenes to try it on")
+    parser.add_argument(
+        "--from", dest="start", metavar="MODEL", help="a body that is trained already, .keras"
+    )
+    number = command_line.positive
+    parser.add_argument("--size", type=number, default=96, metavar="N", help="side of the images in pixels")
+    parser.add_argument("--epochs", type=number, default=8, metavar="N", help="passes over the images")
+    parser.add_argument("--output", default="segmenter.keras", metavar="FILE", help="the model to write")
+    parser.add_argument(
+        "--picture",
+        type=command_line.picture,
+        default="segmented.png",
+        metavar="FILE",
+        help="the picture to write",
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
