@@ -1,0 +1,130 @@
+"""Which processes train together: what TF_CONFIG or Slurm says of them."""
+
+import json
+import os
+import subprocess
+from typing import NamedTuple
+
+from convmixer_keras.utils.errors import InputError, first_line
+
+
+class Workers(NamedTuple):
+    """The processes that train together, and which of them this one is.
+
+    Attributes:
+        addresses: Dictionary from the name of each, such as "worker 1", to its "host:port", in TensorFlow's
+            order; empty where there is only this one.
+        index: Which of them this is. Number 0 is the chief: it alone writes files.
+    """
+
+    addresses: dict[str, str]
+    index: int
+
+    @property
+    def count(self):
+        return max(1, len(self.addresses))
+
+    @property
+    def is_chief(self):
+        return self.index == 0
+
+    @property
+    def name(self):
+        return list(self.addresses)[self.index]
+
+    @property
+    def chief(self):
+        return next(iter(self.addresses))
+
+
+ALONE = Workers({}, 0)
+
+
+def find_workers():
+    """Returns the `Workers` of the environment: those of TF_CONFIG, or else the tasks of a Slurm job step.
+
+    Raises:
+        InputError: If there are neither, or they cannot be used.
+    """
+    if "TF_CONFIG" not in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ:
+        return workers_of_slurm()
+    return workers_of_tf_config()
+
+
+def has_workers():
+    """Whether the environment names several processes."""
+    named = os.environ.get("TF_CONFIG") or "SLURM_STEP_NUM_TASKS" in os.environ
+    return bool(named) and find_workers().count > 1
+
+
+def workers_of_tf_config():
+    """Returns the `Workers` that the environment variable TF_CONFIG lists.
+
+    Raises:
+        InputError: If it is missing, does not list them, or gives two of them the same address.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        addresses = {
+            f"{job} {i}": address
+            for job in ("chief", "worker")
+            for i, address in enumerate(cluster.get(job, []))
+        }
+        workers = Workers(addresses, list(addresses).index(f"{task['type']} {int(task['index'])}"))
+        usable = all(0 < host_and_port(address)[1] < 65536 for address in addresses.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        usable = False
+    if not usable:
+        raise InputError(
+            "strategy multiworker needs the environment variable TF_CONFIG as "
+            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, '
+            f"the index from 0 and another one in each process, got {text!r}"
+        )
+    if len(set(addresses.values())) < len(addresses):
+        raise InputError(f"TF_CONFIG must list each address once, got {', '.join(addresses.values())}")
+    return workers
+
+
+def workers_of_slurm():
+    """Returns the tasks of the Slurm job step that this process is one of, as `Workers`.
+
+    The ports follow from the number of the job, so that two jobs on one machine do not meet.
+    (TensorFlow's `SlurmClusterResolver` fails without GPUs, and sorts node10 before node2.)
+
+    Raises:
+        InputError: If Slurm does not name the tasks' machines, or has dealt the tasks out by turns.
+    """
+    try:
+        tasks, index, node, job, step = (
+            int(os.environ[f"SLURM_{name}"])
+            for name in ("STEP_NUM_TASKS", "PROCID", "NODEID", "JOB_ID", "STEP_ID")
+        )
+        names = os.environ["SLURM_STEP_NODELIST"]
+        counts = _counts(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        command = ["scontrol", "show", "hostnames", names]
+        hosts = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    except (KeyError, ValueError, OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"the tasks of this Slurm job are unknown: {first_line(error)}") from None
+    port = 20_000 + (97 * job + 13 * step) % 10_000
+    places = [(host, i) for host, count in zip(hosts, counts, strict=False) for i in range(count)]
+    if len(places) != tasks or places[index][0] != hosts[node]:
+        raise InputError("Slurm must start the tasks one node after the other: srun --distribution=block")
+    addresses = {f"worker {i}": f"{host}:{port + place}" for i, (host, place) in enumerate(places)}
+    return Workers(addresses if tasks > 1 else {}, index)
+
+
+def _counts(text):
+    """Reads Slurm's "2(x3),1" as [2, 2, 2, 1]."""
+    found = []
+    for part in text.split(","):
+        count, _, repeats = part.rstrip(")").partition("(x")
+        found += [int(count)] * int(repeats or 1)
+    return found
+
+
+def host_and_port(address):
+    """Splits "host:port" or "[IPv6 address]:port"; ValueError for anything else."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
