@@ -5,47 +5,19 @@ as one device would: `fused.py` normalises over the whole batch, and gradients a
 clipped.
 """
 
-import json
+import contextlib
 import os
 import zlib
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training.peers import wait_for_peers
+from convmixer_keras.training.peers import connected
+from convmixer_keras.training.workers import ALONE, find_workers, has_workers
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
-
-
-class Workers(NamedTuple):
-    """The processes that train together, and which of them this one is.
-
-    Attributes:
-        addresses: Dictionary from the name of each, such as "worker 1", to its "host:port", in TensorFlow's
-            order; empty where there is only this one.
-        index: Which of them this is. Number 0 is the chief: it alone writes files.
-    """
-
-    addresses: dict[str, str]
-    index: int
-
-    @property
-    def count(self):
-        return max(1, len(self.addresses))
-
-    @property
-    def is_chief(self):
-        return self.index == 0
-
-    @property
-    def name(self):
-        return list(self.addresses)[self.index]
-
-
-ALONE = Workers({}, 0)
 
 
 def choose_strategy(name="auto"):
@@ -53,10 +25,10 @@ def choose_strategy(name="auto"):
 
     Args:
         name: "one" device; "mirrored" over all GPUs of this machine, or where it has none over its logical
-            CPUs; "multiworker" over the processes that the environment variable TF_CONFIG lists; "tpu", the
-            one of this machine or of the environment variable TPU_NAME. "auto" takes "tpu" where there is
-            one, "multiworker" where TF_CONFIG lists several processes, "mirrored" where there are several
-            GPUs, and else "one".
+            CPUs; "multiworker" over the processes that the environment variable TF_CONFIG lists, or the tasks
+            of a Slurm job; "tpu", the one of this machine or of the environment variable TPU_NAME. "auto"
+            takes "tpu" where there is one, "multiworker" where there are several processes, "mirrored" where
+            there are several GPUs, and else "one".
 
     Returns:
         One of the other names, and the `Workers`.
@@ -67,23 +39,56 @@ def choose_strategy(name="auto"):
     checks.one_of("strategy", name, STRATEGIES)
     if name == "auto":
         name = _best_strategy()
-    return name, workers_of_tf_config() if name == "multiworker" else ALONE
+    return name, find_workers() if name == "multiworker" else ALONE
 
 
-def start_strategy(name, workers, peer_timeout=600):
+# What TensorFlow may raise when another process is gone.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
+def together(workers, timeout, output, shared_errors=()):
+    """Within this block, the loss of another process of the run ends this one.
+
+    Args:
+        workers: The `Workers`; nothing happens where this process is alone.
+        timeout: For how many seconds to wait for the others to start.
+        output: The folder of the run.
+        shared_errors: Exceptions that end the run in every process alike.
+
+    Returns:
+        A context manager: `peers.connected`.
+    """
+    advice = f"; start every process again with --resume --output {output} to go on from the last checkpoint"
+    return connected(workers, timeout, advice, _abort_collectives, _LOST, shared_errors)
+
+
+def _abort_collectives(message):
+    """Lets every exchange with other processes fail, the one that waits and those to come."""
+    from tensorflow.python.eager import context  # As MultiWorkerMirroredStrategy's own check does it.
+
+    with contextlib.suppress(tf.errors.OpError, RuntimeError):
+        context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
+
+
+def start_strategy(name, workers):
     """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
 
     Args:
-        name, workers: What `choose_strategy` returns.
-        peer_timeout: For how many seconds "multiworker" waits for another process: to start, and then in
-            each exchange.
+        name, workers: What `choose_strategy` returns. With several workers, call it within `together`:
+            TensorFlow waits for them without end.
 
     Returns:
         A `tf.distribute.Strategy`.
 
     Raises:
         InputError: If there is no TPU.
-        PeerLost: If another process does not start in time.
     """
     if name == "one":
         return tf.distribute.get_strategy()
@@ -92,16 +97,23 @@ def start_strategy(name, workers, peer_timeout=600):
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    # TensorFlow would wait for ever, and not even hear a Ctrl-C.
-    wait_for_peers(workers.addresses, workers.name, peer_timeout)
-    options = tf.distribute.experimental.CommunicationOptions(timeout_seconds=peer_timeout)
-    return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+    return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))
+
+
+def _cluster_resolver(workers):
+    jobs = {}
+    for name, address in workers.addresses.items():
+        jobs.setdefault(name.split()[0], []).append(address)
+    job, index = workers.name.split()
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(jobs), task_type=job, task_id=int(index), rpc_layer="grpc"
+    )
 
 
 def _best_strategy():
     if tf.config.list_physical_devices("TPU") or os.environ.get("TPU_NAME"):
         return "tpu"
-    if os.environ.get("TF_CONFIG") and workers_of_tf_config().count > 1:
+    if has_workers():
         return "multiworker"
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
@@ -116,32 +128,6 @@ def _tpu_strategy():
     except (ValueError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"strategy tpu needs a TPU, here or named by TPU_NAME: {reason}") from None
-
-
-def workers_of_tf_config():
-    """Returns the `Workers` that the environment variable TF_CONFIG lists.
-
-    Raises:
-        InputError: If it is missing or does not list them.
-    """
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
-        addresses = {
-            f"{job} {i}": address
-            for job in ("chief", "worker")
-            for i, address in enumerate(cluster.get(job, []))
-        }
-        for address in addresses.values():
-            int(address.rpartition(":")[2])
-        return Workers(addresses, list(addresses).index(f"{task['type']} {int(task['index'])}"))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            "strategy multiworker needs the environment variable TF_CONFIG as "
-            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, '
-            f"the index from 0 and another one in each process, got {text!r}"
-        ) from None
 
 
 def summary(name, workers, replicas, batch_size):
@@ -225,4 +211,4 @@ def check_same(strategy, workers, settings):
     chiefs = tf.Variable(own, dtype=tf.int64)
     broadcast(strategy, [chiefs])
     if int(chiefs) != own:
-        raise InputError(f"{workers.name} must be given the same flags as {next(iter(workers.addresses))}")
+        raise InputError(f"{workers.name} must be given the same flags as {workers.chief}")

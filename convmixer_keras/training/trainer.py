@@ -14,15 +14,15 @@ from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training import checkpoint, distribution, run_folder
-from convmixer_keras.training.callbacks import KeepRun
+from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.guard import Guard
 from convmixer_keras.training.network import build_model, start_from, thawed
 from convmixer_keras.training.optimizer import build_optimizer
-from convmixer_keras.training.peers import PeerLost, lost_peer
 from convmixer_keras.training.run_writer import RunWriter
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.training.step import TrainingModel
+from convmixer_keras.training.workers import Workers
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
 
@@ -127,7 +127,7 @@ class _Place(NamedTuple):
     """Where a run takes place: its folder (None where nothing is written), processes and devices."""
 
     folder: run_folder.RunFolder | None
-    workers: distribution.Workers
+    workers: Workers
     strategy_name: str
     strategy: tf.distribute.Strategy
     summary: str
@@ -220,33 +220,16 @@ def _tensorboard(folder):
     return [board]
 
 
-# What TensorFlow may raise when another process is gone.
-_LOST = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-    tf.errors.UnknownError,
-)
-
-
 @contextlib.contextmanager
-def _named_errors(workers, output):
-    """Within this block, TensorFlow's errors about another process or a full disk say so in one line."""
+def _named_errors(output):
+    """Within this block, TensorFlow's error about a full disk says so in one line."""
     try:
         yield
     except tf.errors.OpError as error:
         logs = os.path.join(output, run_folder.TENSORBOARD)
         if logs in str(error) or "events file" in str(error):  # TensorBoard's, on a full disk.
             raise Failure(f"cannot write {logs}: {first_line(error)}") from None
-        if workers.count == 1 or not isinstance(error, _LOST):
-            raise
-        peer = lost_peer(workers.addresses, workers.name, str(error))
-        raise PeerLost(
-            f"lost {peer}; start every process again with --resume --output {output} to go on from the last "
-            "checkpoint"
-        ) from error
+        raise
 
 
 def _check_folder(folder, recipe, resume, overwrite):
