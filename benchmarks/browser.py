@@ -29,7 +29,8 @@ from playwright.sync_api import sync_playwright
 
 import convmixer_keras as ck
 from convmixer_keras.convert import tflite
-from convmixer_keras.convert.runtime import Classifier, read_image
+from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.data.preprocessing import Preprocessing
 
 SERVE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "web" / "serve.py"
 THREADS = (1, 4)
@@ -70,7 +71,7 @@ def write_files(folder, trained, photos):
     """Returns the path of a file by its mode, and an image that they take."""
     if trained:
         model = keras.saving.load_model(trained)
-        images = np.stack([read_image(photo, model.input_shape[1:]) for photo in photos])
+        images = np.stack([Preprocessing(model.input_shape[1:3])(photo) for photo in photos])
     else:
         model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
         images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.float32)
@@ -150,7 +151,7 @@ def print_times(times):
 def print_differences(mode, classifier, page, photos, scratch):
     same, file, agree = 0.0, 0.0, 0
     for photo in photos:
-        pixels = read_image(photo, classifier.input_shape)
+        pixels = Preprocessing(classifier.input_shape[:2])(photo)
         Image.fromarray(pixels.astype(np.uint8).squeeze()).save(scratch)
         expected = probabilities(classifier, pixels)
         found = classified(page, scratch)

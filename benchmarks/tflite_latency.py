@@ -65,7 +65,7 @@ def write_files(model, image, folder):
             file.write(stock_export(model, image, mode))
     for mode in tflite.MODES:
         files[f"ours {mode}"] = os.path.join(folder, f"ours_{mode}.tflite")
-        tflite.export(model, files[f"ours {mode}"], mode, calibration=image)
+        tflite.export(model, files[f"ours {mode}"], mode, calibration=image, logits=True)
     return files
 
 

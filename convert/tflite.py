@@ -1,5 +1,6 @@
 """A ConvMixer as a `.tflite` file, quantised or not."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from convmixer_keras import __version__
 from convmixer_keras.convert import archive, flatbuffer, metadata, quantization, runtime, versions
 from convmixer_keras.convert.calibration import calibration_images
+from convmixer_keras.data.scores import softmax
 from convmixer_keras.utils import command_line, extras, progress
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
@@ -49,12 +51,15 @@ def export(
     whole_kernels=False,
     author=None,
     license=None,
+    preprocessing=None,
+    logits=False,
     verbose=False,
 ):
     """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
 
-    The file has the signature `image` -> `probabilities` (a model that ends in softmax or sigmoid), `logits`
-    or `features`, with a batch of one image. Weights and computation by mode:
+    The file has the signature `image` -> `probabilities`, `logits` or `features`, with a batch of one image.
+    A classifier that gives logits gets a softmax at its end, unless `logits` is set. Weights and computation
+    by mode:
 
     * "float32".
     * "float16": weights are kept as float16, half the size, and computed with as float32.
@@ -86,6 +91,10 @@ def export(
         whole_kernels: Whether convolutions keep the model's shapes, for runtimes and accelerators without
             XNNPACK's fast small kernels: x86 with LiteRT 1.0, for one. Where XNNPACK computes, this is slow.
         author, license: Of the model, to be named in the file's metadata, or None.
+        preprocessing: The `Preprocessing` of the model, which travels in the file: its `mean` and `std`, if
+            it has any, become part of the network, as `input_mean` and `input_std` do. None where nobody
+            knows; `Classifier` then takes a default, and says so.
+        logits: Whether a classifier that gives logits is left as it is.
         verbose: Whether to print what is being done, and how far it is.
 
     Returns:
@@ -103,6 +112,10 @@ def export(
     if mode in ("dynamic", "int8"):
         extras.require("ai_edge_quantizer")
     channels = model.inputs[0].shape[-1] if isinstance(model, keras.Model) else None
+    if input_mean is None and preprocessing is not None and preprocessing.mean is not None:
+        input_mean, input_std = (
+            [255 * value for value in values] for values in (preprocessing.mean, preprocessing.std)
+        )
     input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
     small = mobile(
         model,
@@ -113,22 +126,29 @@ def export(
         whole_kernels=whole_kernels,
     )
     output_name = _output_name(model)
-    takes_pixels = input_mean is not None or _normalizes(model)
+    adds_softmax = output_name == "logits" and not logits
+    if adds_softmax:
+        small = keras.Model(small.inputs, keras.layers.Softmax(name="probabilities")(small.outputs[0]))
+        output_name = "probabilities"
+    takes_pixels = input_mean is not None or model_takes_pixels(model)
     if labels is not None:
         labels = _checked_labels(labels, small.output_shape, output_name)
     if mode == "int8" and calibration is None:
         raise InputError("mode int8 needs images to find the ranges with: calibration must be given")
     say, counted = _reporters(verbose)
-
+    shape = small.input_shape[1:]
+    if preprocessing is not None:
+        *size, channels = shape
+        preprocessing = dataclasses.replace(preprocessing, size=size, channels=channels, mean=None, std=None)
     with written_whole(path) as temporary:
-        images = calibration_images(calibration, small.input_shape[1:], takes_pixels, counted)
+        images = calibration_images(calibration, shape, takes_pixels, preprocessing, counted)
         network = _network(small, mode, output_name, images, takes_pixels, say, counted)
         if len(small.output_shape) == 2:
             # Without metadata MediaPipe refuses a file, and there is no task for a map of features.
             described = metadata.metadata(
                 name=model.name,
                 description=f"ConvMixer in {mode}, written by convmixer-keras {__version__}",
-                input_shape=small.input_shape[1:],
+                input_shape=shape,
                 takes_pixels=takes_pixels,
                 output_name=output_name,
                 labels=labels is not None,
@@ -137,10 +157,12 @@ def export(
             )
             flatbuffer.set_metadata(network, metadata.ENTRY, described)
         content = flatbuffer.written(network)
-        content += archive.written(labels, takes_pixels, offset=len(content))
+        content += archive.written(labels, takes_pixels, preprocessing, offset=len(content))
         with open(temporary, "wb") as file:
             file.write(content)
         reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
+        if adds_softmax:
+            reference = softmax(reference)
         with command_line.silence():
             classifier = runtime.Classifier(temporary)
         got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
@@ -202,8 +224,8 @@ def _output_name(model):
     return "probabilities" if head.activation.__name__ in ("softmax", "sigmoid") else "logits"
 
 
-def _normalizes(model):
-    """Whether the model takes raw pixels."""
+def model_takes_pixels(model):
+    """Whether a model takes raw pixels 0..255 and normalises by itself."""
     return any(layer.name == "input_normalization" for layer in model.layers)
 
 

@@ -230,12 +230,13 @@ def finite_float32(array, name, path):
     return array
 
 
-def write_checkpoint(arrays, path):
+def write_checkpoint(arrays, path, metadata=None):
     """Writes a state dict, whole or not at all.
 
     Args:
         arrays: Dict from name to array.
         path: Ends in .safetensors, or .pth, which needs PyTorch.
+        metadata: Dict from string to string, which only .safetensors keeps.
 
     Raises:
         InputError: If the file cannot be written or its name ends otherwise, or PyTorch is needed and not
@@ -249,7 +250,7 @@ def write_checkpoint(arrays, path):
             from safetensors.numpy import save_file
 
             # The format says to readers in whose memory layout the tensors are.
-            save_file(arrays, temporary, metadata={"format": "pt"})
+            save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
             os.chmod(temporary, 0o666 & ~_umask())  # save_file lets nobody but the owner read.
         else:
             import torch

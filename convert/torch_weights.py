@@ -3,15 +3,17 @@
 The command for it is `convmixer-convert`. Neither needs PyTorch for `.safetensors`.
 """
 
+import dataclasses
 import os
 from typing import NamedTuple
 
 import numpy as np
 
 from convmixer_keras import presets
-from convmixer_keras.convert import keras_files, torch_checkpoint, torch_layouts
+from convmixer_keras.convert import keras_files, timm_config, torch_checkpoint, torch_layouts
 from convmixer_keras.convert.recognition import Recognised, recognise
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
+from convmixer_keras.data import preprocessing
 from convmixer_keras.models import sizes
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
@@ -51,6 +53,19 @@ class Checkpoint(NamedTuple):
     def __str__(self):
         known = f", as {self.preset.name}" if self.preset else ""
         return f"{self.recognised.layout} layout, {self.recognised.sizes}, {self.activation}{known}"
+
+    def preprocessing(self, image_size=None):
+        """Returns the `Preprocessing` that the file or its published variant states, or None.
+
+        Args:
+            image_size: Side of the images in pixels; None for the stated one.
+        """
+        record = timm_config.from_file(self.path)
+        if record is None and self.preset and self.recognised.sizes.channels == len(self.preset.mean):
+            record = preprocessing.published(self.preset, takes_pixels=False)
+        if record is None or image_size is None:
+            return record
+        return dataclasses.replace(record, size=image_size)
 
 
 def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_top=True, epsilon=None):
@@ -117,8 +132,9 @@ def convert_checkpoint(
         path, activation, variant, ema, epsilon: As in `open_checkpoint`.
         include_top: Whether the model ends in the classifier, or in the feature map.
         classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's constants; otherwise it takes normalised channels, as the checkpoint does.
+        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with the
+            constants of its published variant; otherwise it takes normalised channels, as the checkpoint
+            does.
         image_size: Side of the images in pixels. None leaves height and width open.
 
     Returns:
@@ -137,7 +153,15 @@ def convert_checkpoint(
         include_top=include_top and classes is None,
         epsilon=epsilon,
     )
-    return build(checkpoint, include_top, classes, include_preprocessing, image_size)
+    normalization = None
+    if include_preprocessing:
+        record = checkpoint.preprocessing(image_size)
+        if record is None:
+            raise InputError(
+                f"include_preprocessing is only known for the published variants, and {path} is none"
+            )
+        normalization = record.mean, record.std
+    return build(checkpoint, include_top, classes, normalization, image_size)
 
 
 def to_state_dict(model, layout="timm"):
@@ -198,24 +222,30 @@ def _is_convolution(layer):
     return layer.name != "head" and not torch_layouts.is_norm(layer.name)
 
 
-def build(checkpoint, include_top=True, classes=None, include_preprocessing=False, image_size=None):
-    """Builds the Keras model of a `Checkpoint`; the arguments are those of `convert_checkpoint`."""
+def build(checkpoint, include_top=True, classes=None, normalization=None, image_size=None):
+    """Builds the Keras model of a `Checkpoint`.
+
+    Args:
+        checkpoint: A `Checkpoint`.
+        include_top, classes, image_size: As in `convert_checkpoint`.
+        normalization: (mean, std), each per channel in units of 0..1, for a model that takes raw pixels and
+            normalises them; None for one that takes normalised channels.
+
+    Returns:
+        A `keras.Model`.
+    """
     from convmixer_keras.models.convmixer import ConvMixer
 
     sizes, preset = checkpoint.recognised.sizes, checkpoint.preset
-    if include_preprocessing and sizes.channels != 3:
-        raise InputError(
-            "include_preprocessing is ImageNet's normalisation of 3 channels, and "
-            f"{checkpoint.path} takes {sizes.channels}"
-        )
+    mean, std = ([255 * v for v in values] for values in normalization) if normalization else (None, None)
     model = ConvMixer(
         sizes.hidden_dim,
         sizes.depth,
         sizes.kernel_size,
         sizes.patch_size,
         activation=checkpoint.activation,
-        input_mean=[255 * mean for mean in presets.IMAGENET_MEAN] if include_preprocessing else None,
-        input_std=[255 * std for std in presets.IMAGENET_STD] if include_preprocessing else None,
+        input_mean=mean,
+        input_std=std,
         include_top=include_top,
         classes=(classes or sizes.classes) if include_top else None,
         input_shape=(image_size, image_size, sizes.channels),

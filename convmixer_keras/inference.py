@@ -1,101 +1,130 @@
-"""A model with what it takes to show it photographs: which pixels, which crop, which names."""
+"""A model with what it takes to show it photographs: how they become its input, and its classes' names."""
 
-import os
-from typing import NamedTuple
+import dataclasses
 
 import keras
 
 from convmixer_keras import applications as variants
 from convmixer_keras import presets, pretrained
-from convmixer_keras.convert import runtime
-from convmixer_keras.models.saving import load_class_names, load_model
-from convmixer_keras.training import run_folder
+from convmixer_keras.data import preprocessing as preprocessing_module
+from convmixer_keras.data.class_names import imagenet_classes
+from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 BUILDERS = tuple(pretrained.RELEASE_FILES)  # Those that have published ImageNet weights.
-FREE_SIZE = 224  # What a model is shown that leaves the size of its images open.
+FREE_SIZE = 224  # What a model is shown that leaves the size of its images open, and does not say.
 
 
-class PhotoModel(NamedTuple):
+class PhotoModel:
     """What `load` returns.
 
     Attributes:
-        model: A `keras.Model` from raw pixels 0..255, float32 (batch, height, width, channels), to
+        model: A `keras.Model` from what `read` gives, float32 (batch, height, width, channels), to
             probabilities (batch, classes), or without its top to features (batch, hidden_dim).
         class_names: The name of each class, in the order of the outputs; None without the top.
-        crop_pct: Share of the resized image that the centre crop keeps.
+        preprocessing: The `Preprocessing` that `read` uses. Where the file does not say, a default is taken
+            at the first photograph, and said on standard error.
     """
 
-    model: keras.Model
-    class_names: list[str] | None
-    crop_pct: float
+    def __init__(self, model, class_names, preprocessing, source):
+        self.model = model
+        self.class_names = class_names
+        self._preprocessing = preprocessing
+        self._source = source
+
+    @property
+    def preprocessing(self):
+        if self._preprocessing is None:
+            if not _normalizes(self.model):
+                raise InputError(
+                    f"{self._source} takes normalised channels, and does not say which: give --mean and --std"
+                )
+            *size, channels = self.model.input_shape[1:]
+            self._preprocessing = preprocessing_module.assumed(self._source, size, channels)
+        return self._preprocessing
 
     def read(self, path):
-        """Returns an image file as the model takes it, float32 (height, width, channels), 0..255."""
-        return runtime.read_image(path, self.model.input_shape[1:], self.crop_pct)
+        """Returns an image file as the model takes it, float32 (height, width, channels)."""
+        return self.preprocessing(path)
+
+    def picture(self, path):
+        """Returns an image file as the model sees it, for people: pixels 0..255 whatever the model takes."""
+        return dataclasses.replace(self.preprocessing, mean=None, std=None)(path)
 
 
-def load(source, include_top=True):
+def load(source, include_top=True, **changes):
     """Opens a trained model, whatever it comes from, to be shown photographs.
 
-    The evaluation crop is that of the published weights, or of the training run in whose folder the file is,
-    and otherwise the largest possible one.
+    How a photograph becomes its input is what the file says, or for ImageNet weights what their authors'
+    evaluation does.
 
     Args:
         source: The path of a `.keras` file; "hf://USER/REPO", a Hugging Face repository that holds one; or
             the name of one of `BUILDERS`, which stands for its ImageNet weights.
         include_top: Whether the model ends in class probabilities, or in features.
+        changes: Fields of `Preprocessing` to take in place of what the file says, such as
+            `orientation="exif"`.
 
     Returns:
         A `PhotoModel`.
 
     Raises:
-        InputError: If there is no such model, if it does not take images, if it takes normalised channels
-            that nothing tells the normalisation of, or if ImageNet weights cannot be had.
+        InputError: If there is no such model, if it does not take images, if `changes` do not fit it, or if
+            ImageNet weights are neither there nor can be fetched.
     """
     if hub.is_name(source):
         source = hub.download(source, ("model.keras", ".keras"))
     if source in BUILDERS:
         preset = next(preset for preset in presets.PRESETS if preset.name == source)
         model = getattr(variants, source)(weights="imagenet", include_preprocessing=True)
-        crop_pct, names = preset.crop_pct, None
+        preprocessing = preprocessing_module.published(preset, takes_pixels=True)
+        names = [name for _, name in imagenet_classes()]
     else:
         if not str(source).endswith(".keras"):
             raise InputError(f"a model is a .keras file or one of {', '.join(BUILDERS)}, got {source}")
-        model, preset = _takes_pixels(load_model(source), source)
-        crop_pct, names = _crop_pct(source, preset), load_class_names(source)
+        model, preprocessing = load_model(source), preprocessing_module.of(source)
+        names = load_class_names(source)
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        raise InputError(
+            f"{source} must take images (height, width, channels), and takes {model.input_shape}"
+        )
+    preprocessing = _changed(preprocessing, model, source, changes)
+    model = _fixed(model, preprocessing.size if preprocessing else (FREE_SIZE, FREE_SIZE))
     if not include_top:
-        return PhotoModel(_headless(model), None, crop_pct)
+        return PhotoModel(_headless(model), None, preprocessing, source)
     if len(model.output_shape) != 2:
         raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
-    return PhotoModel(_to_probabilities(model), names or _default_names(model), crop_pct)
+    names = names or [str(i) for i in range(model.output_shape[-1])]
+    return PhotoModel(_to_probabilities(model), names, preprocessing, source)
 
 
-def _takes_pixels(model, path):
-    """Returns the model with raw pixels of a fixed size as its input, and the variant that it is or None."""
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        raise InputError(f"{path} must take images (height, width, channels), and takes {model.input_shape}")
-    preset = _published_variant(model)
-    layers = [layer.name for layer in model.layers]
-    if "stem_conv" in layers and "input_normalization" not in layers:
-        if preset is None:
-            raise InputError(
-                f"{path} takes normalised channels, and nothing tells which normalisation: make it anew with "
-                "input_mean and input_std, or convmixer-convert --include-preprocessing"
-            )
-        model = getattr(variants, preset.name)(
-            weights=path, include_preprocessing=True, classifier_activation=_head_activation(model)
-        )
-    return _fixed(model), preset
+def _changed(preprocessing, model, source, changes):
+    """Returns a file's `Preprocessing` with changes, or None where neither says anything."""
+    if "mean" in changes and _normalizes(model):
+        raise InputError(f"{source} normalises by itself: mean and std are not for it")
+    if preprocessing is not None:
+        check_preprocessing(model, preprocessing)
+        return dataclasses.replace(preprocessing, **changes)
+    if not changes or not (_normalizes(model) or "mean" in changes):
+        return None
+    height, width, channels = model.input_shape[1:]
+    return Preprocessing((height or FREE_SIZE, width or FREE_SIZE), channels, **changes)
 
 
-def _fixed(model):
-    """Returns the model for images of one size, in float32 whatever it was trained in."""
+def _normalizes(model):
+    """Whether a model takes raw pixels, as those do that are not of this package's builders."""
+    names = {layer.name for layer in model.layers}
+    return "stem_conv" not in names or "input_normalization" in names
+
+
+def _fixed(model, size):
+    """Returns the model in float32, for images of `size` where it leaves that open."""
     height, width, channels = model.input_shape[1:]
     if height and width and all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
-    image = keras.Input((height or FREE_SIZE, width or FREE_SIZE, channels), name="image")
+    image = keras.Input((height or size[0], width or size[1], channels), name="image")
 
     def in_float32(layer):
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
@@ -103,33 +132,6 @@ def _fixed(model):
     fixed = keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
     fixed.set_weights(model.get_weights())
     return fixed
-
-
-def _published_variant(model):
-    """Returns the `Preset` whose published classifier a model has, by its sizes, or None."""
-    layers = {layer.name: layer for layer in model.layers if layer.weights}
-    if not {"stem_conv", "block0_depthwise", "head"} <= layers.keys():
-        return None
-    patch_size, _, _, hidden_dim = layers["stem_conv"].kernel.shape
-    kernel_size, classes = layers["block0_depthwise"].kernel.shape[0], layers["head"].units
-    depth = sum(name.endswith("_depthwise") for name in layers)
-    for preset in presets.PRESETS:
-        sizes = (preset.hidden_dim, preset.depth, preset.kernel_size, preset.patch_size, preset.classes)
-        if preset.name in BUILDERS and sizes == (hidden_dim, depth, kernel_size, patch_size, classes):
-            return preset
-    return None
-
-
-def _head_activation(model):
-    return keras.activations.serialize(model.get_layer("head").activation)
-
-
-def _crop_pct(path, preset):
-    crop_pct = preset.crop_pct if preset else 1.0
-    folder = run_folder.RunFolder(os.path.dirname(path) or ".")
-    if folder.holds_run() and os.path.basename(path) in (run_folder.BEST_MODEL, run_folder.LAST_MODEL):
-        return folder.read_config().get("recipe", {}).get("crop_pct", crop_pct)
-    return crop_pct
 
 
 def _to_probabilities(model):
@@ -145,12 +147,3 @@ def _headless(model):
     if len(features.shape) == 4:
         features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
     return keras.Model(model.inputs, features)
-
-
-def _default_names(model):
-    from convmixer_keras.data.class_names import imagenet_classes
-
-    classes = model.output_shape[-1]
-    if classes == presets.CONVMIXER_1536_20.classes:
-        return [name for _, name in imagenet_classes()]
-    return [str(i) for i in range(classes)]

@@ -16,6 +16,7 @@ import os
 
 import numpy as np
 
+from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
@@ -45,7 +46,7 @@ def draw_neighbours(paths, arguments, picture):
     from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
-    headless = inference.load(arguments.model, include_top=False)
+    headless = inference.load(arguments.model, False, **preprocessing_changes(arguments))
     model = headless.model
     if arguments.block is not None:
         model = ck.features(model, arguments.block)
@@ -73,7 +74,7 @@ def draw_neighbours(paths, arguments, picture):
         f"{os.path.relpath(paths[i], arguments.folder)[-24:]}\n{text}"
         for i, text in zip(shown, below, strict=True)
     ]
-    images = [headless.read(paths[i]) for i in shown]
+    images = [headless.picture(paths[i]) for i in shown]
     image_grid(images, titles, columns=1 + neighbours.shape[1], apart=True).savefig(picture)
 
 
@@ -109,6 +110,7 @@ def parse():
     parser.add_argument("--neighbours", type=number, default=5, metavar="N", help="how many of each")
     parser.add_argument("--block", type=int, metavar="N", help="take the features after block N, from 0")
     parser.add_argument("--save", metavar="FILE", help="write the features too, .npz")
+    add_preprocessing_flags(parser)
     return parser.parse_args()
 
 

@@ -22,6 +22,7 @@ import sys
 
 import numpy as np
 
+from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
 
@@ -43,8 +44,8 @@ def main():
     print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
     # Around all of the work, which would be lost if the model could not be written.
     with written_whole(arguments.output) as temporary:
-        model, accuracy = finetune(names, train, held_out, arguments)
-        save_model(model, temporary, names)
+        model, preprocessing, accuracy = finetune(names, train, held_out, arguments)
+        save_model(model, temporary, names, preprocessing)
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
         f"wrote {arguments.output}, which knows {', '.join(names)}\n"
@@ -59,14 +60,18 @@ def beside(script):
 
 
 def finetune(names, train, held_out, arguments):
-    """Returns the trained model, uncompiled, and its accuracy on what was held out."""
+    """Returns the trained model, uncompiled, its `Preprocessing`, and its accuracy on what was held out."""
     import keras
 
     from convmixer_keras import inference
 
     keras.utils.set_random_seed(SEED)
-    body = inference.load(arguments.start, include_top=False)
-    train, held_out = batches(train, body.read, training=True), batches(held_out, body.read)
+    # Photographs of one's own are turned as their EXIF data says, whatever the body was trained on.
+    changes = {"orientation": "exif", **preprocessing_changes(arguments)}
+    body = inference.load(arguments.start, False, **changes)
+    print(f"images: {body.preprocessing}")
+    dtype = np.uint8 if body.preprocessing.mean is None else np.float32
+    train, held_out = batches(train, body.read, dtype, training=True), batches(held_out, body.read, dtype)
     head = keras.layers.Dense(len(names), activation="softmax", name="head")
     model = keras.Model(body.model.inputs, head(body.model.outputs[0]))
 
@@ -94,7 +99,7 @@ def finetune(names, train, held_out, arguments):
     accuracy = model.evaluate(held_out, return_dict=True, verbose=0)["accuracy"]
     for layer in model.layers:
         layer.trainable = True
-    return keras.Model(model.inputs, model.outputs), accuracy
+    return keras.Model(model.inputs, model.outputs), body.preprocessing, accuracy
 
 
 def split(folder):
@@ -118,15 +123,15 @@ def numbered(paths_of):
     return [(path, number) for number, name in enumerate(sorted(paths_of)) for path in paths_of[name]]
 
 
-def batches(pairs, read, training=False):
-    """Returns batches of raw pixels and class numbers; those to train on are shuffled and half mirrored."""
+def batches(pairs, read, dtype, training=False):
+    """Returns batches of images and class numbers; those to train on are shuffled and half mirrored."""
     import tensorflow as tf
 
     paths, numbers = zip(*pairs, strict=True)
     # Kept in memory: to decode a photograph takes longer than to train on it.
     with concurrent.futures.ThreadPoolExecutor() as pool:
         images = progress.shown(pool.map(read, paths), "reading", len(paths), "photographs")
-        images = np.stack([image.astype(np.uint8) for image in images])
+        images = np.stack([image.astype(dtype) for image in images])
     examples = tf.data.Dataset.from_tensor_slices((images, list(numbers)))
     if training:
         examples = examples.shuffle(len(pairs), seed=SEED)
@@ -153,6 +158,7 @@ def parse():
         metavar=("N", "M"),
         help="N for the classifier alone, then M for all of it; 0 leaves a part out: 5 0 is a linear probe",
     )
+    add_preprocessing_flags(parser)
     return parser.parse_args()
 
 

@@ -4,15 +4,16 @@
   pip install numpy pillow ai-edge-litert
   python on_device.py dog.jpg cat.jpg --model out.tflite
 
-`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. Prints
-the likeliest classes of each photograph with their probabilities, and the time that the network took: 29 ms
-for ConvMixer-1024/20 (--mode dynamic) on one core of an AMD EPYC.
+`out.tflite` is a file that convmixer-tflite wrote: it holds class names, and says how a photograph becomes
+its input. Prints the likeliest classes of each photograph with their probabilities, and the time that the
+network took: 29 ms for ConvMixer-1024/20 (--mode dynamic) on one core of an AMD EPYC.
 """
 
 import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import sys
 import time
@@ -33,26 +34,36 @@ def main():
     parser.add_argument("--model", required=True, metavar="FILE", help="a .tflite file")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads to use (default: 1)")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name (default: 5)")
+    parser.add_argument("--crop-pct", type=float, metavar="X", help="share that the crop keeps, 0..1")
+    filters = ("bicubic", "bilinear", "lanczos", "nearest")
+    parser.add_argument("--interpolation", choices=filters, help="filter of the resize")
+    parser.add_argument("--orientation", choices=("exif", "stored"), help="turn by EXIF data or not")
     arguments = parser.parse_args()
     if arguments.threads < 1 or arguments.top < 1:
         parser.error("--threads and --top must be at least 1")
+    if arguments.crop_pct is not None and not 0 < arguments.crop_pct <= 1:
+        parser.error("--crop-pct must be over 0 and at most 1")
 
-    interpreter, names = load(arguments.model, arguments.threads)
+    record = {name: getattr(arguments, name) for name in ("crop_pct", "interpolation", "orientation")}
+    interpreter, names, record = load(arguments.model, arguments.threads, record)
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     for path in arguments.images:
-        pixels = read_image(path, source["shape"][1:])
+        image = network_input(path, source["shape"][1:], **record)
         start = time.perf_counter()
         # An int8 file takes the bytes of the image as they are, any other one float32.
-        interpreter.set_tensor(source["index"], pixels.astype(source["dtype"])[None])
+        interpreter.set_tensor(source["index"], image.astype(source["dtype"])[None])
         interpreter.invoke()
         scores = probabilities(interpreter, interpreter.get_tensor(target["index"])[0])
         print(f"{path} ({1e3 * (time.perf_counter() - start):.0f} ms)")
         for i in np.argsort(-scores, kind="stable")[: arguments.top]:
-            print(f"  {scores[i]:8.4f}  {names[i] if names else i}")
+            print(f"  {scores[i]:9.7f}  {names[i] if names else i}")
 
 
-def load(path, threads):
-    """Returns the interpreter, and the class names that travel in the file or None."""
+def load(path, threads, wanted):
+    """Returns the interpreter, the class names or None, and how a photograph becomes the input.
+
+    `wanted` is what the user says of the last, None where the file says.
+    """
     try:
         with standard_error_held_back():  # LiteRT says there that it has begun.
             interpreter = Interpreter(path, num_threads=threads)
@@ -61,12 +72,29 @@ def load(path, threads):
         give_up(f"cannot run {path} as a TFLite model: {error}")
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = {name: archive.read(name).decode() for name in archive.namelist()}
+            entries = {name: archive.read(name).decode("utf-8-sig") for name in archive.namelist()}
+        record = json.loads(entries.get("preprocessing.json", "{}"))
+        takes_pixels = json.loads(entries.get("input.json", "{}")).get("takes_pixels")
     except zipfile.BadZipFile:
-        return interpreter, None
-    if json.loads(entries.get("input.json", "{}")).get("takes_pixels") is False:
-        give_up(f"{path} takes normalised channels: export it with --mean and --std")
-    return interpreter, entries["labels.txt"].splitlines() if "labels.txt" in entries else None
+        entries, record, takes_pixels = {}, {}, None
+    except (ValueError, AttributeError) as error:
+        give_up(f"what {path} says about itself is damaged: {error}")
+    names = entries["labels.txt"].splitlines() if "labels.txt" in entries else None
+    classes = interpreter.get_output_details()[0]["shape"][-1]
+    if names and len(names) != classes:
+        give_up(f"{path} has {classes} classes, and the names of {len(names)}")
+    if not record:
+        if takes_pixels is False:
+            give_up(f"{path} takes normalised channels: export it with --mean and --std")
+        record = {"crop_pct": 1.0, "interpolation": "bicubic", "orientation": "exif"}
+        print(
+            f"note: {path} does not say how photographs become its input; taken: crop_pct 1, bicubic, turned "
+            "as EXIF says (--crop-pct, --interpolation and --orientation say otherwise)",
+            file=sys.stderr,
+        )
+    record = {name: value for name, value in record.items() if name not in ("size", "channels")}
+    record |= {name: value for name, value in wanted.items() if value is not None}
+    return interpreter, names, record
 
 
 def probabilities(interpreter, scores):
@@ -77,16 +105,29 @@ def probabilities(interpreter, scores):
     return scores
 
 
-def read_image(path, shape):
-    """Returns uint8 pixels of the shape (height, width, channels): resized, and the centre cropped."""
+def network_input(path, shape, crop_pct, interpolation, orientation, mean=None, std=None):
+    """Returns float32 (height, width, channels): turned, resized, the centre cropped, and normalised."""
     height, width, channels = map(int, shape)
     try:
         with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+            if orientation == "exif":
+                image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):  # Of 16 bits the upper eight.
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image = image.convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         give_up(f"cannot read {path} as an image: {error}")
-    image = ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(height, width, channels)
+    # One side gets the least length, and the longer one is truncated, as in training.
+    least_height, least_width = math.floor(height / crop_pct), math.floor(width / crop_pct)
+    if image.width * least_height >= image.height * least_width:
+        whole = image.width * least_height // image.height, least_height
+    else:
+        whole = least_width, image.height * least_width // image.width
+    image = image.resize(whole, Image.Resampling[interpolation.upper()])
+    left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+    image = image.crop((left, top, left + width, top + height))
+    pixels = np.asarray(image, np.float32).reshape(height, width, channels)
+    return pixels if mean is None else (pixels / 255 - np.float32(mean)) / np.float32(std)
 
 
 @contextlib.contextmanager

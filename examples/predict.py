@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 
+from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
@@ -30,7 +31,7 @@ def main():
     for path in arguments.photos:  # Before anything is fetched.
         if not os.path.exists(path):
             raise InputError(f"there is no file {path}")
-    known = inference.load(arguments.model)
+    known = inference.load(arguments.model, **preprocessing_changes(arguments))
     images = [known.read(path) for path in arguments.photos]
     rows = []
     for start in range(0, len(images), BATCH):
@@ -41,7 +42,8 @@ def main():
         for _, name, score in row:
             print(f"  {100 * score:5.1f} %  {name}")
     if arguments.sheet:
-        save_sheet(arguments.sheet, arguments.photos, images, rows, known.class_names)
+        pictures = [known.picture(path) for path in arguments.photos]
+        save_sheet(arguments.sheet, arguments.photos, pictures, rows, known.class_names)
 
 
 def save_sheet(path, photos, images, rows, class_names):
@@ -74,6 +76,7 @@ def parse():
     )
     parser.add_argument("--top", type=command_line.positive, default=3, metavar="N", help="classes to name")
     parser.add_argument("--sheet", type=command_line.picture, metavar="FILE", help="write a contact sheet")
+    add_preprocessing_flags(parser)
     return parser.parse_args()
 
 

@@ -1,15 +1,18 @@
 """Models opened to be shown photographs."""
 
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from small_models import build, randomize
 
 import convmixer_keras as ck
-from convmixer_keras import applications as variants
 from convmixer_keras import inference
+from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.utils.errors import InputError
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 
@@ -33,14 +36,13 @@ def test_probabilities_and_names(activation, pixels, tmp_path):
     expected = outputs if activation else softmax(outputs)
     np.testing.assert_allclose(opened.model.predict(pixels, verbose=0), expected, rtol=0, atol=1e-6)
     assert opened.class_names == list("abcde")
-    assert opened.crop_pct == 1.0
 
 
 def test_names_that_nobody_gave(tmp_path):
     build(**PIXELS).save(tmp_path / "m.keras")
     assert inference.load(tmp_path / "m.keras").class_names == ["0", "1", "2", "3", "4"]
     build(hidden_dim=4, classes=1000, **PIXELS).save(tmp_path / "m.keras")
-    assert inference.load(tmp_path / "m.keras").class_names[207] == "golden retriever"
+    assert inference.load(tmp_path / "m.keras").class_names[207] == "207"
 
 
 @pytest.mark.parametrize(
@@ -82,40 +84,58 @@ def test_models_of_mixed_precision_run_in_float32(policy, pixels, tmp_path):
     np.testing.assert_allclose(opened.model.predict(pixels, verbose=0), expected, rtol=0, atol=1e-6)
 
 
-def test_a_published_network_gets_its_normalisation_and_crop(tmp_path, monkeypatch):
-    """As convmixer-convert leaves it without --include-preprocessing; a variant shrunk, to be quick."""
-    import dataclasses
-    import functools
-
-    from convmixer_keras import presets
-
-    small = dataclasses.replace(
-        presets.CONVMIXER_768_32, hidden_dim=8, depth=2, kernel_size=3, patch_size=2, classes=6, image_size=32
-    )
-    monkeypatch.setattr(presets, "PRESETS", (small,))
-    monkeypatch.setattr(variants, small.name, functools.partial(variants._build, small))
+def test_a_network_of_normalised_channels_gets_them(tmp_path):
+    """As convmixer-convert leaves it without --include-preprocessing."""
     model = ck.ConvMixer(8, 2, 3, 2, activation="relu", classes=6, input_shape=(None, None, 3))
     randomize(model)
-    model.save(tmp_path / "m.keras")
+    record = Preprocessing(32, 3, 0.96, "bicubic", "stored", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    ck.save_model(model, tmp_path / "m.keras", preprocessing=record)
     opened = inference.load(tmp_path / "m.keras")
-    assert opened.crop_pct == 0.96
-    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    normalised = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    expected = softmax(model.predict(normalised, verbose=0))
-    np.testing.assert_allclose(opened.model.predict(images, verbose=0), expected, rtol=0, atol=1e-5)
+    assert opened.preprocessing == record
+    assert opened.model.input_shape == (None, 32, 32, 3)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    pixels = Preprocessing(32, 3, 0.96, orientation="stored")(photo)
+    np.testing.assert_array_equal(opened.picture(photo), pixels)
+    normalised = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    expected = softmax(model.predict(normalised[None], verbose=0))
+    got = opened.model.predict(opened.read(photo)[None], verbose=0)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "crop_pct"), [("model.keras", 0.9), ("last.keras", 0.9), ("m.keras", 1.0)])
-def test_the_crop_of_a_run(name, crop_pct, tmp_path):
-    build(depth=1, kernel_size=3, **PIXELS).save(tmp_path / name)
+def test_what_the_file_says_and_what_the_caller_changes(tmp_path, capsys):
+    record = Preprocessing((13, 15), 3, 0.9, "lanczos", "stored")
+    ck.save_model(build(**PIXELS), tmp_path / "m.keras", preprocessing=record)
+    assert inference.load(tmp_path / "m.keras").preprocessing == record
+    changed = inference.load(tmp_path / "m.keras", orientation="exif", crop_pct=0.5).preprocessing
+    assert changed == dataclasses.replace(record, orientation="exif", crop_pct=0.5)
+    with pytest.raises(InputError, match="normalises by itself"):
+        inference.load(tmp_path / "m.keras", mean=0.5, std=0.5)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_nobody_says_is_said_once(tmp_path, capsys):
+    """Not guessed from a folder or from sizes."""
     (tmp_path / "config.json").write_text(json.dumps({"recipe": {"crop_pct": 0.9}}))
-    assert inference.load(str(tmp_path / name)).crop_pct == crop_pct
+    build(**PIXELS).save(tmp_path / "model.keras")
+    opened = inference.load(tmp_path / "model.keras")
+    assert capsys.readouterr().err == ""
+    assert opened.preprocessing == opened.preprocessing == Preprocessing((13, 15))
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "model.keras does not say how photographs become its input" in error
+    build().save(tmp_path / "normalised.keras")
+    opened = inference.load(tmp_path / "normalised.keras")
+    with pytest.raises(InputError, match="takes normalised channels, and does not say which: give --mean"):
+        opened.read(tmp_path / "photo.jpg")
+    given = inference.load(tmp_path / "normalised.keras", mean=0.5, std=0.25).preprocessing
+    assert given == Preprocessing((13, 15), mean=0.5, std=0.25)
 
 
-def test_a_config_of_something_else_is_none_of_ours(tmp_path):
-    build(depth=1, kernel_size=3, **PIXELS).save(tmp_path / "model.keras")
-    (tmp_path / "config.json").write_text("{}")
-    assert inference.load(str(tmp_path / "model.keras")).crop_pct == 1.0
+def test_a_record_that_does_not_fit(tmp_path):
+    with pytest.raises(InputError, match=r"preprocessing must give what the model takes, \(13, 15, 3\)"):
+        ck.save_model(build(), tmp_path / "m.keras", preprocessing=Preprocessing(16))
+    with pytest.raises(InputError, match="class_names must be 5, one for each output, got 3"):
+        ck.save_model(build(), tmp_path / "m.keras", list("abc"))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -13,25 +13,22 @@ two networks' outputs.
 """
 
 import argparse
+import dataclasses
 import sys
 
 import numpy as np
 
 from convmixer_keras import presets
-from convmixer_keras.convert import torch_checkpoint, torch_layouts, torch_weights
+from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands.verification import TOLERANCE, Disagreement, compare, torch_outputs
+from convmixer_keras.convert import timm_config, torch_checkpoint, torch_layouts, torch_weights
 from convmixer_keras.convert.recognition import BY_STRUCTURE
+from convmixer_keras.data import preprocessing as preprocessing_module
+from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.models.saving import load_model, save_model, save_weights
-from convmixer_keras.utils import command_line, extras, progress
+from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
-
-TOLERANCE = 1e-3
-# With these many patches a side, edges and inner places all count, whatever the patch size.
-_PATCHES_TO_VERIFY = 16
-
-
-class _Disagreement(Exception):
-    """The two networks' outputs differ by more than `TOLERANCE`."""
 
 
 def command():
@@ -49,7 +46,7 @@ def main(argv=None):
             _to_keras(arguments, verify)
         else:
             _to_torch(arguments, verify)
-    except _Disagreement as disagreement:
+    except Disagreement as disagreement:
         print(f"error: {disagreement}", file=sys.stderr)
         return command_line.FAILED
     print(f"wrote {arguments.output}")
@@ -96,7 +93,8 @@ def _parser():
     parser.add_argument(
         "--include-preprocessing",
         action="store_true",
-        help="let the model take raw pixels 0..255 and normalise them with ImageNet's constants",
+        help="let the model take raw pixels 0..255 and normalise them, with the constants of the published "
+        "variant or --mean and --std",
     )
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side of the model's images; otherwise left open"
@@ -108,6 +106,7 @@ def _parser():
         "default where PyTorch is installed",
     )
     parser.add_argument("--images", metavar="DIR", help="verify on the images in this folder as well")
+    add_preprocessing_flags(parser)
     return parser
 
 
@@ -133,6 +132,8 @@ def _refuse_meaningless(arguments):
             "no_top",
             "include_preprocessing",
         )
+        for name in preprocessing_changes(arguments):
+            raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
         for name in (*to_keras_only, "image_size"):
             if getattr(arguments, name) not in (None, False):
                 raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
@@ -181,24 +182,47 @@ def _to_keras(arguments, verify):
             raise InputError(
                 f"--image-size must be at least the patch size, {patch_size}, got {arguments.image_size}"
             )
-        expected = _expected_outputs(checkpoint, arguments) if verify else []
+        preprocessing = _preprocessing(checkpoint, arguments)
+        normalization = None
+        if arguments.include_preprocessing:
+            normalization = preprocessing.mean, preprocessing.std
+            preprocessing = dataclasses.replace(preprocessing, mean=None, std=None)
+        expected = _expected_outputs(checkpoint, arguments, normalization) if verify else []
         # Of the checkpoint, its PyTorch model and the Keras model, no more than two are in memory at once.
         model = torch_weights.build(
             checkpoint,
             not arguments.no_top,
             arguments.classes,
-            arguments.include_preprocessing,
+            normalization,
             arguments.image_size,
         )
         preset = checkpoint.preset
         del checkpoint
         if arguments.classes is not None:
             print(f"the classifier of {arguments.classes} classes is new, with random weights")
-        _compare(model, expected, features=not keep_head)
+        compare(model, expected, features=not keep_head)
         if arguments.output.endswith(".keras"):
-            save_model(model, temporary, _class_names(preset, model) if keep_head else None)
+            save_model(model, temporary, _class_names(preset, model) if keep_head else None, preprocessing)
         else:
             save_weights(model, temporary)
+
+
+def _preprocessing(checkpoint, arguments):
+    """Returns what the checkpoint or its published variant states, and the flags; None if nobody says."""
+    changes = preprocessing_changes(arguments)
+    record, channels = checkpoint.preprocessing(arguments.image_size), checkpoint.recognised.sizes.channels
+    if record is not None:
+        return dataclasses.replace(record, **changes)
+    if "mean" in changes and channels in (1, 3):
+        if arguments.image_size is None:
+            raise InputError(f"nothing says how large the images of {arguments.input} are: give --image-size")
+        return Preprocessing(arguments.image_size, channels, **changes)
+    if arguments.include_preprocessing:
+        raise InputError(
+            f"nothing says how the images of {arguments.input} are normalised: give --mean and --std with "
+            "--include-preprocessing"
+        )
+    return None
 
 
 def _class_names(preset, model):
@@ -209,13 +233,13 @@ def _class_names(preset, model):
     return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
 
 
-def _expected_outputs(checkpoint, arguments):
+def _expected_outputs(checkpoint, arguments, normalization):
     sizes = checkpoint.recognised.sizes
     arrays = {name: stored.read() for name, stored in checkpoint.recognised.tensors.items()}
     mean_and_std = ()
-    if arguments.include_preprocessing:
-        mean_and_std = 255 * np.array(presets.IMAGENET_MEAN), 255 * np.array(presets.IMAGENET_STD)
-    return _torch_outputs(
+    if normalization:
+        mean_and_std = tuple(255 * np.array(values) for values in normalization)
+    return torch_outputs(
         sizes,
         checkpoint.activation,
         arrays,
@@ -250,52 +274,13 @@ def _to_torch(arguments, verify):
             for layer, module in modules.items()
             for tensor in torch_layouts.tensor_names(layer)
         }
-        expected = _torch_outputs(
+        expected = torch_outputs(
             sizes, activation, arrays, model.input_shape[1], mean_and_std, arguments.images
         )
-        _compare(model, expected)
-    torch_checkpoint.write_checkpoint(state, arguments.output)
-
-
-def _torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
-    """Returns pairs of `Images` and PyTorch's outputs on them."""
-    from convmixer_keras.convert import torch_verify
-
-    size = image_size or _PATCHES_TO_VERIFY * sizes.patch_size
-    sets = [torch_verify.random_images(size, sizes.channels, *mean_and_std)]
-    if folder is not None:
-        if sizes.channels != 3:
-            raise InputError(f"--images have 3 channels, and the network takes {sizes.channels}")
-        sets.append(
-            torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
-        )
-    return [
-        (images, torch_verify.torch_outputs(sizes, activation, arrays, _counted(images, "running PyTorch")))
-        for images in sets
-    ]
-
-
-def _counted(images, what):
-    """Returns the `Images` so that going through them shows how far it is."""
-    return images._replace(
-        raw=lambda: progress.shown(images.raw(), f"{what} on {images.name}", unit="done", amount=len)
-    )
-
-
-def _compare(model, expected, features=False):
-    """Prints how well the Keras model agrees with PyTorch, and raises _Disagreement if it does not."""
-    from convmixer_keras.convert import torch_verify
-
-    for images, theirs in expected:
-        ours = torch_verify.keras_outputs(model, _counted(images, "running Keras"), features)
-        difference, words = torch_verify.agreement(ours, theirs)
-        if features:
-            words = f"largest difference of features {difference:.2e}"
-        print(f"verified on {images.name}, {images.size} x {images.size}: {words}")
-        if not difference <= TOLERANCE:  # Also when it is not a number.
-            raise _Disagreement(
-                f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g}; nothing was written"
-            )
+        compare(model, expected)
+    in_units = tuple(values / 255 for values in mean_and_std)
+    metadata = timm_config.to_metadata(preprocessing_module.of(arguments.input), sizes, in_units)
+    torch_checkpoint.write_checkpoint(state, arguments.output, metadata)
 
 
 if __name__ == "__main__":

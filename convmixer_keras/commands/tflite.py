@@ -1,8 +1,11 @@
 """The command `convmixer-tflite`: a trained ConvMixer as a `.tflite` file."""
 
+import dataclasses
 import re
 
-from convmixer_keras.convert.tflite import MODES, export
+from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.convert.tflite import MODES, export, model_takes_pixels
+from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
@@ -25,11 +28,14 @@ def main(argv=None):
     labels = load_class_names(arguments.model)
     if arguments.labels is not None:
         labels = _read_labels(arguments.labels)
+    preprocessing = preprocessing_module.of(arguments.model)
     if arguments.size is None and None in model.inputs[0].shape[1:]:
-        raise InputError(
-            f"{arguments.model} leaves the size of its images open: say --size H W, such as --size 224 224"
-        )
-    mean, std = _in_pixels("--mean", arguments.mean, model), _in_pixels("--std", arguments.std, model)
+        if preprocessing is None:
+            raise InputError(
+                f"{arguments.model} leaves the size of its images open: say --size H W, such as --size 224 "
+                "224"
+            )
+        arguments.size = preprocessing.size
     try:
         report = export(
             model,
@@ -37,18 +43,34 @@ def main(argv=None):
             arguments.mode,
             calibration=arguments.calibrate,
             labels=labels,
-            input_mean=mean,
-            input_std=std,
             size=arguments.size,
             whole_kernels=arguments.whole_kernels,
             author=arguments.author,
             license=arguments.license,
+            preprocessing=_of_file(preprocessing, model, arguments),
+            logits=arguments.logits,
             verbose=True,
         )
     except InputError as error:
         raise InputError(_with_flags(str(error))) from None
     print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
     return command_line.DONE
+
+
+def _of_file(preprocessing, model, arguments):
+    """Returns what the model file and the flags say, or else a default for a model that takes images."""
+    changes = preprocessing_changes(arguments)
+    if preprocessing is None:
+        height, width, channels = model.inputs[0].shape[1:]
+        if channels not in (1, 3):
+            return None
+        size = arguments.size or (height, width)
+        if changes:
+            return preprocessing_module.Preprocessing(size, channels, **changes)
+        if not model_takes_pixels(model):
+            return None
+        return preprocessing_module.assumed(arguments.model, size, channels)
+    return dataclasses.replace(preprocessing, **changes)
 
 
 def describe(report, path, mode, source):
@@ -82,9 +104,9 @@ def parse(argv):
     parser.add_argument(
         "--labels", metavar="FILE", help="class names, one in a line (default: the model's own)"
     )
-    unit = "of each channel, 0..1, for a model that takes normalised channels"
-    parser.add_argument("--mean", type=float, nargs="+", metavar="X", help=f"mean {unit}")
-    parser.add_argument("--std", type=float, nargs="+", metavar="X", help=f"deviation {unit}")
+    parser.add_argument(
+        "--logits", action="store_true", help="leave the classifier's logits, and add no softmax"
+    )
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images, where the model leaves it free"
     )
@@ -95,34 +117,24 @@ def parse(argv):
     )
     parser.add_argument("--author", metavar="NAME", help="of the model, for the file's metadata")
     parser.add_argument("--license", metavar="TEXT", help="of the model, for the file's metadata")
+    add_preprocessing_flags(parser)
     return parser.parse_args(argv)
 
 
-def _in_pixels(name, values, model):
-    """Returns a flag's values, one for each channel or one for all, in units of 0..255."""
-    if values is None:
-        return None
-    if not all(0 <= value <= 1 for value in values):
-        raise InputError(f"{name} is in units of 0..1, got {' '.join(map(str, values))}")
-    if name == "--std" and not min(values):
-        raise InputError("--std must be over 0")
-    channels = model.inputs[0].shape[-1]
-    if len(values) not in (1, channels):
-        raise InputError(f"{name} takes 1 number or {channels}, one for each channel, got {len(values)}")
-    return [255 * value for value in (values * channels if len(values) == 1 else values)]
-
-
 def _with_flags(message):
-    """Names the flags where a message of `export` names its arguments."""
+    """Names the flags where a message of `export` or of `Preprocessing` names its arguments."""
     flags = {"input_mean": "--mean", "input_std": "--std", "calibration": "--calibrate", "labels": "--labels"}
     for argument, flag in flags.items():
         message = re.sub(rf"\b{argument}\b(?! are| images)", flag, message)
-    return re.sub("^size must", "--size must", message)
+    message = re.sub("^mean and std must", "--mean and --std must", message)
+    return re.sub("^(size|mean|std|crop_pct) must", lambda match: f"--{match[0]}", message).replace(
+        "--crop_pct", "--crop-pct"
+    )
 
 
 def _read_labels(path):
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             return file.read().splitlines()
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None

@@ -170,13 +170,37 @@ def most_mixed(batches):
 
 
 def evaluate(arguments, recipe):
+    from convmixer_keras.convert import evaluation as tflite_evaluation
+    from convmixer_keras.data import preprocessing as preprocessing_module
     from convmixer_keras.training import evaluation, run_folder
     from convmixer_keras.utils import progress
 
     folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
     if folder.holds_run() and arguments.recipe is None:  # A model's own run knows how to evaluate it.
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
-    scores = evaluation.evaluate(arguments.evaluate, recipe, arguments.data_dir, progress.keras_verbosity())
+    preprocessing = preprocessing_module.of(arguments.evaluate)
+    if preprocessing is not None:
+        fields = ("crop_pct", "interpolation", "orientation")
+        changes = {name: arguments.overrides[name] for name in fields if name in arguments.overrides}
+        preprocessing = dataclasses.replace(preprocessing, **changes)
+    if arguments.evaluate.endswith(".tflite"):
+        scores = tflite_evaluation.evaluate(
+            arguments.evaluate,
+            recipe,
+            arguments.data_dir,
+            preprocessing=preprocessing,
+            max_bad_images=arguments.max_bad_images,
+            counted=lambda examples, size: progress.shown(examples, "evaluating", size, "images"),
+        )
+    else:
+        scores = evaluation.evaluate(
+            arguments.evaluate,
+            recipe,
+            arguments.data_dir,
+            progress.keras_verbosity(),
+            preprocessing=preprocessing,
+            max_bad_images=arguments.max_bad_images,
+        )
     print(
         f"{arguments.evaluate} on {recipe.dataset}, {scores.images} images: "
         f"loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
@@ -246,7 +270,9 @@ def parse(argv):
         "--steps-per-execution", type=int, default=1, metavar="N", help="steps per compiled call"
     )
     instead = parser.add_argument_group("instead of training")
-    instead.add_argument("--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras file")
+    instead.add_argument(
+        "--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras or .tflite file"
+    )
     instead.add_argument(
         "--preview",
         type=command_line.picture,

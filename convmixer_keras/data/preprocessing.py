@@ -152,8 +152,8 @@ def _per_channel(name, values, channels):
     if values is None:
         return None
     values = values if isinstance(values, (tuple, list, np.ndarray)) else (values,)
-    if not all(_is_number(value) and abs(value) <= 255 for value in values):
-        raise InputError(f"{name} must be finite numbers in units of 0..1, got {values!r}")
+    if not all(_is_number(value) and 0 <= value <= 1 for value in values):
+        raise InputError(f"{name} must be in units of 0..1, got {', '.join(map(str, values))}")
     if len(values) not in (1, channels):
         raise InputError(f"{name} must be one number or {channels}, one for each channel, got {values!r}")
     return tuple(float(value) for value in (values if len(values) == channels else [*values] * channels))

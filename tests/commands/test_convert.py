@@ -1,5 +1,8 @@
 """`convmixer-convert`: what it prints, what it refuses, and that a refusal leaves every file as it was."""
 
+import dataclasses
+import importlib.util
+import json
 import os
 import pickle
 import re
@@ -12,10 +15,14 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
+from convmixer_keras import presets
 from convmixer_keras.convert import recognition, torch_model, torch_weights
+from convmixer_keras.data import preprocessing
+from convmixer_keras.data.preprocessing import Preprocessing
 
 SMALL = (16, 2, 3, 2, 10, 3)
 
@@ -64,7 +71,12 @@ def test_it_verifies_and_writes(checkpoint, reference, tmp_path, convmixer_conve
     assert sorted(os.listdir(tmp_path)) == ["m.keras", "m.pth"]
 
 
-@pytest.mark.parametrize("flags", [(), ("--include-preprocessing",), ("--image-size", "40")])
+NORMALIZED = ("--mean", "0.5", "0.4", "0.3", "--std", "0.2", "--image-size", "40")
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("--include-preprocessing", *NORMALIZED), NORMALIZED, ("--image-size", "40")]
+)
 def test_it_verifies_on_a_folder_of_images(flags, checkpoint, tmp_path, image_folder, convmixer_convert):
     outcome = convmixer_convert(
         checkpoint, tmp_path / "m.keras", "--activation", "gelu", "--images", image_folder / "val", *flags
@@ -107,8 +119,9 @@ def test_disagreement_fails_and_leaves_no_output(reference, tmp_path, convmixer_
 
 def test_new_classifier(checkpoint, tmp_path, convmixer_convert):
     outcome = convmixer_convert(
-        checkpoint, tmp_path / "m.keras", "--activation", "gelu", "--classes", 3, "--include-preprocessing"
-    )
+        checkpoint, tmp_path / "m.keras", "--activation", "gelu", "--classes", 3, "--include-preprocessing",
+        *NORMALIZED,
+    )  # fmt: skip
     assert outcome.code == 0, outcome.stderr
     assert "largest difference of features" in outcome.stdout
     assert keras.saving.load_model(tmp_path / "m.keras").output_shape == (None, 3)
@@ -413,3 +426,77 @@ def test_imagenet_classifiers_get_their_names(tmp_path, convmixer_convert, monke
     assert ck.load_class_names(out)[207] == "golden retriever"
     assert convmixer_convert(tmp_path / "m.pth", out, "--no-verify", "--classes", 10).code == 0
     assert ck.load_class_names(out) is None
+
+
+@pytest.mark.parametrize("variant", ["CONVMIXER_1024_20", "CONVMIXER_256_8"])
+def test_a_published_variant_keeps_its_evaluation(variant, tmp_path, convmixer_convert, monkeypatch):
+    """Shrunk. A CIFAR-10 network has CIFAR-10's constants, in conversion and verification."""
+    expected = {
+        "CONVMIXER_1024_20": Preprocessing(
+            224, 3, 0.96, "bicubic", "stored", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        ),
+        "CONVMIXER_256_8": Preprocessing(
+            32, 3, 1.0, "bicubic", "stored", (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+        ),
+    }[variant]
+    small = dataclasses.replace(getattr(presets, variant), hidden_dim=8, depth=1, kernel_size=3, patch_size=2)
+    monkeypatch.setattr(presets, "PRESETS", (small,))
+    torch.save(torch_reference.random_model("timm", 8, 1, 3, 2, 10, 3).state_dict(), tmp_path / "m.pth")
+    out = tmp_path / "m.keras"
+    assert convmixer_convert(tmp_path / "m.pth", out, "--no-verify").code == 0
+    assert preprocessing.of(out) == expected
+    outcome = convmixer_convert(tmp_path / "m.pth", out, "--include-preprocessing")
+    assert outcome.code == 0, outcome.stderr
+    assert preprocessing.of(out) == dataclasses.replace(expected, mean=None, std=None)
+    normalization = keras.saving.load_model(out).get_layer("input_normalization")
+    np.testing.assert_allclose(np.ravel(normalization.mean), 255 * np.array(expected.mean), rtol=1e-6)
+    assert convmixer_convert(tmp_path / "m.pth", out, "--crop-pct", "0.5", "--image-size", "64").code == 0
+    assert preprocessing.of(out) == dataclasses.replace(expected, crop_pct=0.5, size=64)
+
+
+def test_other_networks_are_not_called_imagenets(checkpoint, tmp_path, convmixer_convert):
+    line = refused(convmixer_convert, tmp_path, checkpoint, tmp_path / "m.keras", "--activation", "gelu",
+                   "--include-preprocessing")  # fmt: skip
+    assert "give --mean and --std" in line
+    assert convmixer_convert(checkpoint, tmp_path / "m.keras", "--activation", "gelu").code == 0
+    assert preprocessing.of(tmp_path / "m.keras") is None
+
+
+def timms_config_class():
+    """timm's own, from its one file: all of timm needs a torchvision built for the PyTorch installed."""
+    package = importlib.util.find_spec("timm").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location("_pretrained", f"{package}/models/_pretrained.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # Dataclasses look for their module.
+    spec.loader.exec_module(module)
+    return module.PretrainedCfg
+
+
+@pytest.mark.parametrize("raw_pixels", [True, False])
+def test_timm_is_told_how_to_prepare_photographs(raw_pixels, tmp_path, convmixer_convert):
+    if importlib.util.find_spec("timm") is None:
+        pytest.skip("needs timm")
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    record = Preprocessing(48, 3, 0.9, "bilinear", "stored")
+    statistics = {"input_mean": [255 * m for m in mean], "input_std": [255 * s for s in std]}
+    if not raw_pixels:
+        statistics, record = {}, dataclasses.replace(record, mean=mean, std=std)
+    model = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(48, 48, 3), **statistics)
+    ck.save_model(model, tmp_path / "m.keras", preprocessing=record)
+    out = tmp_path / "m.safetensors"
+    assert convmixer_convert(tmp_path / "m.keras", out, "--to", "timm", "--no-verify").code == 0
+    with safe_open(out, "np") as file:
+        config = timms_config_class()(**json.loads(file.metadata()["pretrained_cfg"]))
+    assert config.num_classes == 4
+    assert list(config.input_size) == [3, 48, 48]
+    assert (config.crop_pct, config.crop_mode, config.interpolation) == (0.9, "center", "bilinear")
+    np.testing.assert_allclose(config.mean, mean, rtol=1e-6)
+    np.testing.assert_allclose(config.std, std, rtol=1e-6)
+    back = tmp_path / "back.keras"
+    outcome = convmixer_convert(out, back, "--activation", "gelu", "--no-verify")
+    assert outcome.code == 0, outcome.stderr
+    returned = preprocessing.of(back)
+    np.testing.assert_allclose(returned.mean, mean, rtol=1e-6)
+    assert dataclasses.replace(returned, mean=None, std=None) == dataclasses.replace(
+        record, mean=None, std=None
+    )

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from convmixer_keras.convert import tflite
-from convmixer_keras.convert.runtime import Classifier, read_image
+from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.data import preprocessing
+from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -188,18 +190,133 @@ def test_a_file_of_the_stock_converter(tmp_path):
     np.testing.assert_allclose(classifier.predict(x), expected, rtol=0, atol=1e-5)
 
 
-def test_images_as_the_evaluation_transform_reads_them(tmp_path):
-    from convmixer_keras.data.preprocessing import load_image
+RECORDS = (
+    Preprocessing((16, 20), 3, 0.8, "bilinear", "exif"),
+    Preprocessing((16, 20), 3, 1.0, "bicubic", "stored"),
+    Preprocessing((16, 20), 3, 0.6, "lanczos", "exif"),
+    Preprocessing((16, 20), 3, 0.9, "nearest", "exif"),
+)
 
+
+@pytest.fixture(scope="module")
+def turned(tmp_path_factory):
+    """Photographs whose corners differ, to be shown turned and mirrored in every way."""
+    folder = tmp_path_factory.mktemp("turned")
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((97, 61), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
-    got = read_image(tmp_path / "a.png", (48, 48, 3), crop_pct=0.96)
-    expected = load_image(tmp_path / "a.png", size=48, crop_pct=0.96)
-    # Pillow and TensorFlow resize with differences of a grey level.
-    assert np.abs(got - expected).max() <= 2
-    assert read_image(tmp_path / "a.png", (20, 40, 1)).shape == (20, 40, 1)
-    with pytest.raises(InputError, match="1 or 3 channels"):
-        read_image(tmp_path / "a.png", (20, 40, 2))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = Image.fromarray(pixels).resize((97, 61), Image.Resampling.BICUBIC)
+        image.save(folder / f"{orientation}.png", exif=exif)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=str)
+def test_the_record_in_the_file_is_obeyed(record, turned, tmp_path):
+    """By `Classifier` and `on_device.py`, whose probabilities are the same."""
+    model, path = colour_model(), tmp_path / "m.tflite"
+    tflite.export(model, path, labels=NAMES, preprocessing=record)
+    assert preprocessing.of(path) == record
+    classifier = Classifier(path)
+    assert classifier.preprocessing == record
+    expected = model.predict(np.stack([record(photo) for photo in turned]), verbose=0)
+    np.testing.assert_allclose(classifier.predict(turned), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict(Image.open(turned[3])), expected[3:4], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(classifier.predict(turned[2].read_bytes()), expected[2:3], rtol=0, atol=1e-6)
+    done = on_device(sys.executable, path, *turned)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    printed = [line.split() for line in done.stdout.splitlines() if not line.endswith("ms)")]
+    scores = np.zeros((8, 3))
+    for i, (score, name) in enumerate(printed):
+        scores[i // 3, NAMES.index(name)] = float(score)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6)
+
+
+def test_logits_become_probabilities_in_the_file_or_where_they_are_shown(turned, tmp_path):
+    model, record = colour_model(), RECORDS[0]
+    model.get_layer("head").activation = keras.activations.linear
+    logits = tmp_path / "logits.tflite"
+    assert (
+        tflite.export(model, logits, labels=NAMES, preprocessing=record, logits=True).output_name == "logits"
+    )
+    images = np.stack([record(photo) for photo in turned])
+    raw = keras.Model(model.inputs, model.outputs).predict(images, verbose=0)
+    np.testing.assert_allclose(Classifier(logits).predict(turned), raw, rtol=0, atol=1e-5)
+    expected = np.exp(raw) / np.exp(raw).sum(1, keepdims=True)
+    for mode in tflite.MODES:
+        report = tflite.export(
+            model, tmp_path / f"{mode}.tflite", mode, calibration=images, labels=NAMES, preprocessing=record
+        )
+        assert report.output_name == "probabilities"
+        got = Classifier(tmp_path / f"{mode}.tflite").predict(turned)
+        np.testing.assert_allclose(got.sum(1), 1, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6 if mode == "float32" else 0.05)
+    of_logits = Classifier(logits).top(turned, 3)
+    of_softmax = Classifier(tmp_path / "float32.tflite").top(turned, 3)
+    for ours, theirs in zip(of_logits, of_softmax, strict=True):
+        assert [entry[1] for entry in ours] == [entry[1] for entry in theirs]
+        np.testing.assert_allclose([e[2] for e in ours], [e[2] for e in theirs], rtol=0, atol=1e-6)
+    done = on_device(sys.executable, logits, turned[0])
+    for line, (_, name, score) in zip(done.stdout.splitlines()[1:], of_softmax[0], strict=True):
+        printed, printed_name = line.split()
+        assert float(printed) == pytest.approx(score, abs=1e-6)
+        assert printed_name == name
+
+
+def test_what_a_file_does_not_say_is_said_once(files, pictures, capsys):
+    classifier = Classifier(files["float32"])
+    assert capsys.readouterr().err == ""
+    classifier.predict(pictures)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "float32.tflite does not say how photographs become its input; taken: 16x20, crop_pct 1" in error
+    Classifier(files["float32"], preprocessing=RECORDS[0]).predict(pictures)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match=r"takes images of the shape \(16, 20, 3\), and .* \(16, 16, 3\)"):
+        Classifier(files["float32"], preprocessing=Preprocessing(16))
+
+
+def test_a_record_with_normalisation_becomes_part_of_the_network(pictures, tmp_path):
+    import convmixer_keras as ck
+
+    record = Preprocessing((16, 20), 3, 0.9, "bicubic", "exif", (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    model = ck.ConvMixer(8, 1, 3, 4, classes=3, input_shape=(16, 20, 3), classifier_activation="softmax")
+    tflite.export(model, tmp_path / "m.tflite", preprocessing=record)
+    classifier = Classifier(tmp_path / "m.tflite")
+    assert classifier.takes_pixels is True
+    assert classifier.preprocessing.mean is None
+    expected = model.predict(np.stack([record(path) for path in pictures]), verbose=0)
+    np.testing.assert_allclose(classifier.predict(pictures), expected, rtol=0, atol=1e-5)
+
+
+def with_entries(path, **entries):
+    """A copy of an exported file with another archive at its end."""
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+        network = content[: min(info.header_offset for info in archive.infolist())]
+    copy = path.with_name("other.tflite")
+    copy.write_bytes(network)
+    with zipfile.ZipFile(copy, "a") as archive:
+        for name, text in {**kept, **{k.replace("_", "."): v for k, v in entries.items()}}.items():
+            archive.writestr(name, text)
+    return copy
+
+
+def test_labels_with_a_byte_order_mark_and_of_a_wrong_number(files, pictures):
+    named = with_entries(files["float32"], labels_txt="\ufeffr\u00f6d\ngr\u00fcn\nblau\n".encode())
+    assert Classifier(named).class_names == ["r\u00f6d", "gr\u00fcn", "blau"]
+    assert "r\u00f6d" in on_device(sys.executable, named, pictures[0]).stdout
+    few = with_entries(files["float32"], labels_txt="a\nb\n")
+    with pytest.raises(InputError, match="has 3 classes, and the names of 2"):
+        Classifier(few)
+    done = on_device(sys.executable, few, pictures[0])
+    assert done.returncode == 2
+    assert "has 3 classes, and the names of 2" in done.stderr
+    for name, text in (("input_json", "{"), ("input_json", "[]"), ("preprocessing_json", '{"size": 3}')):
+        with pytest.raises(InputError, match=r"damaged|takes images"):
+            Classifier(with_entries(files["float32"], **{name: text}))
 
 
 def test_runtime_needs_no_keras(files, pictures):

@@ -1,5 +1,6 @@
 """Exported files, run in the LiteRT interpreter, against the Keras model."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -15,8 +16,11 @@ from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras.commands import tflite as tflite_command
-from convmixer_keras.convert import tflite
+from convmixer_keras.convert import calibration, tflite
 from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.data import preprocessing
+from convmixer_keras.data.folder import Folder
+from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
@@ -191,7 +195,7 @@ def test_whole_kernels(mode, tmp_path):
 def test_file_against_the_model(mode, tolerance, tmp_path):
     model = build(**PIXELS, hidden_dim=64)
     images = photos()
-    report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=images)
+    report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=images, logits=True)
     expected = model.predict(images, verbose=0)
     got = Classifier(tmp_path / "m.tflite").predict(images)
     difference = np.abs(got - expected).max()
@@ -212,7 +216,7 @@ def test_file_against_the_model(mode, tolerance, tmp_path):
 )
 def test_signature(arguments, name, tmp_path):
     model = build(**arguments)
-    tflite.export(model, tmp_path / "m.tflite")
+    tflite.export(model, tmp_path / "m.tflite", logits=True)
     interpreter = Interpreter(str(tmp_path / "m.tflite"))
     (signature,) = interpreter.get_signature_list().values()
     assert signature == {"inputs": ["image"], "outputs": [name]}
@@ -226,7 +230,7 @@ def test_signature(arguments, name, tmp_path):
 def test_added_normalisation_takes_pixels(tmp_path):
     model = build()
     images = photos()
-    report = tflite.export(model, tmp_path / "m.tflite", **PIXELS)
+    report = tflite.export(model, tmp_path / "m.tflite", **PIXELS, logits=True)
     expected = model.predict((images - PIXELS["input_mean"]) / PIXELS["input_std"], verbose=0)
     got = Classifier(tmp_path / "m.tflite").predict(images)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -283,7 +287,7 @@ def trained(tmp_path_factory):
     model.compile(keras.optimizers.Adam(5e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(train_x, train_y, batch_size=64, epochs=10, verbose=0)
     path = tmp_path_factory.mktemp("digits") / "digits.keras"
-    ck.save_model(model, path, [f"digit {i}" for i in range(10)])
+    ck.save_model(model, path, [f"digit {i}" for i in range(10)], Preprocessing(8, 1, orientation="stored"))
     return path
 
 
@@ -294,7 +298,7 @@ def test_accuracy_on_digits(trained, mode, points, tmp_path):
     expected = model.predict(test_x, verbose=0)
     accuracy = np.mean(expected.argmax(-1) == test_y)
     assert accuracy > 0.95
-    tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[::10])
+    tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[::10], logits=True)
     got = Classifier(tmp_path / "m.tflite").predict(test_x)
     if mode in ("float32", "float16"):
         second, first = np.sort(expected, -1)[:, -2:].T
@@ -318,7 +322,7 @@ def test_command(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     size = os.path.getsize(tmp_path / "m.tflite")
-    assert f"int8, {size / 1e6:.2f} MB, image -> logits" in done.stdout
+    assert f"int8, {size / 1e6:.2f} MB, image -> probabilities" in done.stdout
     assert "takes raw pixels 0..255" in done.stdout
     assert "on 128 images of digits: largest difference" in done.stdout
     assert "same top-1 on 1" in done.stdout
@@ -328,11 +332,11 @@ def test_command(trained, tmp_path):
 def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
     model = build(classes=3, depth=1, kernel_size=3)
     ck.save_model(model, tmp_path / "m.keras")
-    (tmp_path / "labels.txt").write_text("blau\ngrün\nrot\n", encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("blau\ngrün\nrot\n", encoding="utf-8-sig")
     output = tmp_path / "m.tflite"
     done = run(
         tmp_path / "m.keras", output, "--labels", tmp_path / "labels.txt", "--calibrate", image_folder,
-        "--mean", 0.5, "--std", 0.2, 0.25, 0.3,
+        "--mean", 0.5, "--std", 0.2, 0.25, 0.3, "--logits",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Classifier(output).class_names == ["blau", "grün", "rot"]
@@ -372,12 +376,12 @@ def inputs(tmp_path_factory):
         (["channels.keras", "m.tflite", "--calibrate", "digits"], "give --mean and --std"),
         (["m.keras", "m.tflite", "--labels", "none.txt"], "none.txt"),
         (["m.keras", "m.tflite", "--labels", "text.keras"], "--labels must be 5"),
-        (["channels.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "--mean is in units of 0..1"),
+        (["channels.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "--mean must be in units of 0..1"),
         (
             ["channels.keras", "m.tflite", "--mean", "0.5", "0.5", "--std", "0.2"],
-            "--mean takes 1 number or 3",
+            "--mean must be one number or 3",
         ),
-        (["channels.keras", "m.tflite", "--mean", "0.5", "--std", "0"], "--std must be over 0"),
+        (["channels.keras", "m.tflite", "--mean", "0.5", "--std", "0"], "--std must be positive"),
         (["channels.keras", "m.tflite", "--mean", "0.5"], "--mean and --std must be given together"),
         (["m.keras", "m.tflite", "--mean", "0.5", "--std", "0.2"], "--mean and --std must be left out"),
         (["free.keras", "m.tflite"], "free.keras leaves the size of its images open: say --size H W"),
@@ -402,6 +406,45 @@ def test_an_unwritable_output_is_found_before_the_work(tmp_path, monkeypatch):
     monkeypatch.setattr(tflite, "_network", None)  # Is not reached.
     with pytest.raises(InputError, match="cannot write"):
         tflite.export(build(depth=1, kernel_size=3), tmp_path / "none" / "m.tflite")
+
+
+def test_the_command_keeps_the_record_and_says_what_nobody_said(tmp_path, capfd):
+    record = Preprocessing((13, 15), 3, 0.9, "lanczos", "stored")
+    model = build(classes=3, depth=1, kernel_size=3, **PIXELS)
+    ck.save_model(model, tmp_path / "m.keras", list("abc"), record)
+    ck.save_model(model, tmp_path / "silent.keras")
+    output = tmp_path / "m.tflite"
+
+    def errors_of(*arguments):
+        capfd.readouterr()
+        assert tflite_command.main([str(argument) for argument in arguments]) == 0
+        return [line for line in capfd.readouterr().err.splitlines() if "note:" in line]
+
+    assert errors_of(tmp_path / "m.keras", output) == []
+    assert preprocessing.of(output) == record
+    assert errors_of(tmp_path / "m.keras", output, "--crop-pct", 0.5) == []
+    assert preprocessing.of(output) == dataclasses.replace(record, crop_pct=0.5)
+    (line,) = errors_of(tmp_path / "silent.keras", output)
+    assert "silent.keras does not say how photographs become its input" in line
+    assert preprocessing.of(output) == Preprocessing((13, 15))
+
+
+@pytest.mark.parametrize("layout", ["with a validation split", "named by the user", "divided"])
+def test_calibration_images_are_not_those_to_validate_on(layout, image_folder, tmp_path):
+    if layout == "divided":
+        (tmp_path / "photos").symlink_to(image_folder / "train")
+        folder = tmp_path / "photos"
+        held_out = Folder(folder, validation_share=0.1).split("validation").paths
+    else:
+        folder = image_folder if layout == "with a validation split" else image_folder / "val"
+        held_out = Folder(image_folder).split("val").paths
+    held_out = {path for paths in held_out.values() for path in paths}
+    chosen = set(calibration._training_images(folder))
+    if layout == "named by the user":
+        assert chosen <= held_out
+    else:
+        assert chosen
+        assert not chosen & held_out
 
 
 def test_imagenet_photos(imagenet_photos, tmp_path):

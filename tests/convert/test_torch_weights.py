@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import dataclasses
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convmixer_keras as ck
+from convmixer_keras import presets
 from convmixer_keras.convert import recognition, torch_model, torch_weights
 from convmixer_keras.utils.errors import InputError
 
@@ -215,19 +217,33 @@ def test_variant_that_the_checkpoint_is_not(tmp_path):
         torch_weights.open_checkpoint(path)
 
 
-def test_include_preprocessing_takes_raw_pixels(tmp_path):
+@pytest.mark.parametrize(
+    ("preset", "mean", "std"),
+    [
+        (presets.CONVMIXER_1024_20, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        (presets.CONVMIXER_256_8, [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_include_preprocessing_takes_raw_pixels(preset, mean, std, tmp_path, monkeypatch):
+    """With the constants of the data that the variant was trained on; variants shrunk, to be quick."""
+    width, depth, kernel_size, patch_size = SMALL[:4]
+    small = dataclasses.replace(
+        preset, hidden_dim=width, depth=depth, kernel_size=kernel_size, patch_size=patch_size
+    )
+    monkeypatch.setattr(presets, "PRESETS", (small,))
     reference = torch_reference.random_model("timm", *SMALL)
     path = saved(tmp_path / "m.safetensors", reference)
-    model = torch_weights.convert_checkpoint(path, activation="gelu", include_preprocessing=True)
+    model = torch_weights.convert_checkpoint(path, include_preprocessing=True)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 18, 18, 3)).astype(np.float32)
-    normalized = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    normalized = (pixels / 255 - mean) / std
     expected = torch_reference.logits(reference, normalized.astype(np.float32))
     np.testing.assert_allclose(logits(model, pixels), expected, rtol=0, atol=1e-4)
 
 
-def test_include_preprocessing_needs_three_channels(tmp_path):
+def test_include_preprocessing_is_not_known_for_any_network(tmp_path):
     path = saved(tmp_path / "m.pth", torch_reference.random_model("timm", 8, 1, 3, 2, 5, 4))
-    with pytest.raises(InputError, match="3 channels"):
+    with pytest.raises(InputError, match="only known for the published variants"):
         torch_weights.convert_checkpoint(path, activation="gelu", include_preprocessing=True)
 
 

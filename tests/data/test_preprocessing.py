@@ -439,7 +439,7 @@ def test_load_image_errors(tmp_path):
         ({"mean": 0.5}, "mean and std must be given together"),
         ({"mean": 0.5, "std": 0}, "std must be positive"),
         ({"mean": (0.5, 0.5), "std": 1}, "mean must be one number or 3"),
-        ({"mean": math.nan, "std": 1}, "mean must be finite"),
+        ({"mean": math.nan, "std": 1}, "mean must be in units of 0..1, got nan"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):

@@ -21,7 +21,8 @@ from web_server import WEB, served
 
 import convmixer_keras as ck
 from convmixer_keras.convert import tflite
-from convmixer_keras.convert.runtime import Classifier, read_image
+from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.data.preprocessing import Preprocessing
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]
@@ -236,7 +237,7 @@ def test_pixels_are_those_of_pillow(page, address, size, tmp_path):
             }""",
             [list((tmp_path / "a.png").read_bytes()), shape, dtype],
         )
-        difference = np.abs(np.reshape(got, shape) - read_image(tmp_path / "a.png", shape))
+        difference = np.abs(np.reshape(got, shape) - Preprocessing(shape[:2], shape[2])(tmp_path / "a.png"))
         # Rounded between the two directions; Pillow takes sometimes the one first and sometimes the other.
         assert difference.max() <= 1
         assert difference.mean() < 0.2
@@ -437,7 +438,7 @@ def test_logits_and_few_classes(page, tmp_path, picture, digits):
 
     model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(8, 8, 1), input_mean=80, input_std=90)
     randomize(model)
-    tflite.export(model, tmp_path / "m.tflite")
+    tflite.export(model, tmp_path / "m.tflite", logits=True)
     with served(tmp_path / "m.tflite") as (address, _):
         open_page(page, address)
         got = choose(page, picture)
@@ -645,7 +646,7 @@ def large_model(imagenet_photos, tmp_path_factory):
     """Function from a mode to a file of ConvMixer-1024/20: random weights that tell photographs apart."""
     keras.utils.set_random_seed(0)
     model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
-    images = np.stack([read_image(photo, (224, 224, 3)) for photo in imagenet_photos[:16]])
+    images = np.stack([Preprocessing()(photo) for photo in imagenet_photos[:16]])
     # Normalisations that fit the images, and logits that differ between them, as training would give.
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -676,7 +677,7 @@ def test_convmixer_1024_20(page, large_model, imagenet_photos, tmp_path, mode, t
         open_page(page, address)
         assert page.text_content("#model").startswith("1000 classes, 224 ")
         for photo in imagenet_photos[:4]:
-            pixels = read_image(photo, classifier.input_shape)
+            pixels = Preprocessing(classifier.input_shape[:2])(photo)
             expected = classifier.predict(pixels)[0]
             Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "224.png")
             got = choose(page, tmp_path / "224.png")

@@ -1,0 +1,54 @@
+"""Whether a converted network gives the outputs of the same weights in PyTorch, and the words for it."""
+
+from convmixer_keras import presets
+from convmixer_keras.utils import progress
+from convmixer_keras.utils.errors import InputError
+
+TOLERANCE = 1e-3
+# With these many patches a side, edges and inner places all count, whatever the patch size.
+_PATCHES_TO_VERIFY = 16
+
+
+class Disagreement(Exception):
+    """The two networks' outputs differ by more than `TOLERANCE`."""
+
+
+def torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
+    """Returns pairs of `Images` and PyTorch's outputs on them."""
+    from convmixer_keras.convert import torch_verify
+
+    size = image_size or _PATCHES_TO_VERIFY * sizes.patch_size
+    sets = [torch_verify.random_images(size, sizes.channels, *mean_and_std)]
+    if folder is not None:
+        if sizes.channels != 3:
+            raise InputError(f"--images have 3 channels, and the network takes {sizes.channels}")
+        sets.append(
+            torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
+        )
+    return [
+        (images, torch_verify.torch_outputs(sizes, activation, arrays, _counted(images, "running PyTorch")))
+        for images in sets
+    ]
+
+
+def _counted(images, what):
+    """Returns the `Images` so that going through them shows how far it is."""
+    return images._replace(
+        raw=lambda: progress.shown(images.raw(), f"{what} on {images.name}", unit="done", amount=len)
+    )
+
+
+def compare(model, expected, features=False):
+    """Prints how well the Keras model agrees with PyTorch, and raises Disagreement if it does not."""
+    from convmixer_keras.convert import torch_verify
+
+    for images, theirs in expected:
+        ours = torch_verify.keras_outputs(model, _counted(images, "running Keras"), features)
+        difference, words = torch_verify.agreement(ours, theirs)
+        if features:
+            words = f"largest difference of features {difference:.2e}"
+        print(f"verified on {images.name}, {images.size} x {images.size}: {words}")
+        if not difference <= TOLERANCE:  # Also when it is not a number.
+            raise Disagreement(
+                f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g}; nothing was written"
+            )
