@@ -13,6 +13,7 @@ COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NORMALIZATIONS = ("batch", "layer")
 CLASS_WEIGHTS = ("none", "balanced")
+BATCH_NORMS = ("global", "replica")  # All images of a step on all devices, or each device its own.
 
 
 def _setting(default, group, text, within=None, choices=None):
@@ -63,6 +64,15 @@ class Recipe:
 
     epochs: int = _setting(150, "optimisation", "passes over the training images", COUNT)
     batch_size: int = _setting(64, "optimisation", "images in a step, over all devices together", COUNT)
+    accumulate: int = _setting(
+        1, "optimisation", "parts of a device's images in a step, taken one after the other", COUNT
+    )
+    batch_norm: str = _setting(
+        "global",
+        "optimisation",
+        "whose mean and variance BatchNorm takes",
+        choices=BATCH_NORMS,
+    )
     learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run", AMOUNT)
     weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW), on kernels only", AMOUNT)
     epsilon: float = _setting(1e-3, "optimisation", "of AdamW", AMOUNT)

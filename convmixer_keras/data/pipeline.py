@@ -28,8 +28,8 @@ class Data(NamedTuple):
             epoch; every pass has another order, and the last, smaller batch is left out. Its `cardinality`
             is that of a full pass. With `class_weight` also float32 weights (batch_size / workers,).
         validation: The same without augmentation, in a fixed order, with the last, smaller batch. With
-            several workers also float32 weights (batch_size / workers,): every worker has the same number of
-            full batches, and what fills up the last ones has the weight 0.
+            `full_batches` also float32 weights (batch_size / workers,): every batch is full, and what fills up
+            the last one has the weight 0.
         class_names: The name of each class, in the order of the labels.
         train_size, validation_size: Number of images, over all workers.
         channels: Number of channels.
@@ -60,12 +60,13 @@ class _Share(NamedTuple):
 
     worker: int
     workers: int
+    full_batches: bool
 
     def of(self, dataset):
         return dataset.shard(self.workers, self.worker) if self.workers > 1 else dataset
 
 
-def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
+def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_bad_images=0):
     """Makes the training and the validation pipeline of a recipe's data set.
 
     Args:
@@ -79,6 +80,8 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
         worker: Which of the workers this is, from 0.
         workers: How many processes train together. Each takes its share of every batch: batch i of all of
             them together is batch i of a single worker.
+        full_batches: Whether every validation batch is full, so that each replica has an image of it. Always
+            so with several workers.
         max_bad_images: How many files of a folder may turn out not to be readable as images. Each is named
             by a warning. In training the next file of the split takes its place; validation leaves it out.
             One more is an error, `BadImages.error`. Every worker counts those that it meets.
@@ -90,7 +93,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
         InputError: If there is no such data set or split, it has no images with labels, or the batch cannot
             be shared by the workers.
     """
-    share = _share(worker, workers, recipe.batch_size)
+    share = _share(worker, workers, recipe.batch_size, full_batches or workers > 1)
     if max_bad_images < 0:
         raise InputError(f"max_bad_images must be at least 0, got {max_bad_images}")
     bad_images = BadImages(max_bad_images)
@@ -127,13 +130,13 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, max_bad_images=0):
     )
 
 
-def _share(worker, workers, batch_size):
+def _share(worker, workers, batch_size, full_batches):
     workers = checks.positive_int("workers", workers)
     if not 0 <= worker < workers:
         raise InputError(f"worker must be at least 0 and below workers={workers}, got {worker}")
     if batch_size % workers:
         raise InputError(f"batch_size must be a multiple of the {workers} workers, got {batch_size}")
-    return _Share(worker, workers)
+    return _Share(worker, workers, full_batches)
 
 
 class Validation(NamedTuple):
@@ -163,14 +166,14 @@ def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None)
     source = open_source(recipe, data_dir)
     if preprocessing is None:
         preprocessing = recipe.preprocessing(source.channels)
-    return _validation(source, recipe, preprocessing, _Share(0, 1), BadImages(max_bad_images))
+    return _validation(source, recipe, preprocessing, _Share(0, 1, False), BadImages(max_bad_images))
 
 
 def _validation(source, recipe, preprocessing, share, bad_images):
     split = source.read(validation_split(source, recipe))
     steps = -(-split.size // recipe.batch_size)
     examples, read, _ = _in_memory(split)
-    if share.workers > 1:
+    if share.full_batches:
         examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
     def decode(image):
@@ -190,12 +193,12 @@ def _validation(source, recipe, preprocessing, share, bad_images):
         return image, label, weight
 
     examples = examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
-    if share.workers == 1:
+    if not share.full_batches:
         examples = examples.filter(lambda image, label, weight: weight > 0)
 
     def to_batch(images, labels, weights):
         labels = augmentation.one_hot(labels, len(source.class_names))
-        return (images, labels, weights) if share.workers > 1 else (images, labels)
+        return (images, labels, weights) if share.full_batches else (images, labels)
 
     images = (
         examples.batch(recipe.batch_size // share.workers)

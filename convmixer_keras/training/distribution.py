@@ -12,10 +12,16 @@ import zlib
 import keras
 import tensorflow as tf
 
+# Neither is public; MultiWorkerMirroredStrategy uses both.
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context
+
 from convmixer_keras.training.peers import connected
 from convmixer_keras.training.workers import ALONE, find_workers, has_workers
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
+
+START_TIMEOUT = 60  # Seconds for TensorFlow to connect processes that have met.
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
@@ -71,8 +77,6 @@ def together(workers, timeout, output, shared_errors=()):
 
 def _abort_collectives(message):
     """Lets every exchange with other processes fail, the one that waits and those to come."""
-    from tensorflow.python.eager import context  # As MultiWorkerMirroredStrategy's own check does it.
-
     with contextlib.suppress(tf.errors.OpError, RuntimeError):
         context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
 
@@ -97,13 +101,23 @@ def start_strategy(name, workers):
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))
+    return tf.distribute.MultiWorkerMirroredStrategy(_join_cluster(workers))
 
 
-def _cluster_resolver(workers):
+def _join_cluster(workers):
+    """Returns the `ClusterResolver` of some workers, once it is sure that TensorFlow waits with an end."""
     jobs = {}
     for name, address in workers.addresses.items():
         jobs.setdefault(name.split()[0], []).append(address)
+    if workers.count > 1:
+        # What MultiWorkerMirroredStrategy sets up, too, but then waits an hour for one that is lost by now,
+        # and no other thread runs meanwhile.
+        context.context().configure_coordination_service(
+            "standalone",
+            service_leader=f"/job:{workers.chief.split()[0]}/replica:0/task:0",
+            cluster_register_timeout_in_ms=1000 * START_TIMEOUT,
+            coordinated_jobs=[CoordinatedJob(name=job, num_tasks=len(tasks)) for job, tasks in jobs.items()],
+        )
     job, index = workers.name.split()
     return tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(jobs), task_type=job, task_id=int(index), rpc_layer="grpc"
@@ -130,23 +144,26 @@ def _tpu_strategy():
         raise InputError(f"strategy tpu needs a TPU, here or named by TPU_NAME: {reason}") from None
 
 
-def summary(name, workers, replicas, batch_size):
+def summary(name, workers, replicas, batch_size, passes=1):
     """One line: which strategy, how many replicas, and how many images each gets of a batch.
 
     Args:
         name, workers: What `choose_strategy` returns.
         replicas: Number of replicas of all workers.
         batch_size: Images in a step, over all replicas.
+        passes: In how many parts a replica takes its images.
 
     Raises:
-        InputError: If the replicas cannot share a batch evenly.
+        InputError: If the replicas and their passes cannot share a batch evenly.
     """
-    if batch_size % replicas:
-        raise InputError(f"batch_size must be a multiple of the {replicas} replicas, got {batch_size}")
+    if batch_size % (replicas * passes):
+        parts = f"{replicas} replicas" + (f" times {passes} passes" if passes > 1 else "")
+        raise InputError(f"batch_size must be a multiple of the {parts}, got {batch_size}")
     process = f", {workers.name} of {workers.count}" if workers.addresses else ""
+    part = f"{passes} times " if passes > 1 else ""
     return (
         f"strategy {name}{process}: {replicas} {'replica' if replicas == 1 else 'replicas'} of "
-        f"{batch_size // replicas} images, {batch_size} in a step"
+        f"{part}{batch_size // replicas // passes} images, {batch_size} in a step"
     )
 
 

@@ -9,36 +9,52 @@ the model it was made from, so that the model itself, of stock Keras layers, is 
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training import cpu_ops
+from convmixer_keras.training import cpu_ops, replicas
 
 
 class FusedBatchNormalization(keras.layers.Layer):
     """Computes a `BatchNormalization` layer with TensorFlow's fused operation, on that layer's own weights.
 
-    While training, the running variance takes in the unbiased variance of a batch, as PyTorch's does. Under a
-    `tf.distribute` strategy with several replicas, mean and variance are those of the whole batch.
+    While training, the running variance takes in the unbiased variance of a batch, as PyTorch's does.
 
     Args:
         batch_norm: A built `keras.layers.BatchNormalization` over the last of four axes.
+        over_replicas: Whether mean and variance are those of all replicas' images together, where a
+            `tf.distribute` strategy has several, and not those of each replica's own.
+
+    Attributes:
+        keeps_statistics: Whether a call in training leaves mean and unbiased variance in `statistics`, for a
+            training step that averages them over replicas and then calls `update`.
     """
 
-    def __init__(self, batch_norm):
+    def __init__(self, batch_norm, over_replicas=True):
         super().__init__(name=f"{batch_norm.name}_fused", dtype=batch_norm.dtype_policy)
         self.batch_norm = batch_norm
+        self.over_replicas = over_replicas
+        self.keeps_statistics = False
+        self.statistics = ()
         self.built = True
 
     def call(self, inputs, training=False, mask=None):  # Images have no mask, but Keras passes one on.
         layer = self.batch_norm
         if not (training and layer.trainable):
             return self._fused(inputs, layer.moving_mean, layer.moving_variance)[0]
-        if _replicas() > 1:
+        if self.over_replicas and replicas.count() > 1:
             outputs, mean, variance = self._over_replicas(inputs)
         else:
             outputs, mean, variance = self._fused(inputs)
+        if self.keeps_statistics:
+            self.statistics = (mean, variance)
+        else:
+            self.update(mean, variance)
+        return outputs
+
+    def update(self, mean, variance):
+        """Moves the running statistics towards those of a batch, tensors (channels,)."""
+        layer = self.batch_norm
         keep = layer.momentum
         layer.moving_mean.assign(layer.moving_mean * keep + mean * (1 - keep))
         layer.moving_variance.assign(layer.moving_variance * keep + variance * (1 - keep))
-        return outputs
 
     def _fused(self, inputs, mean=None, variance=None):
         """Returns outputs, mean and unbiased variance; those of `inputs` where none are given."""
@@ -57,17 +73,9 @@ class FusedBatchNormalization(keras.layers.Layer):
         """As `_fused` for the batch of all replicas together, each of which has a part of equal size."""
         layer = self.batch_norm
         x = tf.cast(inputs, tf.float32)
-        # Gathered, and not averaged with the mean of squares: that loses the variance of channels that
-        # hardly vary. A sum of what only one replica fills in gathers with a single exchange.
-        context = tf.distribute.get_replica_context()
-        place = tf.one_hot(context.replica_id_in_sync_group, _replicas())[:, None, None]
-        moments = place * tf.stack(tf.nn.moments(x, [0, 1, 2]))
-        means, variances = tf.unstack(context.all_reduce(tf.distribute.ReduceOp.SUM, moments), axis=1)
-        mean = tf.reduce_mean(means, 0)
-        variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
+        mean, variance, unbiased = replicas.moments(x)
         outputs = tf.nn.batch_normalization(x, mean, variance, layer.beta, layer.gamma, layer.epsilon)
-        count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * _replicas(), tf.float32)
-        return tf.cast(outputs, inputs.dtype), mean, variance * count / (count - 1)
+        return tf.cast(outputs, inputs.dtype), mean, unbiased
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -116,17 +124,13 @@ def faster_on_cpu(layer):
     return layer.activation is keras.activations.gelu
 
 
-def _replicas():
-    """How many replicas the strategy that this code runs under has."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def fused_twin(model):
+def fused_twin(model, over_replicas=True):
     """Returns a model that computes the same as `model`, faster, on the same weights.
 
     Args:
         model: A functional `keras.Model`. Layers other than batch normalisation and convolutions are shared
             as they are.
+        over_replicas: As for `FusedBatchNormalization`.
 
     Returns:
         A functional `keras.Model` to train; `model` sees every change of the weights.
@@ -134,7 +138,7 @@ def fused_twin(model):
 
     def replace(layer):
         if isinstance(layer, keras.layers.BatchNormalization):
-            return FusedBatchNormalization(layer)
+            return FusedBatchNormalization(layer, over_replicas)
         return FusedConvolution(layer) if faster_on_cpu(layer) else layer
 
     return keras.models.clone_model(model, clone_function=replace)

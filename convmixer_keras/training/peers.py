@@ -266,4 +266,3 @@ def _send_and_close(connections, line):
     for connection in connections:
         with contextlib.suppress(OSError), connection:
             connection.sendall(f"{line}\n".encode())
-

@@ -1,7 +1,10 @@
-"""One training step: forward, backward, the sum over replicas, the guard, the update."""
+"""One training step: forward and backward in passes, the sum over replicas, the guard, the update."""
 
 import keras
 import tensorflow as tf
+
+from convmixer_keras.training import replicas
+from convmixer_keras.training.fused import FusedBatchNormalization
 
 
 class TrainingModel(keras.Model):
@@ -10,7 +13,8 @@ class TrainingModel(keras.Model):
     - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
       loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
     - `guard` sees each loss before the weights are updated.
-    - A replica without images, as the last batch may leave one, has no loss of 0 / 0.
+    - Gradients and BatchNorm's statistics of all passes are summed up, travel between replicas in a single
+      exchange, and give one update.
     - The weights of images count in every metric.
     - Under `MultiWorkerMirroredStrategy`, Keras' `fit` fails (keras-team/keras issue 20585): it reduces the
       first batch outside of a replica, and metrics along an axis that they do not have. So the model is built
@@ -22,39 +26,68 @@ class TrainingModel(keras.Model):
 
     Attributes:
         guard: A `Guard`, or None.
+        passes: How many parts each replica's images are taken in, one after the other, so that only one
+            part's activations are in memory. Each part must have the same number of images.
     """
 
     guard = None
+    passes = 1
 
     def train_step(self, data):
-        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         before = self.guard.before_step() if self.guard else None
+        total = None
+        for part in _parts(data, self.passes):
+            # One pass after the other: TensorFlow would begin all of them at once.
+            with tf.control_dependencies(total or ()):
+                found = self._forward_and_backward(part)
+            total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+        # Keras has divided the loss by the number of replicas, so that the sum is the mean.
+        loss, *total = replicas.total(total)
+        if self.guard:
+            self.guard.watch(loss, before)
+        weights = self.trainable_weights
+        self._update_running_statistics(total[len(weights) :])
+        self.optimizer.apply(total[: len(weights)], weights)
+        return self._metrics_for_keras(self.get_metrics_result())
+
+    def _forward_and_backward(self, data):
+        """Returns this pass's share of the loss, of the gradients, and of BatchNorm's statistics."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        layers = self._batch_norms()
+        for layer in layers:
+            layer.keeps_statistics, layer.statistics = True, ()
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss = self.compute_loss(images, labels, logits, weights)
+            loss = self.compute_loss(images, labels, logits, weights) / self.passes
             scaled_loss = self.optimizer.scale_loss(loss)
+        statistics = [value for layer in layers for value in layer.statistics]
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        # Keras has divided the loss by the number of replicas, so that the sum is the mean.
-        total_loss = loss
-        if _replicas() > 1:
-            context = tf.distribute.get_replica_context()
-            *gradients, total_loss = context.all_reduce(tf.distribute.ReduceOp.SUM, [*gradients, loss])
-        if self.guard:
-            self.guard.watch(total_loss, before)
-        self.optimizer.apply(gradients, self.trainable_weights)
-        return self._update_metrics(images, labels, logits, weights, loss)
+        self._update_metrics(images, labels, logits, weights, loss * self.passes)
+        return [loss, *gradients, *statistics]
+
+    def _batch_norms(self):
+        return [layer for layer in self.layers if isinstance(layer, FusedBatchNormalization)]
+
+    def _update_running_statistics(self, totals):
+        """Takes in the mean over all passes and replicas, means and variances by turns."""
+        means = iter([value / (self.passes * replicas.count()) for value in totals])
+        for layer in self._batch_norms():
+            if layer.statistics:  # A frozen layer has none.
+                layer.update(next(means), next(means))
 
     def test_step(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         logits = self(images, training=False)
         loss = self.compute_loss(images, labels, logits, weights, training=False)
-        return self._update_metrics(images, labels, logits, weights, loss)
+        return self._metrics_for_keras(self._update_metrics(images, labels, logits, weights, loss))
 
     def _update_metrics(self, images, labels, logits, weights, loss):
         if weights is None:
             weights = tf.ones(tf.shape(images)[:1])
-        self._loss_tracker.update_state(loss * _replicas(), sample_weight=tf.reduce_sum(weights))
-        metrics = self.compute_metrics(images, labels, logits, weights)
+        self._loss_tracker.update_state(loss * replicas.count(), sample_weight=tf.reduce_sum(weights))
+        return self.compute_metrics(images, labels, logits, weights)
+
+    def _metrics_for_keras(self, metrics):
         strategy = self.distribute_strategy
         several_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         if several_workers and strategy.extended._in_multi_worker_mode():  # As Keras asks.
@@ -69,6 +102,9 @@ class TrainingModel(keras.Model):
             self._symbolic_build(data_batch=(like(self.inputs[0]), like(self.outputs[0])))
 
 
-def _replicas():
-    """How many replicas the strategy that this code runs under has."""
-    return tf.distribute.get_strategy().num_replicas_in_sync
+def _parts(data, count):
+    """Splits each tensor of a batch into so many parts of equal size."""
+    if count == 1:
+        return [data]
+    parts = [tf.split(tensor, count) for tensor in data]
+    return list(zip(*parts, strict=True))

@@ -91,17 +91,25 @@ def train(
         KeyboardInterrupt: On Ctrl-C; what the last checkpoint holds is complete.
     """
     settings = settings or Settings()
-    place = _prepare(recipe, output, settings, resume, overwrite)
-    if verbose:
-        print(place.summary, flush=True)
-    _configure_process(recipe, settings)
-    with _named_errors(place.workers, output):
+    name, workers = distribution.choose_strategy(settings.strategy)
+    folder = run_folder.RunFolder(output) if workers.is_chief else None
+    if folder:
+        _check_folder(folder, recipe, resume, overwrite)
+    with (
+        distribution.together(workers, settings.peer_timeout, output, shared_errors=NonFiniteLoss),
+        _named_errors(output),
+    ):
+        place = _start(folder, workers, name, recipe, settings)
+        if verbose:
+            print(place.summary, flush=True)
+        _configure_process(recipe, settings)
         distribution.check_same(place.strategy, place.workers, (recipe, settings, resume))
         data = data_module.load(
             recipe,
             settings.data_dir,
             worker=place.workers.index,
             workers=place.workers.count,
+            full_batches=name != "one",
             max_bad_images=settings.max_bad_images,
         )
         built = _build(recipe, data, settings, place)
@@ -141,18 +149,15 @@ class _Built(NamedTuple):
     metrics: list
 
 
-def _prepare(recipe, output, settings, resume, overwrite):
-    """Checks the folder, then starts the strategy. Returns a `_Place`."""
-    name, workers = distribution.choose_strategy(settings.strategy)
+def _start(folder, workers, name, recipe, settings):
+    """Starts the strategy. Returns a `_Place`."""
     if settings.steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
         raise InputError(
             f"steps_per_execution must be 1 with strategy {name}, got {settings.steps_per_execution}"
         )
-    folder = run_folder.RunFolder(output) if workers.is_chief else None
-    if folder:
-        _check_folder(folder, recipe, resume, overwrite)
-    strategy = distribution.start_strategy(name, workers, settings.peer_timeout)
-    summary = distribution.summary(name, workers, strategy.num_replicas_in_sync, recipe.batch_size)
+    strategy = distribution.start_strategy(name, workers)
+    replicas = strategy.num_replicas_in_sync
+    summary = distribution.summary(name, workers, replicas, recipe.batch_size, recipe.accumulate)
     return _Place(folder, workers, name, strategy, summary)
 
 
@@ -170,8 +175,9 @@ def _build(recipe, data, settings, place):
     with place.strategy.scope():
         model = build_model(recipe, data.channels, len(data.class_names))
         start_from(model, settings.init_from, settings.freeze)
-        fused = fused_twin(model)
+        fused = fused_twin(model, over_replicas=recipe.batch_norm == "global")
         twin = TrainingModel(fused.inputs, fused.outputs)
+        twin.passes = recipe.accumulate
         optimizer = build_optimizer(recipe, twin, recipe.epochs * data.steps, gradients_are_summed=True)
         metrics = compile_model(
             twin, optimizer, len(data.class_names), steps_per_execution=settings.steps_per_execution

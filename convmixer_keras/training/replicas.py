@@ -1,0 +1,56 @@
+"""What the replicas of a model tell each other in a step. All functions are called within a replica."""
+
+import tensorflow as tf
+
+
+def count():
+    """How many replicas the strategy that this code runs under has."""
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def total(tensors):
+    """Sums tensors over the replicas, all of them in one exchange for each dtype.
+
+    Each exchange waits for the slowest connection: 34 small ones take 100 to 170 ms over loopback on two busy
+    cores, a single one of 0.6 M numbers 18 ms.
+
+    Args:
+        tensors: List of tensors.
+
+    Returns:
+        A list of tensors of the same shapes.
+    """
+    tensors = [tf.convert_to_tensor(tensor) for tensor in tensors]
+    if count() == 1:
+        return tensors
+    sums = [None] * len(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        places = [i for i, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        flat = tf.concat([tf.reshape(tensors[i], [-1]) for i in places], 0)
+        flat = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, flat)
+        parts = tf.split(flat, [tf.size(tensors[i]) for i in places])
+        for i, part in zip(places, parts, strict=True):
+            sums[i] = tf.reshape(part, tf.shape(tensors[i]))
+            sums[i].set_shape(tensors[i].shape)
+    return sums
+
+
+def moments(x):
+    """Mean and unbiased variance of each channel over the images of all replicas.
+
+    Args:
+        x: Float32 tensor (batch, height, width, channels), the same shape in every replica.
+
+    Returns:
+        Mean, biased variance and unbiased variance, each (channels,).
+    """
+    # Gathered, and not averaged with the mean of squares: that loses the variance of channels that hardly
+    # vary. A sum of what only one replica fills in gathers with a single exchange.
+    context = tf.distribute.get_replica_context()
+    place = tf.one_hot(context.replica_id_in_sync_group, count())[:, None, None]
+    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, place * tf.stack(tf.nn.moments(x, [0, 1, 2])))
+    means, variances = tf.unstack(gathered, axis=1)
+    mean = tf.reduce_mean(means, 0)
+    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
+    size = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * count(), tf.float32)
+    return mean, variance, variance * size / (size - 1)
