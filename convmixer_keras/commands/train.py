@@ -40,6 +40,7 @@ def train(arguments, recipe):
     from convmixer_keras.training import trainer as training
     from convmixer_keras.training.distribution import choose_strategy
     from convmixer_keras.training.peers import PeerLost
+    from convmixer_keras.training.termination import Terminated
 
     extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
@@ -85,6 +86,10 @@ def train(arguments, recipe):
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
+    except Terminated as error:
+        again = f"{shlex.join(command_line.started_as())} --resume --output {shlex.quote(folder.path)}"
+        print(f"terminated: {error}; continue with {again}", file=sys.stderr)
+        return command_line.TERMINATED
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(command_line.FAILED)  # What TensorFlow does at its end may wait for the one that is gone.

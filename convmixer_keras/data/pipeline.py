@@ -28,8 +28,8 @@ class Data(NamedTuple):
             epoch; every pass has another order, and the last, smaller batch is left out. Its `cardinality`
             is that of a full pass. With `class_weight` also float32 weights (batch_size / workers,).
         validation: The same without augmentation, in a fixed order, with the last, smaller batch. With
-            `full_batches` also float32 weights (batch_size / workers,): every batch is full, and what fills up
-            the last one has the weight 0.
+            `full_batches` also float32 weights (batch_size / workers,): every batch is full, and what fills
+            up the last one has the weight 0.
         class_names: The name of each class, in the order of the labels.
         train_size, validation_size: Number of images, over all workers.
         channels: Number of channels.

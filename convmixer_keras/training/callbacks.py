@@ -1,10 +1,12 @@
 """What happens between the steps of a run: it is written down, and stopped when its loss is no number."""
 
+import threading
 import time
 
 import keras
 
 from convmixer_keras.training.checkpoint import Progress
+from convmixer_keras.training.termination import Terminated
 from convmixer_keras.utils.errors import Failure
 
 LOOK_EVERY_STEPS = 10
@@ -23,6 +25,9 @@ class KeepRun(keras.callbacks.Callback):
     Between the steps it works at the beginning of the next one: Keras waits for the device before it calls
     `on_train_batch_end`, and not before `on_train_batch_begin`.
 
+    Attributes:
+        asked_to_end: A `threading.Event`: whether this process has got a SIGTERM.
+
     Args:
         writer: The `RunWriter` of the run.
         data: The `Data` to train on. This callback tells it which epoch comes next, and where it begins.
@@ -40,6 +45,7 @@ class KeepRun(keras.callbacks.Callback):
         self.sums = [variable for metric in metrics for variable in metric.variables]
         self.checkpoint_every = checkpoint_every
         self.average = average
+        self.asked_to_end = threading.Event()
         self.steps_before = progress.epochs * data.steps + progress.batches
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -60,12 +66,23 @@ class KeepRun(keras.callbacks.Callback):
         if checkpoint_is_due or self._look_is_due(before):
             self._stop_at_non_finite_loss()
         if checkpoint_is_due:
-            # Read in every process: the sum over all of them takes all of them.
-            sums = tuple(float(keras.ops.convert_to_numpy(variable)) for variable in self.sums)
-            progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
-            self.writer.write_checkpoint(self.model, progress)
+            self._write_checkpoint(self._read_sums())
+        if self._is_asked_to_end():
+            self._stop_at_non_finite_loss()
+            if self.batches and not checkpoint_is_due:
+                self._write_checkpoint(self._read_sums())
+            raise self._terminated()
+
+    def on_test_begin(self, logs=None):
+        self.batches = self.data.steps
+        self.sums_of_epoch = self._read_sums()  # Validation begins its own.
 
     def on_test_batch_begin(self, batch, logs=None):
+        if self._is_asked_to_end():
+            if self.average:  # It has put the averaged weights into the model.
+                self.average.on_test_end()
+            self._write_checkpoint(self.sums_of_epoch)
+            raise self._terminated()
         if batch == 0:  # Before a validation that takes a while, with weights that may be worth nothing.
             self._stop_at_non_finite_loss()
         self.data.bad_images.check()
@@ -82,6 +99,27 @@ class KeepRun(keras.callbacks.Callback):
         self.writer.write_checkpoint(self.model, self.progress)
         if self.batches_before:  # Only the rest of this epoch was to be trained.
             self.model.stop_training = True
+
+    def _read_sums(self):
+        """Reads the metrics' sums. To be called in every process: the sum over all of them takes all."""
+        return tuple(float(keras.ops.convert_to_numpy(variable)) for variable in self.sums)
+
+    def _write_checkpoint(self, sums):
+        """Writes a checkpoint from within an epoch."""
+        progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
+        self.writer.write_checkpoint(self.model, progress)
+
+    def _is_asked_to_end(self):
+        """Whether a SIGTERM has come to any process: between the same two steps in all of them."""
+        asked, end = self.asked_to_end.is_set(), self.model.end
+        if end is None:
+            return asked
+        if asked:
+            end.ask()
+        return end.is_asked()
+
+    def _terminated(self):
+        return Terminated(f"ended in epoch {self.progress.epochs + 1}, after step {self.batches} of it")
 
     def _seconds(self):
         return time.monotonic() - self.began

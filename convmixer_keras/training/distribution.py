@@ -11,17 +11,12 @@ import zlib
 
 import keras
 import tensorflow as tf
-
-# Neither is public; MultiWorkerMirroredStrategy uses both.
-from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
 from tensorflow.python.eager import context
 
 from convmixer_keras.training.peers import connected
 from convmixer_keras.training.workers import ALONE, find_workers, has_workers
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
-
-START_TIMEOUT = 60  # Seconds for TensorFlow to connect processes that have met.
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
@@ -81,12 +76,13 @@ def _abort_collectives(message):
         context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
 
 
-def start_strategy(name, workers):
+def start_strategy(name, workers, others=None):
     """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
 
     Args:
-        name, workers: What `choose_strategy` returns. With several workers, call it within `together`:
-            TensorFlow waits for them without end.
+        name, workers: What `choose_strategy` returns.
+        others: What the block of `together` gives: with several workers, TensorFlow alone waits for them
+            without end.
 
     Returns:
         A `tf.distribute.Strategy`.
@@ -101,23 +97,14 @@ def start_strategy(name, workers):
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
-    return tf.distribute.MultiWorkerMirroredStrategy(_join_cluster(workers))
+    with others.starting() if others else contextlib.nullcontext():
+        return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))
 
 
-def _join_cluster(workers):
-    """Returns the `ClusterResolver` of some workers, once it is sure that TensorFlow waits with an end."""
+def _cluster_resolver(workers):
     jobs = {}
     for name, address in workers.addresses.items():
         jobs.setdefault(name.split()[0], []).append(address)
-    if workers.count > 1:
-        # What MultiWorkerMirroredStrategy sets up, too, but then waits an hour for one that is lost by now,
-        # and no other thread runs meanwhile.
-        context.context().configure_coordination_service(
-            "standalone",
-            service_leader=f"/job:{workers.chief.split()[0]}/replica:0/task:0",
-            cluster_register_timeout_in_ms=1000 * START_TIMEOUT,
-            coordinated_jobs=[CoordinatedJob(name=job, num_tasks=len(tasks)) for job, tasks in jobs.items()],
-        )
     job, index = workers.name.split()
     return tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(jobs), task_type=job, task_id=int(index), rpc_layer="grpc"

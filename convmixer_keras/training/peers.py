@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from convmixer_keras.utils.errors import Failure, InputError
 
 BEAT = 1  # Seconds between two signs of life.
 SILENCE = 15  # Seconds without one after which a process is lost.
+START = 60  # The same while TensorFlow connects the processes: no other thread runs meanwhile.
 PATIENCE = 5  # Seconds that training has to end by itself once a process is lost.
 GREETING = "convmixer-keras "
 
@@ -86,11 +88,22 @@ class Peers:
         self._connections = connections  # From each socket to the name at its other end.
         self._advice = advice
         self._on_loss = on_loss
+        self._started = False
         self._finishing = False
         self._loss = threading.Event()
         self._block_ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
         self._thread.start()
+
+    @contextlib.contextmanager
+    def starting(self):
+        """Within this block, where TensorFlow waits for the others and stops all threads, `START` counts."""
+        names = " or ".join(name for name in self._workers.addresses if name != self._workers.name)
+        message = f"error: lost {names} as TensorFlow started{self._advice}"
+        arguments = [str(START), str(os.getpid()), message]
+        with subprocess.Popen([sys.executable, "-S", "-c", _END_PARENT, *arguments], stdin=subprocess.PIPE):
+            yield
+        self._started = True
 
     def finish(self):
         """Tells the others that this process is done, and waits until all of them are."""
@@ -124,11 +137,13 @@ class Peers:
         """Names the process that is lost, or returns "" when all are done."""
         heard = dict.fromkeys(self._connections, time.monotonic())
         unread = dict.fromkeys(self._connections, b"")
-        next_beat, waiting, told = 0, set(self._connections), False
+        next_beat, waiting, told, limit = 0, set(self._connections), False, START
         while not told or waiting:
             if self._block_ended.is_set() and not self._finishing:
                 return ""
             now = time.monotonic()
+            if self._started and limit != SILENCE:
+                limit, heard = SILENCE, dict.fromkeys(heard, now)
             if now >= next_beat:
                 # The chief is the last to say it, so that all leave together.
                 told = self._finishing and not (self._workers.is_chief and waiting)
@@ -146,7 +161,7 @@ class Peers:
                 elif not received:
                     return self._lose(connection)
             for connection in waiting:
-                if time.monotonic() - heard[connection] > SILENCE:
+                if time.monotonic() - heard[connection] > limit:
                     return self._lose(connection)
         return ""
 
@@ -162,6 +177,15 @@ class Peers:
         for connection in self._connections:
             with contextlib.suppress(OSError):  # Reading tells of the loss.
                 connection.sendall(f"{line}\n".encode())
+
+
+# A process of its own, which ends this one unless its input is closed in time.
+_END_PARENT = """
+import os, select, signal, sys
+if not select.select([0], [], [], float(sys.argv[1]))[0]:
+    print(sys.argv[3], file=sys.stderr, flush=True)
+    os.kill(int(sys.argv[2]), signal.SIGKILL)
+"""
 
 
 def meet(workers, timeout):

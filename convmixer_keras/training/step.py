@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training import replicas
+from convmixer_keras.training import replicas, termination
 from convmixer_keras.training.fused import FusedBatchNormalization
 
 
@@ -26,11 +26,13 @@ class TrainingModel(keras.Model):
 
     Attributes:
         guard: A `Guard`, or None.
+        end: A `SharedEnd` where there are several processes, or None.
         passes: How many parts each replica's images are taken in, one after the other, so that only one
             part's activations are in memory. Each part must have the same number of images.
     """
 
     guard = None
+    end = None
     passes = 1
 
     def train_step(self, data):
@@ -42,28 +44,40 @@ class TrainingModel(keras.Model):
                 found = self._forward_and_backward(part)
             total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
         # Keras has divided the loss by the number of replicas, so that the sum is the mean.
-        loss, *total = replicas.total(total)
+        loss, share, *total = replicas.total([*total, *([self.end.note] if self.end else [])])
+        if self.end:
+            self.end.take(total.pop())
+        weights = self.trainable_weights
+        gradients, statistics = total[: len(weights)], total[len(weights) :]
+        if len(data) > 2:  # Images have weights, whose sum differs from part to part.
+            loss, gradients = loss / share, [gradient / share for gradient in gradients]
         if self.guard:
             self.guard.watch(loss, before)
-        weights = self.trainable_weights
-        self._update_running_statistics(total[len(weights) :])
-        self.optimizer.apply(total[: len(weights)], weights)
+        self._update_running_statistics(statistics)
+        self.optimizer.apply(gradients, weights)
         return self._metrics_for_keras(self.get_metrics_result())
 
     def _forward_and_backward(self, data):
-        """Returns this pass's share of the loss, of the gradients, and of BatchNorm's statistics."""
+        """Returns what a part of the images adds to a step.
+
+        Returns:
+            A list: its loss times its share in the weight of all images, that share, the gradient of this
+            loss by each trainable weight, and mean and variance of each BatchNorm.
+        """
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         layers = self._batch_norms()
         for layer in layers:
             layer.keeps_statistics, layer.statistics = True, ()
         with tf.GradientTape() as tape:
             logits = self(images, training=True)
-            loss = self.compute_loss(images, labels, logits, weights) / self.passes
-            scaled_loss = self.optimizer.scale_loss(loss)
+            loss = self.compute_loss(images, labels, logits, weights)
+            share = (1.0 if weights is None else tf.reduce_mean(weights)) / (self.passes * replicas.count())
+            part = loss * share * replicas.count()
+            scaled_loss = self.optimizer.scale_loss(part)
         statistics = [value for layer in layers for value in layer.statistics]
         gradients = tape.gradient(scaled_loss, self.trainable_weights)
-        self._update_metrics(images, labels, logits, weights, loss * self.passes)
-        return [loss, *gradients, *statistics]
+        self._update_metrics(images, labels, logits, weights, loss)
+        return [part, tf.convert_to_tensor(share), *gradients, *statistics]
 
     def _batch_norms(self):
         return [layer for layer in self.layers if isinstance(layer, FusedBatchNormalization)]
@@ -77,6 +91,7 @@ class TrainingModel(keras.Model):
 
     def test_step(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        termination.exchange(self.end)
         logits = self(images, training=False)
         loss = self.compute_loss(images, labels, logits, weights, training=False)
         return self._metrics_for_keras(self._update_metrics(images, labels, logits, weights, loss))

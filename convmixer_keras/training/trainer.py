@@ -13,7 +13,7 @@ import tensorflow as tf
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import from_saved
-from convmixer_keras.training import checkpoint, distribution, run_folder
+from convmixer_keras.training import checkpoint, distribution, run_folder, termination
 from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.guard import Guard
@@ -22,6 +22,7 @@ from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.run_writer import RunWriter
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.training.step import TrainingModel
+from convmixer_keras.training.termination import SharedEnd, Terminated
 from convmixer_keras.training.workers import Workers
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
@@ -88,6 +89,7 @@ def train(
         NonFiniteLoss: If the loss is no longer a number. `last.keras` then holds the last weights for which
             it was.
         PeerLost: If another process of the run is gone.
+        Terminated: On SIGTERM to any process of the run, in all of them, once the checkpoint is written.
         KeyboardInterrupt: On Ctrl-C; what the last checkpoint holds is complete.
     """
     settings = settings or Settings()
@@ -96,10 +98,10 @@ def train(
     if folder:
         _check_folder(folder, recipe, resume, overwrite)
     with (
-        distribution.together(workers, settings.peer_timeout, output, shared_errors=NonFiniteLoss),
+        distribution.together(workers, settings.peer_timeout, output, (NonFiniteLoss, Terminated)) as others,
         _named_errors(output),
     ):
-        place = _start(folder, workers, name, recipe, settings)
+        place = _start(folder, workers, others, name, recipe, settings)
         if verbose:
             print(place.summary, flush=True)
         _configure_process(recipe, settings)
@@ -149,13 +151,13 @@ class _Built(NamedTuple):
     metrics: list
 
 
-def _start(folder, workers, name, recipe, settings):
+def _start(folder, workers, others, name, recipe, settings):
     """Starts the strategy. Returns a `_Place`."""
     if settings.steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
         raise InputError(
             f"steps_per_execution must be 1 with strategy {name}, got {settings.steps_per_execution}"
         )
-    strategy = distribution.start_strategy(name, workers)
+    strategy = distribution.start_strategy(name, workers, others)
     replicas = strategy.num_replicas_in_sync
     summary = distribution.summary(name, workers, replicas, recipe.batch_size, recipe.accumulate)
     return _Place(folder, workers, name, strategy, summary)
@@ -184,6 +186,8 @@ def _build(recipe, data, settings, place):
         )
         twin.optimizer.build(twin.trainable_variables)
         watched = [variable.value for variable in (*twin.variables, *optimizer.averages)]
+        if place.workers.count > 1:
+            twin.end = SharedEnd()
         twin.guard = Guard(watched, limit=SKIPPED_STEPS if recipe.dtype_policy == "mixed_float16" else 1)
     return _Built(model, twin, metrics)
 
@@ -201,16 +205,20 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
     keep_run = KeepRun(writer, data, progress, built.metrics, settings.checkpoint_every, average)
     callbacks = [*_tensorboard(place.folder), *([average] if average else []), *callbacks, keep_run]
     share = partial(distribution.distribute, place.strategy, batch_size=recipe.batch_size)
+    validation = share(data.validation, data.validation_steps)
     fit = partial(
         built.twin.fit,
         share(data.train, data.steps),
-        validation_data=share(data.validation, data.validation_steps),
+        validation_data=validation,
         epochs=recipe.epochs,
         callbacks=callbacks,
         shuffle=False,  # The pipeline shuffles.
         verbose=verbose if place.folder else 0,
     )
-    with data.bad_images.named():
+    with data.bad_images.named(), termination.noted() as keep_run.asked_to_end:
+        if progress.batches == data.steps:
+            termination.finish_epoch(built.twin, built.metrics, callbacks, validation, progress)
+            progress = _restore(built, place)
         if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
             fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
             progress = _restore(built, place)

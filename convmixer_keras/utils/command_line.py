@@ -14,7 +14,7 @@ import warnings
 from convmixer_keras import __version__
 from convmixer_keras.utils.errors import Failure, InputError
 
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
