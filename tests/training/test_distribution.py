@@ -341,13 +341,12 @@ def test_every_replica_has_an_image_of_each_validation_batch(tmp_path, size):
 
 
 @pytest.mark.slow
-def test_a_last_batch_smaller_than_the_replicas(tmp_path):
-    """360 test scans in batches for four logical CPUs: 1 image is left over, or none."""
-    for batch_size in (120, 72):
-        changes = {"hidden_dim": 8, "depth": 1, "epochs": 1, "batch_size": batch_size}
-        one, four = (
-            json.loads(run_together(tmp_path / f"{batch_size}{n}", name, n, changes)[0][-1])[-1]
-            for name, n in (("one", "1"), ("mirrored", "4"))
-        )
-        assert four["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
-        assert four["val_loss"] == pytest.approx(one["val_loss"], rel=1e-3)
+def test_a_last_batch_for_one_of_two_replicas(tmp_path):
+    """360 test scans in batches of 70 leave 10, which fit into one replica's 35."""
+    changes = {"hidden_dim": 8, "depth": 1, "epochs": 1, "batch_size": 70}
+    one, two = (
+        json.loads(run_together(tmp_path / name, name, n, changes)[0][-1])[-1]
+        for name, n in (("one", "1"), ("mirrored", "2"))
+    )
+    assert two["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
+    assert two["val_loss"] == pytest.approx(one["val_loss"], rel=1e-3)

@@ -73,8 +73,11 @@ SLURM = {
 
 
 @pytest.fixture
-def slurm(monkeypatch):
+def slurm(monkeypatch, tmp_path):
     """The variables of a task, for the `scontrol` of this machine."""
+    config = tmp_path / "slurm.conf"
+    config.write_text("ClusterName=tests\nSlurmctldHost=localhost\n")
+    monkeypatch.setenv("SLURM_CONF", str(config))
     try:
         done = subprocess.run(["scontrol", "show", "hostnames", "a[1-2]"], capture_output=True, text=True)
     except OSError:
