@@ -66,6 +66,7 @@ def train(arguments, recipe):
                 peer_timeout=arguments.peer_timeout,
                 checkpoint_every=arguments.checkpoint_every,
                 max_bad_images=arguments.max_bad_images,
+                rematerialize=arguments.rematerialize,
                 deterministic=arguments.deterministic,
                 steps_per_execution=arguments.steps_per_execution,
                 init_from=arguments.init_from,
@@ -267,6 +268,9 @@ def parse(argv):
     )
     run.add_argument(
         "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to do without"
+    )
+    run.add_argument(
+        "--rematerialize", action="store_true", help="compute activations twice rather than keep them"
     )
     run.add_argument(
         "--deterministic", action="store_true", help="the same weights in every run on a GPU, too; slower"

@@ -16,6 +16,7 @@ class Settings:
         steps_per_execution: Training steps in one call of the compiled step.
         checkpoint_every: Steps between checkpoints within an epoch; 0 for one after each epoch.
         max_bad_images: How many damaged files of a folder to leave out before the run fails.
+        rematerialize: Whether to compute each block's activations twice instead of keeping them.
         deterministic: Whether to use TensorFlow's deterministic operations, so that two runs on a GPU end
             with the same weights. Slower.
         init_from: A `.keras` or `.weights.h5` file of a ConvMixer of the recipe's sizes whose body to start
@@ -29,6 +30,7 @@ class Settings:
     steps_per_execution: int = 1
     checkpoint_every: int = 0
     max_bad_images: int = 0
+    rematerialize: bool = False
     deterministic: bool = False
     init_from: str | None = None
     freeze: int = 0

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training import replicas, termination
+from convmixer_keras.training import rematerialize, replicas, termination
 from convmixer_keras.training.fused import FusedBatchNormalization
 
 
@@ -34,6 +34,18 @@ class TrainingModel(keras.Model):
     guard = None
     end = None
     passes = 1
+    chain = ()
+
+    def rematerialize(self):
+        """From now on, computes the activations of each block a second time instead of keeping them."""
+        names = rematerialize.last_layers_of_blocks(self)
+        # A tuple in a dictionary of the instance: as an attribute, its models would be layers of this one.
+        self.__dict__["chain"] = tuple(rematerialize.segments(self, names))
+
+    def call(self, inputs, training=None, mask=None):
+        if training and self.chain:
+            return rematerialize.call(self.chain, inputs)
+        return super().call(inputs, training=training, mask=mask)
 
     def train_step(self, data):
         before = self.guard.before_step() if self.guard else None

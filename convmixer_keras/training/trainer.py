@@ -180,6 +180,8 @@ def _build(recipe, data, settings, place):
         fused = fused_twin(model, over_replicas=recipe.batch_norm == "global")
         twin = TrainingModel(fused.inputs, fused.outputs)
         twin.passes = recipe.accumulate
+        if settings.rematerialize:
+            twin.rematerialize()
         optimizer = build_optimizer(recipe, twin, recipe.epochs * data.steps, gradients_are_summed=True)
         metrics = compile_model(
             twin, optimizer, len(data.class_names), steps_per_execution=settings.steps_per_execution
