@@ -64,7 +64,7 @@ def exchange(end):
         end.take(*replicas.total([end.note]))
 
 
-def finish_epoch(model, metrics, callbacks, validation, progress):
+def finish_epoch(model, metrics, callbacks, validation, progress, epochs):
     """Validates and ends an epoch whose steps are all done, as `fit` would have.
 
     Args:
@@ -73,10 +73,11 @@ def finish_epoch(model, metrics, callbacks, validation, progress):
         callbacks: Those of `fit`.
         validation: The batches.
         progress: The `Progress`.
+        epochs: Number of epochs of the run.
     """
     sums = iter(progress.sums)
     logs = {metric.name: next(sums) / next(sums) for metric in metrics}  # A total and a count for each.
-    run = keras.callbacks.CallbackList(callbacks, model=model)
+    run = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs)
     run.on_train_begin()
     run.on_epoch_begin(progress.epochs)
     found = model.evaluate(validation, callbacks=run, verbose=0, return_dict=True)

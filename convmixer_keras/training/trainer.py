@@ -219,7 +219,9 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
     )
     with data.bad_images.named(), termination.noted() as keep_run.asked_to_end:
         if progress.batches == data.steps:
-            termination.finish_epoch(built.twin, built.metrics, callbacks, validation, progress)
+            termination.finish_epoch(
+                built.twin, built.metrics, callbacks, validation, progress, recipe.epochs
+            )
             progress = _restore(built, place)
         if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
             fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
