@@ -22,7 +22,6 @@ from convmixer_keras.training.optimizer import build_optimizer
 from convmixer_keras.training.run_writer import RunWriter
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.training.step import TrainingModel
-from convmixer_keras.training.termination import SharedEnd, Terminated
 from convmixer_keras.training.workers import Workers
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
@@ -98,7 +97,9 @@ def train(
     if folder:
         _check_folder(folder, recipe, resume, overwrite)
     with (
-        distribution.together(workers, settings.peer_timeout, output, (NonFiniteLoss, Terminated)) as others,
+        distribution.together(
+            workers, settings.peer_timeout, output, (NonFiniteLoss, termination.Terminated)
+        ) as others,
         _named_errors(output),
     ):
         place = _start(folder, workers, others, name, recipe, settings)
@@ -189,7 +190,7 @@ def _build(recipe, data, settings, place):
         twin.optimizer.build(twin.trainable_variables)
         watched = [variable.value for variable in (*twin.variables, *optimizer.averages)]
         if place.workers.count > 1:
-            twin.end = SharedEnd()
+            twin.end = termination.SharedEnd()
         twin.guard = Guard(watched, limit=SKIPPED_STEPS if recipe.dtype_policy == "mixed_float16" else 1)
     return _Built(model, twin, metrics)
 
