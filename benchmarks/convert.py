@@ -3,7 +3,7 @@
 
   python benchmarks/convert.py
 
-Each conversion runs in a process of its own. Memory is the largest resident set of that process less that of
+Each conversion runs in its own process. Memory is the largest resident set of that process less that of
 one which only imports the same libraries, in multiples of the checkpoint's size. The goal is under 60 s and
 under 3 times.
 """

@@ -1,4 +1,4 @@
-"""Times several programs by turns, each in a process of its own, so that their thread pools do not meet."""
+"""Times several programs in turn, each in its own process, so that their thread pools do not interfere."""
 
 import contextlib
 import multiprocessing
@@ -22,7 +22,7 @@ def seconds_per_step(contenders, rounds, repeats, own_clock=False):
 
     Args:
         contenders: Dictionary from a name to a function without arguments that sets up the contender, in
-            a process of its own, and returns its step: another function without arguments.
+            its own process, and returns its step: another function without arguments.
         rounds: How many times every contender has its turn.
         repeats: Steps in one turn, whose mean counts.
         own_clock: Whether a step returns the seconds that count, or else its whole time does.
@@ -33,7 +33,7 @@ def seconds_per_step(contenders, rounds, repeats, own_clock=False):
     try:
         for name, make in contenders.items():
             here, there = context.Pipe()
-            # No daemon: a contender may have worker processes of its own.
+            # No daemon: a contender may start worker processes.
             context.Process(target=_serve, args=(make, own_clock, there)).start()
             workers[name] = here
             there.close()

@@ -1,1 +1,1 @@
-"""To and from other formats. In the checkout a room of its own, installed as `convmixer_keras.convert`."""
+"""To and from other formats. Installed as `convmixer_keras.convert`."""

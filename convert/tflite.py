@@ -69,7 +69,7 @@ def export(
       the model gives a map of features) and gives float32 scores. Only a softmax at the end, and activations
       that have no integer form, are float32.
 
-    XNNPACK takes every operation but GELU in "int8", for which LiteRT has a kernel of its own, and the
+    XNNPACK takes every operation but GELU in "int8", for which LiteRT has its own kernel, and the
     comparisons in the activations `sparse_plus`, `soft_shrink` and `hard_shrink`. The file says which
     TensorFlow Lite it needs at least, 2.9 for GELU.
 

@@ -106,7 +106,7 @@ class Recipe:
     erasing_probability: float = _setting(0.0, "augmentation", "chance that a rectangle becomes noise", SHARE)
     mixup_alpha: float = _setting(0.0, "augmentation", "MixUp's Beta parameter; 0 for none", AMOUNT)
     cutmix_alpha: float = _setting(
-        0.0, "augmentation", "CutMix's, by turns at random with MixUp; 0 for none", AMOUNT
+        0.0, "augmentation", "CutMix's Beta parameter; each batch gets one of the two; 0 for none", AMOUNT
     )
 
     def __post_init__(self):

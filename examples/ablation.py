@@ -5,7 +5,7 @@
   python ablation.py --dataset photos/ --image-size 64         a folder photos/SPLIT/CLASS/*.jpg
   python ablation.py --hidden-dim 32 --depth 4 --epochs 5      smaller and shorter
 
-Each run has a folder of its own under --output, like those of train_keras.py. The same command given again
+Each run has its own folder under --output, like those of train_keras.py. The same command given again
 goes on after the last finished epoch. The flags of the recipe set the baseline, from which each line of STUDY
 departs.
 """
@@ -63,7 +63,7 @@ def main(argv=None):
     rows = []
     for name, changes, paper in STUDY:
         recipe = dataclasses.replace(baseline, **changes)
-        # A line that is the baseline, such as kernel 5, needs no run of its own.
+        # A line that is the baseline, such as kernel 5, needs no separate run.
         run = "baseline" if recipe == baseline else name.replace(" ", "-")
         folder = RunFolder(os.path.join(arguments.output, run))
         history = train(recipe, folder, arguments.data_dir)

@@ -53,7 +53,7 @@ def main(argv=None):
         )
     except InputError as error:
         raise InputError(_with_flags(str(error))) from None
-    print(describe(report, arguments.output, arguments.mode, arguments.calibrate))
+    print(report_text(report, arguments.output, arguments.mode, arguments.calibrate))
     return command_line.DONE
 
 
@@ -73,7 +73,7 @@ def _of_file(preprocessing, model, arguments):
     return dataclasses.replace(preprocessing, **changes)
 
 
-def describe(report, path, mode, source):
+def report_text(report, path, mode, source):
     if report.takes_pixels:
         takes = "raw pixels 0..255, which it normalises itself"
     else:

@@ -55,7 +55,7 @@ def train(arguments, recipe):
         arguments.freeze = folder.read_config().get("settings", {}).get("freeze", arguments.freeze)
     elif arguments.init_from:
         recipe, arguments.init_from = body_to_start_from(arguments, recipe)
-    print(describe(recipe), flush=True)
+    print(recipe_text(recipe), flush=True)
     try:
         history = training.train(
             recipe,
@@ -113,7 +113,7 @@ def body_to_start_from(arguments, recipe):
     return dataclasses.replace(recipe_for(path, recipe, preset), **arguments.overrides), path
 
 
-def describe(recipe):
+def recipe_text(recipe):
     return (
         f"ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, "
         f"kernel {recipe.kernel_size}, on {recipe.dataset} at {recipe.image_size}x{recipe.image_size}: "
@@ -154,7 +154,7 @@ def preview(arguments, recipe):
     from convmixer_keras.utils.files import written_whole
 
     batch = data.load(recipe, arguments.data_dir)
-    with batch.bad_images.named():
+    with batch.bad_images.checked():
         images, labels = most_mixed(batch.train.take(PREVIEWED_BATCHES))
     images, labels = images.numpy()[:32], labels.numpy()[:32]
 
@@ -267,7 +267,7 @@ def parse(argv):
         help="steps between checkpoints within an epoch; 0 for one after each epoch",
     )
     run.add_argument(
-        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to do without"
+        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to leave out"
     )
     run.add_argument(
         "--rematerialize", action="store_true", help="compute activations twice rather than keep them"

@@ -1,4 +1,4 @@
-"""Image files that cannot be decoded: named, and up to a number done without."""
+"""Image files that cannot be decoded: reported by path, and skipped up to a limit."""
 
 import contextlib
 import threading
@@ -37,8 +37,8 @@ class BadImages:
             raise self.error
 
     @contextlib.contextmanager
-    def named(self):
-        """At the end of this block, or where TensorFlow fails in it, the error is raised, if there is one."""
+    def checked(self):
+        """Raises the error of a bad image at the end of this block, or in place of TensorFlow's own."""
         try:
             yield
         except tf.errors.OpError:

@@ -7,7 +7,7 @@ from convmixer_keras.data import randaugment
 
 ATTEMPTS = 10  # To draw a rectangle that fits, as torchvision and timm do.
 RECTANGLE = 2 * ATTEMPTS + 2  # Draws for a rectangle: areas and ratios, and where it lies.
-# Each use of a position has random numbers of its own.
+# Each use of a position has its own random numbers.
 USES = 5
 OF_IMAGE, OF_NOISE, OF_CHOICE, OF_SHARE, OF_CENTER = range(USES)
 

@@ -14,7 +14,7 @@ from convmixer_keras.data.draws import (
 
 
 def mixing(recipe):
-    """Builds MixUp or CutMix, by turns at random where the recipe has both, with timm's draws.
+    """Builds MixUp or CutMix, one of them at random for each batch where the recipe has both, with timm's draws.
 
     One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in
     reverse order. (keras-cv's layers draw a share for each image, and a partner that may be the image

@@ -56,7 +56,7 @@ class Data(NamedTuple):
 
 
 class _Share(NamedTuple):
-    """Worker number `worker` of `workers`, which take the elements of every batch by turns."""
+    """Worker number `worker` of `workers`, which take the elements of every batch in turn."""
 
     worker: int
     workers: int

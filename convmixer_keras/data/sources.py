@@ -127,7 +127,7 @@ def _folder(recipe):
         found = folder.split(name)
         check_same_classes(names, found.paths, f"{name!r} of {root}")
         files = [(path, numbers[name]) for name, paths in sorted(found.paths.items()) for path in paths]
-        # In an order of its own, so that the first images are not all of one class.
+        # Shuffled once, so that the first images are not all of one class.
         random.Random(name).shuffle(files)
         whole, files = len(files), files[slice_of(split, len(files))]
         paths, labels = zip(*files, strict=True)

@@ -44,7 +44,7 @@ def evaluate(path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_
     data = data_module.load_validation(recipe, data_dir, max_bad_images, preprocessing)
     from_logits = _last_activation(model) is not keras.activations.softmax
     compile_model(model, "sgd", len(data.class_names), from_logits)
-    with data.bad_images.named():
+    with data.bad_images.checked():
         loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
     return Scores(loss, top1, top5, data.size - len(data.bad_images.paths))
 

@@ -218,7 +218,7 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
         shuffle=False,  # The pipeline shuffles.
         verbose=verbose if place.folder else 0,
     )
-    with data.bad_images.named(), termination.noted() as keep_run.asked_to_end:
+    with data.bad_images.checked(), termination.noted() as keep_run.asked_to_end:
         if progress.batches == data.steps:
             termination.finish_epoch(
                 built.twin, built.metrics, callbacks, validation, progress, recipe.epochs

@@ -181,6 +181,6 @@ def run(main):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # Whoever read our output, such as `head`, has had enough.
+    except BrokenPipeError:  # The program that read our output, such as `head`, has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(FAILED)

@@ -21,8 +21,8 @@ def written_whole(path, room=0):
 
     Args:
         path: The file to write. Its ending is kept, as Keras looks at it.
-        room: Number of bytes to make sure of before the block, for what fails badly on a full disk: HDF5
-            ends the whole process.
+        room: Number of bytes to reserve before the block. HDF5 needs it: on a full disk it ends the whole
+            process.
 
     Yields:
         The path to write to.

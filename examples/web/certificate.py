@@ -14,7 +14,7 @@ def own_address():
     """Returns the address by which other devices of the network reach this machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # Sends nothing; an address of nobody, reserved for examples.
+            probe.connect(("192.0.2.1", 9))  # Sends nothing; the address is reserved for examples.
         except OSError:
             raise InputError("--network: this machine is not connected to a network") from None
         return probe.getsockname()[0]
@@ -43,5 +43,5 @@ def secure(server, address):
         )  # fmt: skip
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-    # The handshake is left to the thread of its connection, so that a slow one holds up nobody else.
+    # The handshake is left to the thread of its connection, so that a slow one does not block the others.
     server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)

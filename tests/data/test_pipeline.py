@@ -200,10 +200,10 @@ def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkey
     for limit in (0, 1):
         loaded = data.load(recipe, max_bad_images=limit)
         message = rf"train/\S+ cannot be decoded as an image, and max_bad_images is {limit}: mend it"
-        with pytest.raises(InputError, match=message), loaded.bad_images.named():
+        with pytest.raises(InputError, match=message), loaded.bad_images.checked():
             list(loaded.train)
     validation = data.load_validation(recipe)
-    with pytest.raises(InputError, match=r"val/blue/4\.jpg"), validation.bad_images.named():
+    with pytest.raises(InputError, match=r"val/blue/4\.jpg"), validation.bad_images.checked():
         list(validation.images)
 
 

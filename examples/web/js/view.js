@@ -45,7 +45,7 @@ export function showReady({input, classes, backend}, file) {
   announce('The model is ready.');
 }
 
-/** There is no model to be had. */
+/** The model cannot be loaded. */
 export function showUnusable() {
   element('loading').hidden = true;
 }
