@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def _find_convert_in_checkout():
     """Lets `convmixer_keras.convert` be found where this package runs from its checkout.
 
-    There it is a room beside this folder; installed, it is a folder in it, and there is nothing to do.
+    In a checkout it is a folder beside this one; installed, it is inside this one and found anyway.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     folder = os.path.join(os.path.dirname(here), "convert")

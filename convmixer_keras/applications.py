@@ -239,7 +239,7 @@ def _build(
 
 
 def _check_weights(weights, preset):
-    """Raises InputError for `weights` that are nowhere to be found, before a large model is built."""
+    """Raises InputError for `weights` that do not exist, before a large model is built."""
     if weights is None or hub.is_name(weights):
         return
     if isinstance(weights, str) and weights == "imagenet":

@@ -7,7 +7,7 @@ the same weights. Parameter and multiply-add counts are our own, taken from the 
 
 from dataclasses import dataclass
 
-# Per channel, in units of 0..1, as every ImageNet model of the PyTorch world takes them.
+# Per channel, in units of 0..1, as PyTorch's ImageNet models use them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)

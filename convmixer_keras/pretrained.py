@@ -1,6 +1,6 @@
 """The published ImageNet weights: fetched once, converted once, kept under Keras' cache directory.
 
-Kept of each variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME in place of `~/.keras`:
+Two files per variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME in place of `~/.keras`:
 
     convmixer_768_32.in1k.weights.h5    the converted weights
     convmixer_768_32.in1k.json          where they came from, and SHA-256 of what was fetched and converted

@@ -59,7 +59,7 @@ def learning_curves(history):
 
 
 def _curve(axes, epochs, column, scale, colour, label=None, linestyle="-"):
-    # A line needs two points to be seen.
+    # A line through one point is invisible.
     marker = "o" if len(epochs) == 1 else None
     numbers, values = [row["epoch"] for row in epochs], [scale * row[column] for row in epochs]
     axes.plot(numbers, values, label=label, color=colour, linestyle=linestyle, marker=marker)
@@ -266,7 +266,7 @@ def _side_holding(field, share, middle, patch_size):
     for reach in range(max(field.shape)):
         rows = slice(max(0, top - reach), top + patch_size + reach)
         columns = slice(max(0, left - reach), left + patch_size + reach)
-        # Not quite the whole sum, which adding up in another order may miss by a rounding.
+        # The sums are added up in different orders, and may differ by a rounding.
         if field[rows, columns].sum() >= share * field.sum() * (1 - 1e-6):
             return patch_size + 2 * reach
     return max(field.shape)

@@ -1,4 +1,4 @@
-"""A recipe's training transform for anyone's own tf.data set."""
+"""A recipe's training transform for any tf.data set."""
 
 import tensorflow as tf
 

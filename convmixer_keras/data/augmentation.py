@@ -114,7 +114,7 @@ def resize_crop(crop, recipe, draws):
 
 def _resized(crop, size, bilinear):
     def by(interpolation):
-        # Antialiasing changes nothing where an image grows, and takes its time.
+        # Antialiasing changes nothing where an image grows, and is slow.
         shrinks = tf.reduce_any(tf.shape(crop)[:2] > size)
         return tf.cond(
             shrinks,

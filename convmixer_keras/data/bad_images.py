@@ -13,16 +13,16 @@ from convmixer_keras.utils.errors import InputError
 class BadImages:
     """The files of a data set that turned out not to be readable as images.
 
-    A file counts once, however often it is met. Decoding goes on inside TensorFlow; Python is called only for
-    a file that fails.
+    A file counts once, however often it is read. TensorFlow decodes; Python is called only for a file that
+    fails.
 
     Args:
         limit: How many files may be bad. Up to that many are named by a warning each.
 
     Attributes:
-        paths: Those that were met so far.
+        paths: Those that were found so far.
         error: The `InputError` that names the one file too many, once there is one. It is not raised where
-            TensorFlow decodes, which would log all that led to it: see `check` and `named`.
+            TensorFlow decodes, which would log all that led to it: see `check` and `checked`.
     """
 
     def __init__(self, limit=0):

@@ -1,4 +1,4 @@
-"""What `tf.data` lacks: an order that follows from a seed alone, and a number of batches not insisted on."""
+"""What `tf.data` lacks: an order that depends on a seed alone, and an approximate number of batches."""
 
 import tensorflow as tf
 
@@ -19,7 +19,7 @@ def not_sharded():
     """Each worker reads its own share already."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Images and batches are worked on side by side, so that there is nothing to gain within one of them.
+    # Images and batches are processed in parallel already; threads within one of them only get in the way.
     options.threading.max_intra_op_parallelism = 1
     return options
 

@@ -1,4 +1,4 @@
-"""Random draws of the training transform, each a function of seed, epoch and position alone."""
+"""Random draws of the training transform, each a function of only seed, epoch and position."""
 
 import numpy as np
 import tensorflow as tf

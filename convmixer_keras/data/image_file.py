@@ -25,8 +25,8 @@ _TURNS = {
 # An orientation stands behind one of these: EXIF in JPEG, PNG and WebP, EXIF as text, XMP.
 _MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
 
-# Pillow's own warning comes before MOST_PIXELS is looked at, and would be a second line; so would those about
-# damaged EXIF data.
+# Pillow warns before MOST_PIXELS is checked, and of damaged EXIF data: each would be a second line beside our
+# error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
@@ -88,7 +88,7 @@ def exif_orientation(contents):
     try:
         with Image.open(io.BytesIO(contents)) as image:
             return _exif_orientation(image)
-    except Exception:  # Decoding will fail as well, and say so.
+    except Exception:  # Decoding fails as well, with the better message.
         return 1
 
 

@@ -14,7 +14,7 @@ from convmixer_keras.data.draws import (
 
 
 def mixing(recipe):
-    """Builds MixUp or CutMix, one of them at random for each batch where the recipe has both, with timm's draws.
+    """Builds MixUp or CutMix with timm's draws; where a recipe has both, each batch gets one at random.
 
     One of the two, one share and one rectangle hold for the whole batch, which is mixed with itself in
     reverse order. (keras-cv's layers draw a share for each image, and a partner that may be the image
@@ -78,9 +78,9 @@ def _interval(center, share, side):
 
 
 def _pasted(images, patch, top, left, axis):
-    """Images with a patch in the place of what is there; `axis` is that of their rows."""
+    """Returns images with a patch pasted over them; `axis` is that of their rows."""
     bottom, right = top + tf.shape(patch)[axis], left + tf.shape(patch)[axis + 1]
-    # Slices of rows and columns, of which tf.concat copies long pieces; tf.where goes by single numbers.
+    # tf.concat of slices copies long runs of memory; tf.where picks single numbers, which is slower.
     rows, columns = ((slice(None),) * i for i in (axis, axis + 1))
     beside = images[(*rows, slice(top, bottom))]
     middle = tf.concat(

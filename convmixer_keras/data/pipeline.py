@@ -15,8 +15,8 @@ from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
-SHUFFLED_IMAGES = 16_384  # Where images come one after the other and do not all fit into memory.
-FILLING = -1  # The label of what only fills up a batch.
+SHUFFLED_IMAGES = 16_384  # The shuffle buffer of data that does not fit into memory.
+FILLING = -1  # The label of padding that fills up a batch.
 
 
 class Data(NamedTuple):

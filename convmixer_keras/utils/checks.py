@@ -1,4 +1,4 @@
-"""Checks at the door: each names the argument, says what was passed and what is allowed."""
+"""Checks of arguments: each message names the argument, what was passed and what is allowed."""
 
 import operator
 

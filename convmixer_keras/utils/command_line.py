@@ -103,8 +103,8 @@ def need_tensorflow():
 def quiet_start():
     """Imports TensorFlow without its start-up chatter; its warnings and errors are still shown.
 
-    TensorFlow writes these lines from C++ before any log level is honoured, so that standard error itself
-    is held back during the import, and what matters of it printed afterwards.
+    TensorFlow writes these lines from C++ before any log level is honoured, so standard error
+    itself is captured during the import, and its warnings and errors printed afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     with tempfile.TemporaryFile() as held_back:
@@ -120,7 +120,7 @@ def quiet_start():
 
 
 def _is_chatter(line):
-    if "cuInit" in line:  # Only news where there is a GPU.
+    if "cuInit" in line:  # Matters only where there is a GPU.
         return not glob.glob("/dev/nvidia[0-9]*")
     return bool(
         re.match(r"I\d{4} |WARNING: All log messages before absl|To enable the following instr", line)

@@ -1,4 +1,4 @@
-"""The exceptions of this package's own. The commands print them as one line."""
+"""This package's exceptions. The commands print them as one line."""
 
 
 class InputError(ValueError):

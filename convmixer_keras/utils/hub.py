@@ -85,7 +85,7 @@ def api():
 
 
 def reason(error):
-    """Returns one line on why the hub did not do as asked."""
+    """Returns one line that says why a request to the hub failed."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     name = type(error).__name__
     known = {

@@ -37,7 +37,7 @@ def keras_verbosity():
 
 
 def _with_bar(items, what, total, unit, amount):
-    # tqdm itself believes a terminal that says it has no columns and rows, and then shows nothing.
+    # A terminal without a size reports 0 columns and rows, for which tqdm draws nothing.
     columns, rows = shutil.get_terminal_size()
     with tqdm(desc=what, total=total, unit=f" {unit}", file=sys.stdout, ncols=columns, nrows=rows) as bar:
         for item in items:
