@@ -28,7 +28,7 @@ LITERT = {
 }
 # Largest difference to the LiteRT that is installed, as a share of the largest score. Runtimes round in their
 # own ways where they quantise; one that takes wrong scales is off by more than 1.
-TOLERANCES = {"float32": 1e-5, "float16": 1e-5, "dynamic": 0.05, "int8": 0.05}
+TOLERANCES = {"float32": 1e-5, "float16": 1e-5, "dynamic": 0.1, "int8": 0.1}
 NAMES = ["cat", "Hündin", "a b", "4", "5,5"]
 KINDS = {
     "classifier": {"classifier_activation": "softmax"},
