@@ -1,20 +1,26 @@
-"""Images/s of a training step: ConvMixer-256/8, patch 2, kernel 5, 32x32, batch 128, on the CPU.
+"""Images/s of a training step on the CPU.
 
 Forward, backward, clipping and AdamW on the same batch again and again, no input pipeline. Compared are this
 package's training (the fused twin of fused.py), the same Keras model as it is, and PyTorch (channels_last).
 
-  pip install -e ".[bench]" && python benchmarks/train_step.py [--rounds 7]
+  pip install -e ".[bench]" && python benchmarks/train_step.py [--network cifar10|wide] [--rounds 7]
 """
 
 import argparse
+from functools import partial
 
 from side_by_side import print_images_per_second, seconds_per_step
 
-SIZES = {"hidden_dim": 256, "depth": 8, "kernel_size": 5, "patch_size": 2, "classes": 10}
-BATCH = 128
+# The authors' fast CIFAR-10 network, and one as wide as those for ImageNet, with fewer blocks.
+NETWORKS = {
+    "cifar10": {"hidden_dim": 256, "depth": 8, "kernel_size": 5, "patch_size": 2, "classes": 10},
+    "wide": {"hidden_dim": 768, "depth": 4, "kernel_size": 7, "patch_size": 7, "classes": 1000},
+}
+SIDES = {"cifar10": 32, "wide": 224}
+BATCHES = {"cifar10": 128, "wide": 16}
 
 
-def _keras_step(twin):
+def _keras_step(network, twin):
     import numpy as np
     import tensorflow as tf
 
@@ -22,34 +28,36 @@ def _keras_step(twin):
     from convmixer_keras.recipes import IMAGENET
     from convmixer_keras.training import trainer as training
     from convmixer_keras.training.fused import fused_twin
+    from convmixer_keras.training.optimizer import build_optimizer
 
-    model = ConvMixer(**SIZES, input_shape=(32, 32, 3))
+    side, batch, classes = SIDES[network], BATCHES[network], NETWORKS[network]["classes"]
+    model = ConvMixer(**NETWORKS[network], input_shape=(side, side, 3))
     model = fused_twin(model) if twin else model
-    optimizer = training.build_optimizer(IMAGENET, model, total_steps=1000)
-    training.compile_model(model, optimizer, SIZES["classes"])
-    images = tf.constant(np.random.default_rng(0).normal(size=(BATCH, 32, 32, 3)), tf.float32)
-    labels = tf.one_hot(np.arange(BATCH) % 10, 10)
+    training.compile_model(model, build_optimizer(IMAGENET, model, total_steps=1000), classes)
+    images = tf.constant(np.random.default_rng(0).normal(size=(batch, side, side, 3)), tf.float32)
+    labels = tf.one_hot(np.arange(batch) % 10, classes)
     return lambda: model.train_on_batch(images, labels)
 
 
-def ours():
-    return _keras_step(twin=True)
+def ours(network):
+    return _keras_step(network, twin=True)
 
 
-def plain_keras():
-    return _keras_step(twin=False)
+def plain_keras(network):
+    return _keras_step(network, twin=False)
 
 
-def pytorch():
+def pytorch(network):
     import torch
     from torch.nn.functional import cross_entropy
 
     from convmixer_keras.convert.torch_model import torch_convmixer
 
-    model = torch_convmixer(**SIZES).to(memory_format=torch.channels_last)
+    side, batch = SIDES[network], BATCHES[network]
+    model = torch_convmixer(**NETWORKS[network]).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01, eps=1e-3, weight_decay=2e-5)
-    images = torch.randn(BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(BATCH) % 10
+    images = torch.randn(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch) % 10
 
     def step():
         optimizer.zero_grad()
@@ -64,7 +72,12 @@ def pytorch():
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--network", choices=NETWORKS, help="default: both, one after the other")
     parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
     contenders = {"this package": ours, "plain Keras layers": plain_keras, "PyTorch": pytorch}
-    seconds = seconds_per_step(contenders, parser.parse_args().rounds, repeats=2)
-    print_images_per_second(seconds, BATCH, reference="PyTorch")
+    for network in [args.network] if args.network else NETWORKS:
+        print(f"{network}: {NETWORKS[network]}, {SIDES[network]}x{SIDES[network]}, batch {BATCHES[network]}")
+        steps = {name: partial(make, network) for name, make in contenders.items()}
+        seconds = seconds_per_step(steps, args.rounds, repeats=1)
+        print_images_per_second(seconds, BATCHES[network], reference="PyTorch")

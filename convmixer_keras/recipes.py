@@ -83,7 +83,7 @@ class Recipe:
         0.0, "optimisation", "share of a label spread over all classes, 0..1", SHARE
     )
     ema_momentum: float = _setting(
-        0.0, "optimisation", "of a running average of the weights; 0 for none", SHARE
+        0.0, "optimisation", "of a running average of weights and statistics; 0 for none", SHARE
     )
 
     dtype_policy: str = _setting("float32", "optimisation", "precision of the layers", choices=POLICIES)

@@ -34,7 +34,7 @@ class KeepRun(keras.callbacks.Callback):
         progress: The `Progress` to continue from.
         metrics: The metrics whose sums are part of a checkpoint.
         checkpoint_every: Number of steps between checkpoints within an epoch; 0 for none.
-        average: The `SwapEMAWeights` callback before this one, or None.
+        average: The `SwapAverages` callback before this one, or None.
     """
 
     def __init__(self, writer, data, progress, metrics, checkpoint_every=0, average=None):

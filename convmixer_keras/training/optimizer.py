@@ -2,6 +2,8 @@
 
 import keras
 
+STATISTICS = ("moving_mean", "moving_variance")  # Keras' names of BatchNorm's.
+
 
 @keras.saving.register_keras_serializable("convmixer_keras")
 class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
@@ -44,7 +46,14 @@ class AdamW(keras.optimizers.AdamW):
             here, so that clipping acts on the sum, as `step.TrainingModel` does. Keras clips the
             gradient of each replica, and sums afterwards.
         **options: Those of `keras.optimizers.AdamW`.
+
+    Attributes:
+        statistics: Variables of the model that are averaged beside its weights where `use_ema` is set, which
+            Keras leaves out: BatchNorm's running mean and variance. Averaged weights need averaged
+            statistics; timm averages them, too. Set it before the optimizer is built.
     """
+
+    statistics = ()
 
     def __init__(self, learning_rate=0.001, *, gradients_are_summed=False, **options):
         super().__init__(learning_rate, **options)
@@ -60,15 +69,40 @@ class AdamW(keras.optimizers.AdamW):
         finally:
             self.epsilon = epsilon
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
-        if self.gradients_are_summed:
-            return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
+    def build(self, variables):
+        super().build(variables)
+        if self.use_ema:
+            self._statistics_averages = self.add_optimizer_variables(list(self.statistics), "average")
+
+    def _update_model_variables_moving_average(self, trainable_variables):
+        """Averages over few steps at first, so that the average soon forgets the initial weights.
+
+        The momentum of step t, counted from 0, is at most (1 + t) / (10 + t), as in TensorFlow's
+        `ExponentialMovingAverage`.
+        """
+        if not self.use_ema:
+            return
+        step = keras.ops.cast(self.iterations, "float32")
+        momentum, self.ema_momentum = self.ema_momentum, self._momentum_at(step)
+        try:
+            super()._update_model_variables_moving_average(trainable_variables)
+        finally:
+            self.ema_momentum = momentum
+        kept = keras.ops.where(step > 0, self._momentum_at(step), 0.0)
+        for statistic, average in zip(self.statistics, self._statistics_averages, strict=True):
+            average.assign(kept * average + (1 - kept) * statistic)
+
+    def _momentum_at(self, step):
+        return keras.ops.minimum(self.ema_momentum, (1 + step) / (10 + step))
 
     @property
-    def averages(self):
-        """The variables of the moving averages, empty where none are kept."""
-        return self._model_variables_moving_average if self.use_ema else []
+    def averaged(self):
+        """Pairs of a variable of the model and that of its moving average; none without `use_ema`."""
+        if not self.use_ema:
+            return []
+        variables = [*self._trainable_variables, *self.statistics]
+        averages = [*self._model_variables_moving_average, *self._statistics_averages]
+        return list(zip(variables, averages, strict=True))
 
     def get_config(self):
         return {**super().get_config(), "gradients_are_summed": self.gradients_are_summed}
@@ -92,5 +126,7 @@ def build_optimizer(recipe, model, total_steps, gradients_are_summed=False):
         ema_momentum=recipe.ema_momentum or 0.99,  # Keras wants a number even where it averages nothing.
         gradients_are_summed=gradients_are_summed,
     )
+    if recipe.ema_momentum:
+        optimizer.statistics = [v for v in model.non_trainable_variables if v.name in STATISTICS]
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
     return optimizer

@@ -14,6 +14,7 @@ from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training import checkpoint, distribution, run_folder, termination
+from convmixer_keras.training.averaging import SwapAverages
 from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.guard import Guard
@@ -188,9 +189,10 @@ def _build(recipe, data, settings, place):
             twin, optimizer, len(data.class_names), steps_per_execution=settings.steps_per_execution
         )
         twin.optimizer.build(twin.trainable_variables)
-        watched = [variable.value for variable in (*twin.variables, *optimizer.averages)]
         if place.workers.count > 1:
             twin.end = termination.SharedEnd()
+        averages = [average for _, average in optimizer.averaged]
+        watched = [variable.value for variable in (*twin.variables, *averages)]
         twin.guard = Guard(watched, limit=SKIPPED_STEPS if recipe.dtype_policy == "mixed_float16" else 1)
     return _Built(model, twin, metrics)
 
@@ -204,7 +206,7 @@ def _start_folder(place, overwrite, config):
 
 def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verbose):
     """Trains from `progress` to the end of the recipe."""
-    average = keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if recipe.ema_momentum else None
+    average = SwapAverages(swap_on_epoch=True) if recipe.ema_momentum else None
     keep_run = KeepRun(writer, data, progress, built.metrics, settings.checkpoint_every, average)
     callbacks = [*_tensorboard(place.folder), *([average] if average else []), *callbacks, keep_run]
     share = partial(distribution.distribute, place.strategy, batch_size=recipe.batch_size)

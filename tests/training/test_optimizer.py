@@ -8,6 +8,7 @@ import torch_reference
 
 from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training import trainer as training
+from convmixer_keras.training.averaging import SwapAverages
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.optimizer import AdamW, PiecewiseLinear, build_optimizer
 
@@ -130,3 +131,32 @@ def test_adamw_is_serialisable():
     restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert restored.get_config() == optimizer.get_config()
     assert isinstance(restored, AdamW)
+
+
+def test_averages_are_those_of_weights_and_statistics():
+    """By hand. The momentum is 0.25, and less in the first steps."""
+    recipe = dataclasses.replace(DIGITS, image_size=8, ema_momentum=0.25, hidden_dim=8, depth=2)
+    model = training.build_model(recipe, 1, 10)
+    twin = fused_twin(model)
+    training.compile_model(twin, build_optimizer(recipe, twin, 10), 10)
+    generator = np.random.default_rng(0)
+    expected = None
+    for step in range(4):
+        images = generator.uniform(0, 255, (6, 8, 8, 1)).astype(np.float32)
+        twin.train_on_batch(images, np.eye(10, dtype=np.float32)[:6])
+        values = [variable.numpy() for variable, _ in twin.optimizer.averaged]
+        kept = min(0.25, (1 + step) / (10 + step)) if step else 0
+        expected = [kept * e + (1 - kept) * v for e, v in zip(expected or values, values, strict=True)]
+    assert len(expected) == len(model.trainable_variables) + 2 * 5
+    for (_, average), value in zip(twin.optimizer.averaged, expected, strict=True):
+        np.testing.assert_allclose(average.numpy(), value, rtol=1e-4, atol=1e-6)
+
+    callback = SwapAverages(swap_on_epoch=True)
+    callback.set_model(twin)
+    callback.on_test_begin()
+    for (variable, average), value, last in zip(twin.optimizer.averaged, expected, values, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(average.numpy(), last)
+    callback.on_test_end()
+    for (variable, _), last in zip(twin.optimizer.averaged, values, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), last)

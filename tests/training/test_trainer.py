@@ -145,6 +145,20 @@ def test_averaged_weights_are_what_is_saved(recipe, tmp_path):
     assert not np.allclose(averaged, last, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_average_is_at_least_as_good_as_the_last_weights(tmp_path):
+    """Averaged weights with statistics that are not averaged: 60 % of the digits."""
+    recipe = dataclasses.replace(RECIPES["digits"], epochs=8)
+    accuracies = []
+    for momentum in (0.99, 0.0):
+        changed = dataclasses.replace(recipe, ema_momentum=momentum)
+        history = training.train(changed, tmp_path / str(momentum), verbose=0)
+        accuracies.append(history[-1]["val_accuracy"])
+    averaged, last = accuracies
+    assert averaged >= last
+    assert averaged > 0.97
+
+
 def test_a_folder_with_a_run_is_refused(recipe, tmp_path):
     output = tmp_path / "run"
     training.train(dataclasses.replace(recipe, epochs=1), output, verbose=0)
