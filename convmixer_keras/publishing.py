@@ -109,7 +109,16 @@ def _export(model, path, mode, names, record, calibration, config, verbose):
         with contextlib.suppress(KeyError):
             calibration = config["recipe"]["dataset"]
     size = None if None not in model.input_shape[1:3] else (record.size if record else (224, 224))
-    return tflite.export(model, path, mode, calibration=calibration, labels=names, size=size, verbose=verbose)
+    return tflite.export(
+        model,
+        path,
+        mode,
+        calibration=calibration,
+        labels=names,
+        size=size,
+        preprocessing=record,
+        verbose=verbose,
+    )
 
 
 def upload(folder, name, private=False):

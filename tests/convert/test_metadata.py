@@ -75,7 +75,7 @@ def test_a_classifier(tmp_path):
     assert (step.table(1).floats(0), step.table(1).floats(1)) == ([0.0], [1.0])
     assert (stats.floats(0), stats.floats(1)) == ([255.0], [0.0])
 
-    assert scores.string(0) == "logits"
+    assert scores.string(0) == "probabilities"
     assert scores.table(3).byte(0) == 1  # FeatureProperties
     file = scores.only(6)
     assert file.string(0) == "labels.txt"
