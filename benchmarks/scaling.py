@@ -1,14 +1,15 @@
-"""Images/s of a training step by strategy and number of replicas.
+"""Images/s of one process with one core, and of two with one core each: the same images for each core.
 
-ConvMixer-256/8, patch 2, kernel 5, 32x32, batch 128 in all, no input pipeline. On a CPU, two replicas share
-its cores: two logical devices of one process, or two processes with half of the cores each, which talk over
-loopback; beside them one device on all cores and on half of them. With several GPUs, "mirrored" runs on 1, 2,
-... of them.
+  python benchmarks/scaling.py                         256/8 (64 images a core) and 768/2 (8 images a core)
+  python benchmarks/scaling.py --batch-norm replica    without synchronised BatchNorm
+  python benchmarks/scaling.py --profile DIR           writes a TensorBoard profile of two processes, too
 
-  python benchmarks/scaling.py [--rounds 7]
+The settings step by turns, so that a busy machine slows all of them. Prints also threads, memory and open
+files of each process after its first and its last steps.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -16,52 +17,69 @@ import socket
 import subprocess
 import sys
 
-from side_by_side import print_images_per_second, seconds_per_step
+from side_by_side import seconds_per_step
 
-BATCH = 128
+# From the name to the recipe's changes and the images of a process.
+NETWORKS = {
+    "256/8, patch 2, kernel 5": ({"hidden_dim": 256, "depth": 8, "patch_size": 2, "kernel_size": 5}, 64),
+    "768/2, patch 7, kernel 7": (
+        {"hidden_dim": 768, "depth": 2, "patch_size": 7, "kernel_size": 7, "image_size": 224},
+        8,
+    ),
+}
+
+KEPT = contextlib.ExitStack()  # Connections to other processes, until this one ends.
 
 
-def make_step(strategy, replicas=1, cores=None, tf_config=None):
-    """Returns a training step of so many replicas, on some of the CPU's cores."""
-    if cores:
-        os.sched_setaffinity(0, cores)
+def make_step(network, batch_norm, cores, tf_config=None, steps=0):
+    """Returns a training step on some cores: of one process, or of one of those in TF_CONFIG."""
+    os.sched_setaffinity(0, cores)
+    os.environ.pop("TF_CONFIG", None)
     if tf_config:
         os.environ["TF_CONFIG"] = tf_config
+    import dataclasses
+
     import tensorflow as tf
 
-    devices = tf.config.list_physical_devices("GPU")
-    if devices:
-        tf.config.set_visible_devices(devices[:replicas], "GPU")
-    elif replicas > 1:
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-
     from convmixer_keras.recipes import CIFAR10_FAST
-    from convmixer_keras.training import distribution
-    from convmixer_keras.training import trainer as training
+    from convmixer_keras.training import distribution, trainer
     from convmixer_keras.training.fused import fused_twin
+    from convmixer_keras.training.optimizer import build_optimizer
     from convmixer_keras.training.step import TrainingModel
 
-    name, workers = distribution.choose_strategy(strategy)
-    strategy = distribution.start_strategy(name, workers)
+    changes, images_each = NETWORKS[network]
+    recipe = dataclasses.replace(CIFAR10_FAST, **changes)
+    name, workers = distribution.choose_strategy("multiworker" if tf_config else "one")
+    batch_size = images_each * workers.count
+    others = KEPT.enter_context(distribution.together(workers, 300, "-"))
+    strategy = distribution.start_strategy(name, workers, others)
     with strategy.scope():
-        model = fused_twin(training.build_model(CIFAR10_FAST, 3, 10))
-        if name != "one":
-            model = TrainingModel(model.inputs, model.outputs)
-        optimizer = training.build_optimizer(CIFAR10_FAST, model, 1000, gradients_are_summed=name != "one")
-        training.compile_model(model, optimizer, 10)
+        fused = fused_twin(trainer.build_model(recipe, 3, 10), over_replicas=batch_norm == "global")
+        model = TrainingModel(fused.inputs, fused.outputs)
+        optimizer = build_optimizer(recipe, model, 1000, gradients_are_summed=True)
+        trainer.compile_model(model, optimizer, 10)
         optimizer.build(model.trainable_variables)
-    part = BATCH // workers.count
-    images = tf.random.uniform((part, 32, 32, 3), 0, 255)
-    batches = tf.data.Dataset.from_tensors((images, tf.one_hot(tf.range(part) % 10, 10))).repeat()
-    shared = distribution.distribute(strategy, batches, None, BATCH)
-    iterator = iter(shared)
+    size = recipe.image_size
+    images = tf.random.uniform((images_each, size, size, 3), 0, 255)
+    labels = tf.one_hot(tf.range(images_each) % 10, 10)
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    iterator = iter(distribution.distribute(strategy, batches, None, batch_size))
     model.make_train_function()
-    return lambda: float(model.train_function(iterator)["loss"])
+    done = 0
+
+    def step():
+        nonlocal done
+        done += 1
+        loss = float(model.train_function(iterator)["loss"])
+        if done in (2, steps):
+            print(f"  {name}, BatchNorm {batch_norm}, after {done} steps: {vitals()}", flush=True)
+        return loss
+
+    return step
 
 
-def two_processes(all_cores):
-    """A step of two processes: this one, and another that always waits for it in the first exchange."""
+def two_processes(network, batch_norm, cores, steps=0):
+    """A step of two processes: this one, and another that always waits for it in the exchange."""
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
@@ -70,46 +88,69 @@ def two_processes(all_cores):
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
         for i in range(2)
     ]
-    half = len(all_cores) // 2
-    other = json.dumps({"cores": all_cores[half:], "tf_config": configs[1]})
-    subprocess.Popen([sys.executable, __file__, "--other-process", other])
-    return make_step("multiworker", cores=all_cores[:half], tf_config=configs[0])
+    other = json.dumps([network, batch_norm, cores[1:2], configs[1]])
+    command = [sys.executable, __file__, "--other-process", other]
+    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return make_step(network, batch_norm, cores[:1], configs[0], steps)
 
 
 def step_for_ever(options):
-    step = make_step("multiworker", **options)
+    step = make_step(*options)
+    while True:  # Until the other process is gone, which ends this one.
+        step()
+
+
+def vitals():
+    """Threads, memory and open files of this process, as a line."""
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    megabytes, files = int(status["VmRSS"].split()[0]) // 1000, len(os.listdir("/proc/self/fd"))
+    return f"{int(status['Threads'])} threads, {megabytes} MB, {files} open files"
+
+
+def profile(folder, network, batch_norm, cores):
     import tensorflow as tf
 
-    try:
-        while True:
+    step = two_processes(network, batch_norm, cores)
+    step()
+    with tf.profiler.experimental.Profile(folder):
+        for _ in range(5):
             step()
-    except tf.errors.OpError:  # The other one is done.
-        os._exit(0)
+    print(f"wrote {folder}; tensorboard --logdir {folder}")
+    os._exit(0)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--network", choices=NETWORKS, help="only this one")
+    parser.add_argument("--batch-norm", choices=("global", "replica"), help="only this one")
+    parser.add_argument("--profile", metavar="DIR", help="write a profile of two processes, and no more")
     parser.add_argument("--other-process", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.other_process:
         return step_for_ever(arguments.other_process)
-    import tensorflow as tf
-
-    gpus = len(tf.config.list_physical_devices("GPU"))
     cores = sorted(os.sched_getaffinity(0))
-    contenders = {
-        "one device, no strategy": functools.partial(make_step, "one"),
-        "mirrored, 1 replica": functools.partial(make_step, "mirrored"),
-    }
-    for replicas in range(2, max(2, gpus) + 1):
-        contenders[f"mirrored, {replicas} replicas"] = functools.partial(make_step, "mirrored", replicas)
-    if not gpus and len(cores) > 1:
-        contenders["multiworker, 2 processes"] = functools.partial(two_processes, cores)
-        half = cores[: len(cores) // 2]
-        contenders["one device, half of the cores"] = functools.partial(make_step, "one", cores=half)
-    seconds = seconds_per_step(contenders, arguments.rounds, repeats=2)
-    print_images_per_second(seconds, BATCH, reference="one device, no strategy")
+    if len(cores) < 2:
+        sys.exit("error: needs two cores")
+    networks = [arguments.network] if arguments.network else list(NETWORKS)
+    batch_norms = [arguments.batch_norm] if arguments.batch_norm else ["global", "replica"]
+    if arguments.profile:
+        return profile(arguments.profile, networks[0], batch_norms[0], cores)
+    for network in networks:
+        steps = 2 + 2 * arguments.rounds
+        one = functools.partial(make_step, network, "replica", cores[:1], steps=steps)
+        contenders = {"one process": one}
+        for batch_norm in batch_norms:
+            name = f"two processes, BatchNorm {batch_norm}"
+            contenders[name] = functools.partial(two_processes, network, batch_norm, cores, steps)
+        seconds = seconds_per_step(contenders, arguments.rounds, repeats=2)
+        images_each = NETWORKS[network][1]
+        print(f"\n{network}, {images_each} images a process\n")
+        for name, each in seconds.items():
+            images = images_each * (1 if name == "one process" else 2)
+            times = images / each / (images_each / seconds["one process"])
+            print(f"  {name:<36} {images / each:8.1f} images/s  {times:.2f} times")
 
 
 if __name__ == "__main__":
