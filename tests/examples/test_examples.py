@@ -221,6 +221,20 @@ def test_features(photos, body, tmp_path, in_process):
         np.testing.assert_allclose(saved["features"], expected, rtol=0, atol=0.1)
 
 
+def test_a_sheet_marks_what_is_wrong(body, tmp_path, in_process):
+    """The same picture in the folders of both classes is wrong in one of them."""
+    for name in ("day", "night"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(tmp_path / name / "a.png")
+    photos = [tmp_path / "day" / "a.png", tmp_path / "night" / "a.png"]
+    code, printed, errors = in_process("predict", *photos, "--model", body, "--sheet", tmp_path / "s.png")
+    assert code == 0, errors
+    assert "marked in red: 1 whose folder is another class" in printed
+    with Image.open(tmp_path / "s.png") as sheet:
+        reds = [count for count, colour in sheet.convert("RGB").getcolors(1 << 24) if colour == (192, 38, 28)]
+    assert sum(reds) > 500
+
+
 def test_nearest_neighbours():
     from sklearn.neighbors import NearestNeighbors
 
