@@ -208,7 +208,7 @@ def _to_keras(arguments, verify):
 
 
 def _preprocessing(checkpoint, arguments):
-    """Returns what the checkpoint or its published variant states, and the flags; None if nobody says."""
+    """Returns what the checkpoint or its published variant states, and the flags; None where neither does."""
     changes = preprocessing_changes(arguments)
     record, channels = checkpoint.preprocessing(arguments.image_size), checkpoint.recognised.sizes.channels
     if record is not None:

@@ -9,7 +9,7 @@ _NORMALIZATION = ("mean", "std")
 
 
 def add_preprocessing_flags(parser, normalization=True):
-    """Adds the flags in a group of their own.
+    """Adds the flags as one group.
 
     Args:
         parser: An `argparse.ArgumentParser`.

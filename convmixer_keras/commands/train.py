@@ -93,7 +93,7 @@ def train(arguments, recipe):
         return command_line.TERMINATED
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(command_line.FAILED)  # What TensorFlow does at its end may wait for the one that is gone.
+        os._exit(command_line.FAILED)  # TensorFlow's shutdown may wait for the process that is gone.
     if workers.is_chief:
         report(folder, history)
     return command_line.DONE
@@ -182,7 +182,7 @@ def evaluate(arguments, recipe):
     from convmixer_keras.utils import progress
 
     folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
-    if folder.holds_run() and arguments.recipe is None:  # A model's own run knows how to evaluate it.
+    if folder.holds_run() and arguments.recipe is None:  # A model is evaluated as its run says.
         recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
     preprocessing = preprocessing_module.of(arguments.evaluate)
     if preprocessing is not None:

@@ -1,4 +1,4 @@
-"""Validates and saves the moving averages of a model in place of its weights of the moment."""
+"""Validates and saves the moving averages of a model in place of its current weights."""
 
 import keras
 

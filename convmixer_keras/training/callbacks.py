@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: it is written down, and stopped when its loss is no number."""
+"""What happens between the steps of a run: it is written down, and stopped when its loss is not a number."""
 
 import threading
 import time
@@ -83,7 +83,7 @@ class KeepRun(keras.callbacks.Callback):
                 self.average.on_test_end()
             self._write_checkpoint(self.sums_of_epoch)
             raise self._terminated()
-        if batch == 0:  # Before a validation that takes a while, with weights that may be worth nothing.
+        if batch == 0:  # Before a validation that takes a while, with weights that may be useless.
             self._stop_at_non_finite_loss()
         self.data.bad_images.check()
 

@@ -22,7 +22,7 @@ STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
 
 
 def choose_strategy(name="auto"):
-    """Says which strategy a run takes, and which processes it has. Starts nothing.
+    """Says which strategy a run takes, and which processes it has, without starting any.
 
     Args:
         name: "one" device; "mirrored" over all GPUs of this machine, or where it has none over its logical
@@ -171,7 +171,7 @@ def distribute(strategy, batches, steps, batch_size):
     replicas = strategy.num_replicas_in_sync
     shared = strategy.distribute_datasets_from_function(lambda _: batches.rebatch(batch_size // replicas))
     # What Keras takes for the number of steps. TensorFlow does not know it, and beyond the end Keras would
-    # train on made-up images before it notices.
+    # train on made-up images before it stops.
     shared._cardinality = steps
     return shared
 

@@ -47,7 +47,7 @@ class Guard:
         }
 
     def watch(self, loss, before):
-        """Takes note of a step. Call it in the training step before the weights are updated.
+        """Records a step. Call it in the training step before the weights are updated.
 
         Args:
             loss: The loss of all replicas together, a scalar tensor.

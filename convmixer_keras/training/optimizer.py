@@ -7,7 +7,7 @@ STATISTICS = ("moving_mean", "moving_variance")  # Keras' names of BatchNorm's.
 
 @keras.saving.register_keras_serializable("convmixer_keras")
 class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
-    """The authors' schedule: up to the peak, down to a twentieth of it, down to nothing.
+    """The authors' schedule: up to the peak, down to a twentieth of it, down to 0.
 
     Linear between 0 at the start, `peak` at 2/5, `peak` / 20 at 4/5 and 0 at the end, counted after each step
     as in the authors' CIFAR-10 script, so that the first step already learns.

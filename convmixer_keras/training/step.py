@@ -95,7 +95,7 @@ class TrainingModel(keras.Model):
         return [layer for layer in self.layers if isinstance(layer, FusedBatchNormalization)]
 
     def _update_running_statistics(self, totals):
-        """Takes in the mean over all passes and replicas, means and variances by turns."""
+        """Takes in the mean over all passes and replicas, means and variances alternating."""
         means = iter([value / (self.passes * replicas.count()) for value in totals])
         for layer in self._batch_norms():
             if layer.statistics:  # A frozen layer has none.

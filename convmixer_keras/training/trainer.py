@@ -128,7 +128,7 @@ def train(
         try:
             _fit(built, data, writer, progress, place, recipe, settings, callbacks, verbose)
         except BaseException:
-            with contextlib.suppress(Failure):  # A full disk: what went wrong before is what to say.
+            with contextlib.suppress(Failure):  # On a full disk, report the error that came first.
                 writer.draw_curves()
             raise
         writer.draw_curves()
@@ -226,7 +226,7 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
                 built.twin, built.metrics, callbacks, validation, progress, recipe.epochs
             )
             progress = _restore(built, place)
-        if progress.batches:  # Keras wants epochs of equal length: half a one is a fit of its own.
+        if progress.batches:  # Keras wants epochs of equal length: the rest of one is a separate fit.
             fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
             progress = _restore(built, place)
         fit(initial_epoch=progress.epochs)

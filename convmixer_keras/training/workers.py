@@ -90,7 +90,7 @@ def workers_of_tf_config():
 def workers_of_slurm():
     """Returns the tasks of the Slurm job step that this process is one of, as `Workers`.
 
-    The ports follow from the number of the job, so that two jobs on one machine do not meet.
+    The ports follow from the number of the job, so that two jobs on one machine do not clash.
     (TensorFlow's `SlurmClusterResolver` fails without GPUs, and sorts node10 before node2.)
 
     Raises:
