@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import http.server
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -398,6 +399,13 @@ def test_unfit_data_is_still_shuffled(image_folder, monkeypatch):
     first, second = labels_of(loaded.train), labels_of(loaded.train)
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_digits_load_where_free_memory_is_unknown(monkeypatch):
+    """As on macOS, whose sysconf has no SC_AVPHYS_PAGES."""
+    names = {name: number for name, number in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
+    monkeypatch.setattr(os, "sysconf_names", names)
+    assert data.load(DIGITS).train_size == 1437
 
 
 def test_images_are_read_once_when_they_fit(tmp_path, image_folder):
