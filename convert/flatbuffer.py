@@ -92,18 +92,22 @@ def store_as_float16(model):
     from ai_edge_litert import schema_py_generated as schema
 
     (graph,), operations = model.subgraphs, names(model)
-    constants = set()
-    for step in graph.operators:
-        if operations[step.opcodeIndex] in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            weights = [int(place) for place in step.inputs[1:] if place >= 0]
-            if graph.tensors[weights[0]].type == schema.TensorType.FLOAT32:
-                constants.update(weights)
+    steps = [step for step in graph.operators if _is_float_convolution(graph, step, operations)]
+    constants = {int(place) for step in steps for place in step.inputs[1:] if place >= 0}
+    # One bias of zeros may serve several operations, also some that want it as a constant.
+    elsewhere = {int(place) for step in graph.operators if step not in steps for place in step.inputs}
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
     code.version = 1
     model.operatorCodes.append(code)
     unpacking = []
     for place in sorted(constants):
+        if place in elsewhere:
+            graph.tensors.append(copy.copy(graph.tensors[place]))
+            alone = len(graph.tensors) - 1
+            for step in steps:
+                step.inputs = [alone if p == place else p for p in step.inputs]
+            place = alone
         unpacked = graph.tensors[place]
         packed = copy.copy(unpacked)
         packed.type, packed.name = schema.TensorType.FLOAT16, unpacked.name + b"_float16"
@@ -117,6 +121,14 @@ def store_as_float16(model):
         graph.tensors.append(packed)
         unpacking.append(step)
     graph.operators = unpacking + list(graph.operators)
+
+
+def _is_float_convolution(graph, step, operations):
+    from ai_edge_litert import schema_py_generated as schema
+
+    if operations[step.opcodeIndex] not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        return False
+    return graph.tensors[step.inputs[1]].type == schema.TensorType.FLOAT32
 
 
 def set_metadata(model, name, content):

@@ -145,6 +145,16 @@ def test_dynamic_quantises_what_pays(tmp_path):
     assert (np.float16, np.float32) not in seen["DEPTHWISE_CONV_2D"]
 
 
+def test_a_bias_that_several_operations_share(tmp_path):
+    """The converter writes equal constants once: zeros, for a convolution in int8 and for one in float16."""
+    model = ck.ConvMixer(16, 1, 9, 3, classes=16, input_shape=(13, 15, 3))
+    for weight in model.weights:
+        if weight.name == "bias":
+            weight.assign(np.zeros(weight.shape))
+    report = tflite.export(model, tmp_path / "m.tflite", "dynamic")
+    assert report.largest_difference < 0.05 * report.largest_output
+
+
 def test_weights_are_inside_the_flatbuffer(tmp_path):
     """MediaPipe's tools cut off what stands behind it. Larger weights than 256 KiB once did."""
     path = tmp_path / "m.tflite"
