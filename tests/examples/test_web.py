@@ -82,7 +82,10 @@ def models(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("web")
     paths = {mode: folder / f"{mode}.tflite" for mode in tflite.MODES}
     for mode, path in paths.items():
-        tflite.export(model, path, mode, calibration=images[:100].astype(np.float32), labels=DIGITS)
+        calibration = images[:100].astype(np.float32)
+        tflite.export(
+            model, path, mode, calibration=calibration, labels=DIGITS, preprocessing=Preprocessing(8, 1)
+        )
     return paths
 
 
@@ -222,25 +225,56 @@ def test_photographs_of_other_sizes(page, address, models, picture, tmp_path):
         check_same(choose(page, tmp_path / name), probabilities(models["float32"], tmp_path / name)[0], 0.02)
 
 
+TO_INPUT = """async ([bytes, [height, width, channels], dtype, record]) => {
+    const {decodePhoto, toInput} = await import('./js/pixels.js');
+    const photo = await decodePhoto(new Blob([Uint8Array.from(bytes)]), 'a photo', record);
+    return Array.from(toInput(photo, {height, width, channels, dtype}, record));
+}"""
+
+
 @pytest.mark.parametrize("size", [(160, 120), (31, 64), (24, 16), (1, 1), (9, 700)])
 def test_pixels_are_those_of_pillow(page, address, size, tmp_path):
     random = np.random.default_rng(0)
     small = Image.fromarray(random.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     small.resize(size, Image.Resampling.BICUBIC).save(tmp_path / "a.png")
     page.goto(address)
-    for shape, dtype in (((24, 16, 3), "uint8"), ((15, 20, 1), "float32"), ((8, 8, 1), "uint8")):
+    records = (
+        Preprocessing((24, 16)),
+        Preprocessing((15, 20), 1, 0.8, "bilinear"),
+        Preprocessing(8, 1, 0.9, "lanczos"),
+        Preprocessing((10, 12), 3, 0.7, "nearest"),
+        Preprocessing((10, 12), 3, 1.0, "bicubic", "exif", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)),
+    )
+    for record, dtype in zip(records, ("uint8", "float32", "uint8", "uint8", "float32"), strict=True):
         got = page.evaluate(
-            """async ([bytes, [height, width, channels], dtype]) => {
-                const {decodePhoto, toPixels} = await import('./js/pixels.js');
-                const photo = await decodePhoto(new Blob([Uint8Array.from(bytes)]), 'a.png');
-                return Array.from(toPixels(photo, {height, width, channels, dtype}));
-            }""",
-            [list((tmp_path / "a.png").read_bytes()), shape, dtype],
+            TO_INPUT,
+            [list((tmp_path / "a.png").read_bytes()), record.shape, dtype, json.loads(record.to_json())],
         )
-        difference = np.abs(np.reshape(got, shape) - Preprocessing(shape[:2], shape[2])(tmp_path / "a.png"))
+        difference = np.abs(np.reshape(got, record.shape) - record(tmp_path / "a.png"))
+        if record.mean:
+            difference *= 255 * np.array(record.std)
         # Rounded between the two directions; Pillow takes sometimes the one first and sometimes the other.
-        assert difference.max() <= 1
+        assert difference.max() <= 1.001
         assert difference.mean() < 0.2
+
+
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_photographs_are_turned_where_the_record_says_so(page, address, orientation, file_format, tmp_path):
+    if file_format == "PNG" and orientation != 6:
+        pytest.skip("one is enough")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8))
+    path = tmp_path / "a"
+    small.resize((64, 48), Image.Resampling.BICUBIC).save(path, file_format, exif=exif, quality=95)
+    page.goto(address)
+    for says in ("exif", "stored") if file_format == "JPEG" else ("exif",):
+        record = Preprocessing(16, orientation=says)
+        got = page.evaluate(
+            TO_INPUT, [list(path.read_bytes()), record.shape, "float32", json.loads(record.to_json())]
+        )
+        assert np.abs(np.reshape(got, record.shape) - record(path)).mean() < 3
 
 
 def test_drop(page, address, picture):
@@ -413,6 +447,7 @@ def test_other_archives(browser, models, tmp_path, picture):
     network = without_archive(models["float32"].read_bytes())
     names = [f"Ünïcode {i}" for i in range(10)]
     entries = {"labels_txt": "\r\n".join(names) + "\r\n", "input_json": '{"takes_pixels": true}'}
+    entries["preprocessing_json"] = Preprocessing(8, 1).to_json()
     apart = io.BytesIO()
     with zipfile.ZipFile(apart, "w") as archive:
         archive.writestr("labels.txt", entries["labels_txt"])

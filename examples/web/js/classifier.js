@@ -35,7 +35,7 @@ export class Classifier {
    * @returns {Promise<Classifier>}
    */
   static async load(file) {
-    if (file.takesPixels === false) {
+    if (file.takesPixels === false && !file.preprocessing?.mean) {
       throw new Problem(
         'This model takes normalised channels, not pixels: export it again with --mean and --std.'
       );

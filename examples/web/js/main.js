@@ -2,8 +2,8 @@
 
 import {startCamera, stopCamera} from './camera.js';
 import {Classifier} from './classifier.js';
-import {fetchModel} from './model_file.js';
-import {decodePhoto, toPixels} from './pixels.js';
+import {DEFAULT_PREPROCESSING, fetchModel} from './model_file.js';
+import {decodePhoto, toInput} from './pixels.js';
 import {Problem, firstLine} from './problem.js';
 import {
   announce, element, hideProblem, showPreparing, showProblem, showProgress, showReady, showResult, showStage,
@@ -18,6 +18,8 @@ const QUIET_MILLISECONDS = 3000;
 let classifier;
 /** @type {string[] | null} */
 let classNames;
+/** @type {import('./model_file.js').Preprocessing} */
+let preprocessing;
 let cameraIsOn = false;
 /** Why nothing can be classified yet, or ever. @type {unknown} */
 let unready = new Problem('The model is still loading: wait until it is ready.');
@@ -30,6 +32,7 @@ async function load() {
   await painted();
   classifier = await Classifier.load(file);
   classNames = file.classNames;
+  preprocessing = file.preprocessing ?? DEFAULT_PREPROCESSING;
   showReady(classifier, file);
 }
 
@@ -38,7 +41,7 @@ async function classifyPhoto(file) {
   if (!classifier) throw unready;
   endCamera();
   const question = ++asked;
-  const bitmap = await decodePhoto(file, file.name);
+  const bitmap = await decodePhoto(file, file.name, preprocessing);
   if (question !== asked) return bitmap.close();
   const photo = element('photo');
   URL.revokeObjectURL(photo.src);
@@ -46,7 +49,7 @@ async function classifyPhoto(file) {
   photo.alt = `The photo ${file.name}`;
   showStage('photo');
   await painted();
-  const pixels = toPixels(bitmap, classifier.input);
+  const pixels = toInput(bitmap, classifier.input, preprocessing);
   bitmap.close();
   const {probabilities, milliseconds} = await classifier.classify(pixels);
   if (question !== asked) return;
@@ -96,7 +99,7 @@ async function watch(video, question) {
     while (question === asked) {
       if (video.videoWidth) {
         const frame = await createImageBitmap(video);
-        const pixels = toPixels(frame, classifier.input);
+        const pixels = toInput(frame, classifier.input, preprocessing);
         frame.close();
         const {probabilities, milliseconds} = await classifier.classify(pixels);
         if (question !== asked) return;

@@ -6,9 +6,26 @@ import {Problem, firstLine} from './problem.js';
 const MAGIC = 'TFL3';
 
 /**
+ * How a photograph becomes the network's input, in the words of `preprocessing.json`.
+ *
+ * @typedef {object} Preprocessing
+ * @property {number} crop_pct Share of the resized side that the centre crop keeps.
+ * @property {'bicubic' | 'bilinear' | 'lanczos' | 'nearest'} interpolation
+ * @property {'exif' | 'stored'} orientation
+ * @property {number[] | null} mean Per channel, 0..1, for a network that takes normalised channels.
+ * @property {number[] | null} std
+ */
+
+/** What is taken where the file does not say. @type {Preprocessing} */
+export const DEFAULT_PREPROCESSING = {
+  crop_pct: 1, interpolation: 'bicubic', orientation: 'exif', mean: null, std: null,
+};
+
+/**
  * @typedef {object} ModelFile
  * @property {Uint8Array} bytes
  * @property {string[] | null} classNames One for each class, or null where the file has none.
+ * @property {Preprocessing | null} preprocessing Null where the file does not say.
  * @property {boolean | null} takesPixels False for a network of normalised channels, null where the
  *   file does not say.
  */
@@ -26,15 +43,18 @@ export async function fetchModel(address, onProgress) {
   }
   let entries;
   let input;
+  let preprocessing;
   try {
     entries = await readArchive(bytes);
     input = JSON.parse(entries.get('input.json') ?? '{}');
+    preprocessing = JSON.parse(entries.get('preprocessing.json') ?? 'null');
   } catch (error) {
     throw new Problem(`The class names at the end of ${address} are damaged (${firstLine(error)}).`);
   }
   return {
     bytes,
     classNames: entries.get('labels.txt')?.trimEnd().split(/\r?\n/) ?? null,
+    preprocessing,
     takesPixels: input.takes_pixels ?? null,
   };
 }

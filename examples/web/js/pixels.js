@@ -1,9 +1,11 @@
 /** From a photograph to what the network takes: the shorter side resized, the centre cropped. */
 
+import {withoutOrientation} from './exif.js';
 import {Problem} from './problem.js';
-import {bicubicTaps, resizeLine} from './resize.js';
+import {filterTaps, resizeLine} from './resize.js';
 
 /** @typedef {import('./classifier.js').InputFormat} InputFormat */
+/** @typedef {import('./model_file.js').Preprocessing} Preprocessing */
 
 // A photograph is read through the canvas in bands of so many rows, as phones limit the size of a canvas.
 const BAND = 256;
@@ -15,11 +17,14 @@ const context = canvas.getContext('2d', {alpha: false, willReadFrequently: true}
 /**
  * @param {Blob} file
  * @param {string} name For the message.
- * @returns {Promise<ImageBitmap>} The right way up. Colour profiles are left alone, as Pillow and
+ * @param {Preprocessing} preprocessing
+ * @returns {Promise<ImageBitmap>} Turned as its EXIF data says, or as it is stored. Colour profiles are left alone, as Pillow and
  *   TensorFlow leave them.
  */
-export async function decodePhoto(file, name) {
+export async function decodePhoto(file, name, {orientation}) {
   try {
+    // Browsers turn photographs whatever they are told.
+    if (orientation === 'stored') file = new Blob([withoutOrientation(new Uint8Array(await file.arrayBuffer()))]);
     return await createImageBitmap(file, {imageOrientation: 'from-image', colorSpaceConversion: 'none'});
   } catch {
     throw new Problem(`${name} is not a photograph that this browser can read. JPEG, PNG and WebP are.`);
@@ -29,14 +34,18 @@ export async function decodePhoto(file, name) {
 /**
  * @param {ImageBitmap} photo
  * @param {InputFormat} format
- * @returns {Float32Array | Uint8Array} 0..255, row by row, channels last.
+ * @param {Preprocessing} preprocessing
+ * @returns {Float32Array | Uint8Array} What the network takes, row by row, channels last.
  */
-export function toPixels(photo, {height, width, channels, dtype}) {
-  const scale = Math.max(width / photo.width, height / photo.height);
-  const resizedWidth = Math.max(width, Math.floor(photo.width * scale + 1e-6));
-  const resizedHeight = Math.max(height, Math.floor(photo.height * scale + 1e-6));
-  const across = bicubicTaps(photo.width, resizedWidth, halved(resizedWidth - width), width);
-  const down = bicubicTaps(photo.height, resizedHeight, halved(resizedHeight - height), height);
+export function toInput(photo, {height, width, channels, dtype}, {crop_pct, interpolation, mean, std}) {
+  // One side gets the least length, and the longer one is truncated.
+  const leastHeight = Math.floor(height / crop_pct);
+  const leastWidth = Math.floor(width / crop_pct);
+  const isWide = photo.width * leastHeight >= photo.height * leastWidth;
+  const resizedWidth = isWide ? Math.floor((photo.width * leastHeight) / photo.height) : leastWidth;
+  const resizedHeight = isWide ? leastHeight : Math.floor((photo.height * leastWidth) / photo.width);
+  const across = filterTaps(interpolation, photo.width, resizedWidth, halved(resizedWidth - width), width);
+  const down = filterTaps(interpolation, photo.height, resizedHeight, halved(resizedHeight - height), height);
 
   const stride = width * channels;
   const narrow = new Uint8ClampedArray(photo.height * stride);
@@ -57,6 +66,7 @@ export function toPixels(photo, {height, width, channels, dtype}) {
   }
   const small = new Uint8ClampedArray(height * stride);
   for (let i = 0; i < stride; i++) resizeLine(down, narrow, i, stride, small, i, stride);
+  if (mean) return Float32Array.from(small, (value, i) => (value / 255 - mean[i % channels]) / std[i % channels]);
   return dtype === 'uint8' ? Uint8Array.from(small) : Float32Array.from(small);
 }
 

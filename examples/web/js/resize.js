@@ -1,12 +1,17 @@
 /**
- * Bicubic resizing with antialiasing, as Pillow does it: the canvas' own smoothing is another at every factor,
+ * Resizing with antialiasing, as Pillow does it: the canvas' own smoothing is another at every factor,
  * and at large ones loses what is on the photograph.
  *
  * Formula: R. G. Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -1/2;
  * when shrinking, the kernel is stretched to cover what each pixel of the result stands for.
  */
 
-const RADIUS = 2;
+/** How far each filter reaches, and its weight at a distance. */
+const FILTERS = {
+  bicubic: {radius: 2, weight: cubic},
+  bilinear: {radius: 1, weight: (x) => Math.max(0, 1 - Math.abs(x))},
+  lanczos: {radius: 3, weight: (x) => (Math.abs(x) < 3 ? sinc(x) * sinc(x / 3) : 0)},
+};
 
 /**
  * @typedef {object} Taps
@@ -15,31 +20,48 @@ const RADIUS = 2;
  */
 
 /**
+ * @param {'bicubic' | 'bilinear' | 'lanczos' | 'nearest'} interpolation
  * @param {number} size Of the source along one axis, in pixels.
  * @param {number} resized Of the whole result.
  * @param {number} first The first pixel of the result that is wanted.
  * @param {number} count How many are.
  * @returns {Taps[]} One for each pixel of the result.
  */
-export function bicubicTaps(size, resized, first, count) {
+export function filterTaps(interpolation, size, resized, first, count) {
   const scale = size / resized;
+  if (interpolation === 'nearest') return nearestTaps(scale, first, count);
+  const {radius, weight} = FILTERS[interpolation];
   const stretch = Math.max(scale, 1);
   return Array.from({length: count}, (_, i) => {
     const centre = (first + i + 0.5) * scale;
-    const start = Math.max(0, Math.floor(centre - RADIUS * stretch + 0.5));
-    const end = Math.min(size, Math.floor(centre + RADIUS * stretch + 0.5));
-    const weights = Float64Array.from({length: end - start}, (_, j) => cubic((start + j + 0.5 - centre) / stretch));
+    const start = Math.max(0, Math.floor(centre - radius * stretch + 0.5));
+    const end = Math.min(size, Math.floor(centre + radius * stretch + 0.5));
+    const weights = Float64Array.from({length: end - start}, (_, j) => weight((start + j + 0.5 - centre) / stretch));
     const sum = weights.reduce((a, b) => a + b);
     return {start, weights: weights.map((weight) => weight / sum)};
   });
+}
+
+/** A sum, as in Pillow: its rounding decides where a centre falls on the edge of two pixels. */
+function nearestTaps(scale, first, count) {
+  const taps = [];
+  for (let i = 0, centre = scale / 2; i < first + count; i++, centre += scale) {
+    if (i >= first) taps.push({start: Math.floor(centre), weights: Float64Array.of(1)});
+  }
+  return taps;
 }
 
 /** @param {number} x */
 function cubic(x) {
   const d = Math.abs(x);
   if (d < 1) return (1.5 * d - 2.5) * d * d + 1;
-  if (d < RADIUS) return ((-0.5 * d + 2.5) * d - 4) * d + 2;
+  if (d < 2) return ((-0.5 * d + 2.5) * d - 4) * d + 2;
   return 0;
+}
+
+/** @param {number} x */
+function sinc(x) {
+  return x === 0 ? 1 : Math.sin(Math.PI * x) / (Math.PI * x);
 }
 
 /**

@@ -37,7 +37,7 @@ export function showReady({input, classes, backend}, file) {
   const colour = input.channels === 1 ? 'grey' : 'colour';
   element('model').textContent =
     `${classes} classes, ${input.width} × ${input.height} ${colour}, ${megabytes(file.bytes.length)}`;
-  element('unsure').hidden = file.takesPixels !== null;
+  element('unsure').hidden = file.preprocessing !== null;
   element('stage').style.setProperty('--aspect', input.width / input.height);
   for (const control of [element('file'), element('camera')]) control.disabled = false;
   element('placeholder').hidden = false;
