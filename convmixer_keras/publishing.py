@@ -1,6 +1,5 @@
 """A trained model as a page of a hub: its files in every format, and a card of what was measured."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -44,7 +43,7 @@ def write(path, folder, *, calibration=None, verbose=False):
         path: A `.keras` file; a run's is known by the `config.json` beside it.
         folder: Where to put the files; made if need be, and emptied of none.
         calibration: Images for int8 and for comparing the `.tflite` files, as in `tflite.export`; None takes
-            the run's own training data, and leaves int8 out where there is no run.
+            the run's own data, digits or a folder; where that is not at hand, random images, and no int8.
         verbose: Whether to print how far it is.
 
     Returns:
@@ -74,11 +73,11 @@ def write(path, folder, *, calibration=None, verbose=False):
         files.append(WEIGHTS)
     except InputError as error:  # An ablation, which timm's network has no counterpart for.
         left_out[WEIGHTS] = str(error)
-    exports = {}
+    exports, calibration = {}, _training_data(config) if calibration is None else calibration
     for mode in tflite.MODES:
         name = f"model-{mode}.tflite"
         try:
-            exports[name] = _export(model, put(name), mode, names, record, calibration, config, verbose)
+            exports[name] = _export(model, put(name), mode, names, record, calibration, verbose)
             files.append(name)
         except InputError as error:
             left_out[name] = str(error)
@@ -104,10 +103,13 @@ def _is_of_run(path):
     return os.path.basename(path) in (run_folder.BEST_MODEL, run_folder.LAST_MODEL)
 
 
-def _export(model, path, mode, names, record, calibration, config, verbose):
-    if calibration is None and config is not None:
-        with contextlib.suppress(KeyError):
-            calibration = config["recipe"]["dataset"]
+def _training_data(config):
+    """Returns a run's data set where it is at hand, or None."""
+    dataset = config["recipe"]["dataset"] if config else None
+    return dataset if dataset == "digits" or os.path.isdir(str(dataset)) else None
+
+
+def _export(model, path, mode, names, record, calibration, verbose):
     size = None if None not in model.input_shape[1:3] else (record.size if record else (224, 224))
     return tflite.export(
         model,

@@ -408,3 +408,23 @@ def test_published_sizes_at_224(builder, layout, sizes, activation, tmp_path):
     difference = np.abs(logits(model, batch) - torch_reference.logits(reference, batch)).max()
     print(f"{builder}: largest logit difference {difference:.2e}")
     assert_same_logits(model, reference, batch)
+
+
+@pytest.mark.slow
+def test_timm_opens_what_is_written_for_it(tmp_path, convmixer_convert):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # Made for another PyTorch; ConvMixer uses none of its operations.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+    timm = pytest.importorskip("timm")
+    model = ck.ConvMixer768_32(classes=7, input_shape=(None, None, 3))
+    ck.save_model(model, tmp_path / "m.keras")
+    outcome = convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "timm")
+    assert outcome.code == 0, outcome.stderr
+    # Strict: it raises where a tensor is missing or left over.
+    theirs = timm.create_model(
+        "convmixer_768_32", num_classes=7, checkpoint_path=str(tmp_path / "m.safetensors")
+    )
+    batch = np.random.default_rng(0).standard_normal((1, 64, 64, 3), np.float32)
+    assert_same_logits(model, theirs.eval(), batch)
