@@ -44,7 +44,7 @@ def main():
         figures["patches.png"] = visualization.patch_embeddings(model)
         figures["depthwise.png"] = visualization.depthwise_kernels(model)
         if arguments.photo:
-            figures["maps.png"] = feature_maps(model, opened.read(arguments.photo))
+            figures["maps.png"] = feature_maps(opened, arguments.photo)
     try:
         os.makedirs(arguments.output, exist_ok=True)
     except OSError as error:
@@ -56,16 +56,17 @@ def main():
         print(f"wrote {path}")
 
 
-def feature_maps(model, pixels):
+def feature_maps(opened, photo):
     """Draws what a photograph is after a third, two thirds and all of the blocks."""
     import convmixer_keras as ck
     from convmixer_keras.visualization import image_grid, principal_colors
 
+    model, pixels = opened.model, opened.read(photo)
     depth = sum(layer.name.endswith("_depthwise") for layer in model.layers)
     blocks = sorted({(depth - 1) // 3, 2 * (depth - 1) // 3, depth - 1})
     maps = [ck.features(model, block)(pixels[None])[0] for block in blocks]
     titles = ["the photograph", *(f"after block {block}" for block in blocks)]
-    return image_grid([pixels, *map(principal_colors, maps)], titles, columns=len(titles))
+    return image_grid([opened.picture(photo), *map(principal_colors, maps)], titles, columns=len(titles))
 
 
 def parse():

@@ -66,6 +66,8 @@ def train(images, masks, classes, arguments):
         )
     else:
         body = ck.inference.load(arguments.start, include_top=False).model
+        if "input_normalization" not in [layer.name for layer in body.layers]:
+            raise InputError(f"{arguments.start} must take pixels 0..255 and normalise them itself")
     depth = sum(layer.name.endswith("_depthwise") for layer in body.layers)
     blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
     size = images.shape[1]
