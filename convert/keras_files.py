@@ -20,6 +20,8 @@ ENDINGS = (".keras", ".weights.h5", ".h5")
 _NORM, _OTHER = ("weight", "bias", "running_mean", "running_var"), ("weight", "bias")
 _TORCH_EPSILON = 1e-5
 _KERAS_EPSILON = 1e-3
+# keras-cv divides pixels by 255 and does nothing else.
+_KERAS_CV_PIXELS = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 # Packages that build with PyTorch's epsilon, by how the registered names of their classes begin.
 _WITH_TORCH_EPSILON = ("kimm>", "kmodels>")
 
@@ -30,10 +32,12 @@ class KerasFile(NamedTuple):
     Attributes:
         tensors: Dict from name to `StoredTensor`, with PyTorch's names of tensors and axes.
         activation: Name of the activation, or None where the file does not say.
+        normalization: (mean, std) in units of 0..1 where the package is known to have its own, or None.
     """
 
     tensors: dict
     activation: str | None
+    normalization: tuple | None
 
 
 def read(path, epsilon=None):
@@ -84,7 +88,9 @@ def read(path, epsilon=None):
         for name, array in zip(_NORM if len(arrays) == 4 else _OTHER, arrays, strict=False):
             shift = epsilon - _TORCH_EPSILON if name == "running_var" else 0.0
             tensors[f"{layer}.{name}"] = _stored(array, f"{layer}.{name}", path, shift)
-    return KerasFile(tensors, _activation(config, weights))
+    return KerasFile(
+        tensors, _activation(config, weights), _KERAS_CV_PIXELS if _is_keras_cv(weights) else None
+    )
 
 
 def _keras_2_layers(weights):

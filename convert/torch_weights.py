@@ -43,12 +43,14 @@ class Checkpoint(NamedTuple):
         recognised: Its `Recognised`.
         activation: Name of the Keras activation.
         preset: The published variant that the sizes are, or None.
+        normalization: (mean, std) where the file's package has its own, or None.
     """
 
     path: str
     recognised: Recognised
     activation: str
     preset: presets.Preset | None
+    normalization: tuple | None = None
 
     def __str__(self):
         known = f", as {self.preset.name}" if self.preset else ""
@@ -63,6 +65,9 @@ class Checkpoint(NamedTuple):
         record = timm_config.from_file(self.path)
         if record is None and self.preset and self.recognised.sizes.channels == len(self.preset.mean):
             record = preprocessing.published(self.preset, takes_pixels=False)
+        if record is not None and self.normalization is not None:
+            mean, std = self.normalization
+            record = dataclasses.replace(record, mean=mean, std=std)
         if record is None or image_size is None:
             return record
         return dataclasses.replace(record, size=image_size)
@@ -93,8 +98,9 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
     path = hub.download(path, HUB_FILES) if hub.is_name(path) else os.fspath(path)
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    normalization = None
     if keras_files.is_keras_file(path) and not ema:
-        tensors, stated = keras_files.read(path, epsilon)
+        tensors, stated, normalization = keras_files.read(path, epsilon)
         activation = activation or stated
     elif epsilon is not None:
         raise InputError(f"epsilon is only for Keras files, got {path}")
@@ -111,7 +117,7 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
             raise InputError(f"{path} is not {preset.name}: {', '.join(differences)}")
     if activation is None and preset is None:
         raise InputError(_which_activation(path, recognised.sizes))
-    return Checkpoint(path, recognised, activation or preset.activation, preset)
+    return Checkpoint(path, recognised, activation or preset.activation, preset, normalization)
 
 
 def convert_checkpoint(

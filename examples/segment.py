@@ -49,7 +49,8 @@ def main():
             print(f"  class {number}: {100 * score:.1f} %")
         print(f"mean intersection over union of what was held out: {100 * np.nanmean(scores):.1f} %")
         save_model(model, model_file)
-        draw(images[:4], masks[:4], predicted[:4], classes, picture)
+        shown = slice(min(4, held_out))
+        draw(images[shown], masks[shown], predicted[shown], picture)
     print(f"wrote {arguments.output}, and {arguments.picture}: image, truth, prediction")
 
 
@@ -127,7 +128,7 @@ def read(folder, size):
     return images, np.stack(found).astype(np.int32)
 
 
-def draw(images, masks, predicted, classes, path):
+def draw(images, masks, predicted, path):
     from convmixer_keras.visualization import image_grid
 
     colours = np.random.default_rng(3).integers(40, 256, (256, 3))

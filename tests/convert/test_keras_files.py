@@ -125,6 +125,7 @@ def test_keras_cv(whole, tmp_path):
     logits, ours = converted(tmp_path / "cv.h5")
     np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(IMAGES)), rtol=0, atol=1e-4)
     assert ours.get_layer("stem_bn").epsilon == 1e-5
+    assert torch_weights.open_checkpoint(tmp_path / "cv.h5").normalization == ((0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize("ending", ["keras", "h5"])
