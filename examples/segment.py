@@ -43,9 +43,8 @@ def main():
     with written_whole(arguments.output) as model_file, written_whole(arguments.picture) as picture:
         model = train(images[held_out:], masks[held_out:], classes, arguments)
         predicted = model.predict(images[:held_out], batch_size=8, verbose=0).argmax(-1)
-        for number, score in enumerate(
-            scores := intersection_over_union(predicted, masks[:held_out], classes)
-        ):
+        scores = intersection_over_union(predicted, masks[:held_out], classes)
+        for number, score in enumerate(scores):
             print(f"  class {number}: {100 * score:.1f} %")
         print(f"mean intersection over union of what was held out: {100 * np.nanmean(scores):.1f} %")
         save_model(model, model_file)
