@@ -8,13 +8,14 @@ model it also times training steps (batch 128, no input pipeline), and so says w
 """
 
 import argparse
+import functools
 import os
 import statistics
 import tempfile
 import time
 
 from side_by_side import seconds_per_step
-from train_step import BATCH, ours
+from train_step import BATCHES, ours
 
 SIZES = {
     "ConvMixer-256/8, patch 2, kernel 5": (256, 8, 5, 2, 32, 10),
@@ -30,12 +31,13 @@ def seconds_and_bytes(sizes, folder, rounds):
     from convmixer_keras.recipes import IMAGENET
     from convmixer_keras.training import checkpoint
     from convmixer_keras.training import trainer as training
+    from convmixer_keras.training.optimizer import build_optimizer
 
     hidden_dim, depth, kernel_size, patch_size, side, classes = sizes
     model = ConvMixer(
         hidden_dim, depth, kernel_size, patch_size, input_shape=(side, side, 3), classes=classes
     )
-    training.compile_model(model, training.build_optimizer(IMAGENET, model, 1000), classes)
+    training.compile_model(model, build_optimizer(IMAGENET, model, 1000), classes)
     model.optimizer.build(model.trainable_variables)
     names = [str(i) for i in range(classes)]
     times = []
@@ -54,7 +56,8 @@ def main():
     parser.add_argument("--folder", default=".", help="on the disk to measure")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    epoch = 50_000 / BATCH * seconds_per_step({"step": ours}, arguments.rounds, repeats=2)["step"]
+    step = {"step": functools.partial(ours, "cifar10")}
+    epoch = 50_000 / BATCHES["cifar10"] * seconds_per_step(step, arguments.rounds, repeats=2)["step"]
     for name, sizes in SIZES.items():
         seconds, size = seconds_and_bytes(sizes, arguments.folder, arguments.rounds)
         share = f", {100 * seconds / (seconds + epoch):.2f} % of an epoch" if sizes[-1] == 10 else ""

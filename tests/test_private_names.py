@@ -34,10 +34,10 @@ def distributed_dataset():
 
 # Each name: the file that uses it, what has it, and what for.
 NAMES = {
-    "_all_reduce_sum_gradients": (
+    "_trainable_variables": (
         "convmixer_keras/training/optimizer.py",
-        lambda: keras.optimizers.AdamW(),
-        "gradients are summed over replicas before they are clipped, and must not be summed again",
+        averaging_optimizer,
+        "each variable is paired with its moving average",
     ),
     "_model_variables_moving_average": (
         "convmixer_keras/training/optimizer.py",
