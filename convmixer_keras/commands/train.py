@@ -257,7 +257,7 @@ def parse(argv):
         help="which devices and machines; auto takes all there are",
     )
     run.add_argument(
-        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for another machine"
+        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for the others to start"
     )
     run.add_argument(
         "--checkpoint-every",

@@ -1,8 +1,7 @@
-"""Training on several devices and machines: which `tf.distribute` strategy, and what Keras 3 still needs.
+"""Training on several devices and machines: which `tf.distribute` strategy, and who gets which images.
 
-A strategy runs replicas of the model, each on its part of every batch. Several replicas take the same steps
-as one device would: `fused.py` normalises over the whole batch, and gradients are summed before they are
-clipped.
+A strategy runs replicas of the model, each on its part of every batch. What they tell each other in a step is
+in `replicas.py`, what their processes tell each other meanwhile in `peers.py`.
 """
 
 import contextlib

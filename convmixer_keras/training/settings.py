@@ -12,7 +12,7 @@ class Settings:
     Attributes:
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
         strategy: "auto", "one", "mirrored", "multiworker" or "tpu": see `distribution.choose_strategy`.
-        peer_timeout: Seconds to wait for another process.
+        peer_timeout: Seconds to wait for the other processes to start.
         steps_per_execution: Training steps in one call of the compiled step.
         checkpoint_every: Steps between checkpoints within an epoch; 0 for one after each epoch.
         max_bad_images: How many damaged files of a folder to leave out before the run fails.

@@ -49,7 +49,14 @@ def assert_same_models(one, other):
             np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("phase", "batch", "step"), [("train", 4, 4), ("test", 1, 11), ("train", 0, 0)])
+@pytest.mark.parametrize(
+    ("phase", "batch", "step"),
+    [
+        ("test", 1, 11),
+        pytest.param("train", 4, 4, marks=pytest.mark.slow),
+        pytest.param("train", 0, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, phase, batch, step):
     heard_before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Terminated, match=f"ended in epoch 1, after step {step} of it"):
