@@ -297,7 +297,7 @@ def test_passes_that_cannot_share_a_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_ten_passes_are_ten_replicas(tmp_path, policy):
     """One device with ten passes takes the steps of ten devices with BatchNorm of their own, clipping on."""
     changes = {**ELEVEN_STEPS, "batch_size": 240, "batch_norm": "replica", "dtype_policy": policy}
