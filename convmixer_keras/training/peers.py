@@ -9,6 +9,7 @@ which one. How long a step, an input or a checkpoint takes does not matter.
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -101,8 +102,11 @@ class Peers:
         names = " or ".join(name for name in self._workers.addresses if name != self._workers.name)
         message = f"error: lost {names} as TensorFlow started{self._advice}"
         arguments = [str(START), str(os.getpid()), message]
+        heard_before = signal.getsignal(signal.SIGTERM)
         with subprocess.Popen([sys.executable, "-S", "-c", _END_PARENT, *arguments], stdin=subprocess.PIPE):
             yield
+        if threading.current_thread() is threading.main_thread():  # TensorFlow now ignores this signal.
+            signal.signal(signal.SIGTERM, heard_before)
         self._started = True
 
     def finish(self):
