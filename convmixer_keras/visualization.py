@@ -69,7 +69,8 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
     """Draws images in a grid, each under its title.
 
     Args:
-        images: (n, height, width, 1 or 3), 0..255; values outside are shown as the nearest inside.
+        images: n images (height, width, 1 or 3) of any size, 0..255; values outside are shown as the
+            nearest inside.
         titles: n strings.
         columns: How many images stand side by side.
         wrong: Numbers of the images to mark as wrong, by a red frame and a red title.
@@ -78,7 +79,7 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    images = np.clip(np.asarray(images), 0, 255).astype(np.uint8)
+    images = [np.clip(image, 0, 255).astype(np.uint8) for image in map(np.asarray, images)]
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = max(1 + title.count("\n") for title in titles)
