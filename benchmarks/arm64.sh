@@ -28,6 +28,7 @@ Dir::Etc::sourceparts "-";
 APT::Architecture "arm64";
 APT::Architectures { "arm64"; };
 APT::Install-Recommends "false";
+APT::Sandbox::User "root";
 APT
     echo 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main' \
         >"$folder/apt/sources.list"
