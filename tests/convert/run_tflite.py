@@ -58,6 +58,6 @@ if __name__ == "__main__":
     run = {"litert": litert, "classifier": classifier, "embedder": embedder}[sys.argv[1]]
     try:
         answer = run(sys.argv[2], np.load(sys.argv[3]))
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # MediaPipe raises FileNotFoundError, too.
         answer = {"refused": str(error)}
     print(json.dumps(answer))
