@@ -58,6 +58,9 @@ def main():
 
 def feature_maps(opened, photo):
     """Draws what a photograph is after a third, two thirds and all of the blocks."""
+    import numpy as np
+    from PIL import Image
+
     import convmixer_keras as ck
     from convmixer_keras.visualization import image_grid, principal_colors
 
@@ -66,7 +69,13 @@ def feature_maps(opened, photo):
     blocks = sorted({(depth - 1) // 3, 2 * (depth - 1) // 3, depth - 1})
     maps = [ck.features(model, block)(pixels[None])[0] for block in blocks]
     titles = ["the photograph", *(f"after block {block}" for block in blocks)]
-    return image_grid([opened.picture(photo), *map(principal_colors, maps)], titles, columns=len(titles))
+    picture = opened.picture(photo).astype("uint8")
+    size = picture.shape[1::-1]
+    coloured = [Image.fromarray(principal_colors(found)) for found in maps]
+    enlarged = [np.asarray(image.resize(size, Image.Resampling.NEAREST)) for image in coloured]
+    if picture.shape[-1] == 1:
+        picture = picture.repeat(3, axis=-1)
+    return image_grid([picture, *enlarged], titles, columns=len(titles))
 
 
 def parse():
