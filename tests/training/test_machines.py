@@ -12,6 +12,7 @@ import sys
 import time
 
 import h5py
+import numpy as np
 import pytest
 import slurm_cluster
 from conftest import ROOT
@@ -156,20 +157,24 @@ def test_three_thousand_steps_leave_nothing_behind(tmp_path):
         history = tmp_path / "a/history.csv"
         return len(history.read_text().splitlines()) - 1 if history.exists() else 0
 
+    def most_of_an_epoch(epoch, processes):
+        """The largest vitals of each process while an epoch runs: threads come and go with its phases."""
+        wait_for(lambda: epochs() >= epoch, processes[0], seconds=3000)
+        found = []
+        while epochs() == epoch:
+            found.append([vitals(process) for process in processes])
+            time.sleep(0.2)
+        return np.max(found, axis=0)
+
     with (
         started([*COMMAND, *arguments, "--output", "b"], tmp_path, TF_CONFIG=configs[1]) as other,
         started([*COMMAND, *arguments, "--output", "a"], tmp_path, TF_CONFIG=configs[0]) as chief,
     ):
-        wait_for(lambda: epochs() >= 2, chief, seconds=1000)
-        early = [vitals(process) for process in (chief, other)]
-        wait_for(lambda: epochs() >= 17, chief, seconds=3000)
-        late = [vitals(process) for process in (chief, other)]
+        early, late = (most_of_an_epoch(epoch, [chief, other]) for epoch in (2, 17))
         _, errors = chief.communicate(timeout=120)
         assert chief.returncode == 0, errors
         assert other.wait(60) == 0
     with h5py.File(tmp_path / "a/checkpoint.weights.h5") as file:
         assert int(file.attrs["epochs"]) == 19
-    print("threads, MB, open files after 358 and 3,043 steps:", early, late)
-    for before, after in zip(early, late, strict=True):
-        for one, two in zip(before, after, strict=True):
-            assert abs(two - one) <= max(0.05 * one, 3), (early, late)
+    print("threads, MB, open files after 358 and 3,043 steps:", early.tolist(), late.tolist())
+    np.testing.assert_allclose(late, early, rtol=0.05, atol=3)
