@@ -38,6 +38,8 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
                 f"calibration must be at least one image of the shape {shape}, "
                 f"got {images.dtype} {images.shape}"
             )
+        if not np.isfinite(images).all():  # The quantiser would crash.
+            raise InputError("calibration must be finite numbers, and holds NaN or infinite ones")
         return images.astype(np.float32)
     if not takes_pixels:
         raise InputError(

@@ -11,7 +11,17 @@ from convmixer_keras.data.sources import check_fit, open_source, validation_spli
 from convmixer_keras.utils.errors import InputError
 
 
-def evaluate(path, recipe, data_dir=None, *, preprocessing=None, max_bad_images=0, threads=1, counted=None):
+def evaluate(
+    path,
+    recipe,
+    data_dir=None,
+    *,
+    preprocessing=None,
+    max_bad_images=0,
+    threads=1,
+    counted=None,
+    confusion=False,
+):
     """Evaluates a `.tflite` file on the validation split of a recipe's data set.
 
     Each image goes through `Classifier` as the file that it is, one after the other: no array of the training
@@ -25,6 +35,7 @@ def evaluate(path, recipe, data_dir=None, *, preprocessing=None, max_bad_images=
         max_bad_images: How many files of a folder may turn out not to be readable as images.
         threads: How many CPU threads to use.
         counted: Function that goes through examples, given their number, and shows how far it is, or None.
+        confusion: Whether to count which class was taken for which.
 
     Returns:
         A `Scores`.
@@ -36,7 +47,8 @@ def evaluate(path, recipe, data_dir=None, *, preprocessing=None, max_bad_images=
     if classifier.output_name == "features":
         raise InputError(f"{path} gives features, and no score for each class")
     source = open_source(recipe, data_dir)
-    split = source.read(validation_split(source, recipe))
+    name = validation_split(source, recipe)
+    split = source.read(name)
     check_fit(path, classifier.input_shape[-1], classifier.classes, classifier.class_names, source)
     examples = split.examples.as_numpy_iterator()
     predictions, labels, bad = [], [], []
@@ -56,7 +68,12 @@ def evaluate(path, recipe, data_dir=None, *, preprocessing=None, max_bad_images=
     predictions = np.stack(predictions)
     if classifier.output_name == "logits":
         predictions = softmax(predictions)
-    return scores(predictions, labels)
+    counts = None
+    if confusion:
+        counts = np.zeros((classifier.classes, classifier.classes), np.int64)
+        np.add.at(counts, (np.asarray(labels), predictions.argmax(1)), 1)
+    found = scores(predictions, labels)
+    return found._replace(split=name, class_names=list(source.class_names), confusion=counts)
 
 
 def _input(image, classifier):

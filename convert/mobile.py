@@ -29,6 +29,7 @@ from convmixer_keras.convert.layers import (
     patch_rows,
     standardized,
 )
+from convmixer_keras.models.structure import check_convmixer
 from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
@@ -76,23 +77,12 @@ class _Parts(NamedTuple):
 
     @classmethod
     def of(cls, model):
-        if not isinstance(model, keras.Model):
-            raise InputError(f"mobile() takes a keras.Model, got {type(model).__name__}")
+        check_convmixer(model)
         layers = {layer.name: layer for layer in model.layers}
         depth = 0
         while f"block{depth}_depthwise" in layers:
             depth += 1
         normalization = "bn" if "stem_bn" in layers else "ln"
-        wanted = {"stem_conv", f"stem_{normalization}"}
-        for i in range(depth):
-            for half in ("depthwise", "pointwise"):
-                wanted |= {f"block{i}_{half}", f"block{i}_{half}_{normalization}"}
-        missing = sorted(wanted - set(layers))
-        if missing or not depth or len(model.inputs) != 1 or len(model.outputs) != 1:
-            raise InputError(
-                "mobile() takes a model made by convmixer_keras.ConvMixer, with one input and one output; "
-                + (f"{model.name} has no layer {missing[0]}" if missing else f"{model.name} is not one")
-            )
         kernel = max(layers["block0_depthwise"].kernel_size)
         if kernel > LARGEST_KERNEL:
             raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {kernel}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras import __version__
-from convmixer_keras.convert import archive, flatbuffer, metadata, quantization, runtime, versions
+from convmixer_keras.convert import agreement, archive, flatbuffer, metadata, quantization, runtime, versions
 from convmixer_keras.convert.calibration import calibration_images
 from convmixer_keras.data.scores import softmax
 from convmixer_keras.utils import command_line, extras, progress
@@ -102,6 +102,7 @@ def export(
 
     Raises:
         InputError: If an argument does not fit the model or the others, or the file cannot be written.
+        Failure: If the file disagrees with the model beyond what its mode explains; nothing is written.
     """
     import keras
 
@@ -161,11 +162,13 @@ def export(
         with open(temporary, "wb") as file:
             file.write(content)
         reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
+        agreement.check_finite_outputs(reference)
         if adds_softmax:
             reference = softmax(reference)
         with command_line.silence():
             classifier = runtime.Classifier(temporary)
         got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
+        agreement.check_agreement(got, reference, mode)
     top1 = None
     if output_name != "features":
         top1 = int(np.sum(got.argmax(-1) == reference.argmax(-1)))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.utils import extras
+from convmixer_keras.utils import extras, limits
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 
@@ -144,10 +144,12 @@ def _read_pickled(path, ema):
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(_why_not_loaded(path, error)) from None
 
-    tensors = {}
+    tensors, size = {}, 0
     for name, tensor in _state_dict(content, ema, path, torch.Tensor).items():
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"{name} in {path} is not a tensor but of type {type(tensor).__name__}")
+        size += 4 * tensor.numel()  # A tensor may show one number many times over.
+        limits.check_unpacked(path, size, "its tensors")
         tensors[str(name)] = StoredTensor(tuple(tensor.shape), _torch_reader(path, name, tensor))
     return tensors
 
@@ -170,11 +172,14 @@ def _check_sums(path):
     """PyTorch writes a checksum of each entry and does not look at it again."""
     try:
         with zipfile.ZipFile(path) as archive:
+            limits.check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
             for entry in archive.infolist():
                 if entry.CRC != 0:  # 0 where torch.save was told to leave the sums out.
                     with archive.open(entry) as file:
                         while file.read(1 << 20):
                             pass
+    except InputError:
+        raise
     except Exception as error:  # A damaged archive can raise anything.
         raise InputError(f"{path} is damaged: {_first_line(error)}") from None
 

@@ -15,6 +15,7 @@ from convmixer_keras.convert.recognition import Recognised, recognise
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
 from convmixer_keras.data import preprocessing
 from convmixer_keras.models import sizes
+from convmixer_keras.models.structure import check_convmixer
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
@@ -213,6 +214,7 @@ def model_sizes(model):
         )
     if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
         raise InputError("the model has no residual connections, without which PyTorch's has no counterpart")
+    check_convmixer(model)
     return sizes.of_model(model)
 
 
@@ -253,7 +255,7 @@ def build(checkpoint, include_top=True, classes=None, normalization=None, image_
         input_mean=mean,
         input_std=std,
         include_top=include_top,
-        classes=(classes or sizes.classes) if include_top else None,
+        classes=(sizes.classes if classes is None else classes) if include_top else None,
         input_shape=(image_size, image_size, sizes.channels),
         name=None if preset is None else preset.name,
     )

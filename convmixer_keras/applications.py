@@ -5,7 +5,7 @@ import os
 from convmixer_keras import presets, pretrained
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.models.saving import load_weights
-from convmixer_keras.utils import hub
+from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError
 
 
@@ -212,6 +212,7 @@ def _build(
     classes=None,
     **options,
 ):
+    checks.boolean("include_preprocessing", include_preprocessing)
     if input_shape is None and input_tensor is None:
         input_shape = (preset.image_size, preset.image_size, 3)
     if include_top and classes is None:

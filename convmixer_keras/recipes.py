@@ -9,7 +9,9 @@ from convmixer_keras.data.preprocessing import INTERPOLATIONS, ORIENTATIONS, Pre
 from convmixer_keras.utils.errors import InputError
 
 # Ranges, both ends included.
-COUNT, AMOUNT, SHARE = (1, math.inf), (0, math.inf), (0, 1)
+COUNT, AMOUNT, SHARE = (1, 2**31 - 1), (0, math.inf), (0, 1)
+# Sides and seeds: more cannot be allocated, or is refused by NumPy.
+SIDE, WIDTH, SEED = (1, 4096), (1, 65_536), (0, 2**32 - 1)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NORMALIZATIONS = ("batch", "layer")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -28,7 +30,7 @@ class Recipe:
     """One training run. Each field is also a flag of `train_keras.py`, whose `--help` explains it."""
 
     dataset: str = _setting("digits", "data", "digits, a tensorflow-datasets name, or a folder of images")
-    image_size: int = _setting(224, "data", "side of the square images to train on, in pixels", COUNT)
+    image_size: int = _setting(224, "data", "side of the square images to train on, in pixels", SIDE)
     mean: tuple[float, ...] = _setting(presets.IMAGENET_MEAN, "data", "mean of each channel, 0..1", SHARE)
     std: tuple[float, ...] = _setting(
         presets.IMAGENET_STD, "data", "deviation of each channel, 0..1", (1e-6, 1)
@@ -54,10 +56,10 @@ class Recipe:
         "none", "data", "balanced: weigh images so that every class counts alike", choices=CLASS_WEIGHTS
     )
 
-    hidden_dim: int = _setting(256, "model", "channels, h in the paper")
-    depth: int = _setting(8, "model", "number of blocks, d")
-    kernel_size: int = _setting(9, "model", "side of the depthwise kernels, k; odd")
-    patch_size: int = _setting(7, "model", "side of a patch in pixels, p")
+    hidden_dim: int = _setting(256, "model", "channels, h in the paper", WIDTH)
+    depth: int = _setting(8, "model", "number of blocks, d", (1, 1000))
+    kernel_size: int = _setting(9, "model", "side of the depthwise kernels, k", (1, 255))
+    patch_size: int = _setting(7, "model", "side of a patch in pixels, p", SIDE)
     activation: str = _setting("gelu", "model", "a Keras activation; gelu is the exact one")
     normalization: str = _setting("batch", "model", "after each activation", choices=NORMALIZATIONS)
     residual: bool = _setting(True, "model", "add the depthwise half of a block to its input")
@@ -87,7 +89,7 @@ class Recipe:
     )
 
     dtype_policy: str = _setting("float32", "optimisation", "precision of the layers", choices=POLICIES)
-    seed: int = _setting(0, "optimisation", "of initial weights, order of images, augmentation", AMOUNT)
+    seed: int = _setting(0, "optimisation", "of initial weights, order of images, augmentation", SEED)
 
     crop_area: tuple[float, float] = _setting(
         (1.0, 1.0), "augmentation", "least and greatest share of an image's area in a random crop", (1e-3, 1)
@@ -97,7 +99,7 @@ class Recipe:
     )
     flip: bool = _setting(False, "augmentation", "mirror every other image, at random")
     color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation", SHARE)
-    randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", AMOUNT)
+    randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", (0, 100))
     randaugment_policy: str = _setting(
         "timm", "augmentation", "whose operations, and how strong they are", choices=("timm", "torchvision")
     )
@@ -118,6 +120,20 @@ class Recipe:
         return Preprocessing(self.image_size, channels, self.crop_pct, self.interpolation, self.orientation)
 
 
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_TYPES = {
+    bool: ("True or False", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a finite number", _number),
+    str: ("a text", lambda value: isinstance(value, str)),
+    str | None: ("a text or None", lambda value: value is None or isinstance(value, str)),
+}
+_NUMBERS = ("finite numbers", lambda value: isinstance(value, tuple) and value and all(map(_number, value)))
+
+
 def from_saved(settings):
     """Makes the recipe of an earlier run from the settings that its JSON file holds.
 
@@ -128,13 +144,22 @@ def from_saved(settings):
 
     Returns:
         A `Recipe`.
+
+    Raises:
+        InputError: If a field is not known, or its value out of its range.
     """
+    unknown = sorted(set(settings) - {entry.name for entry in dataclasses.fields(Recipe)})
+    if unknown:
+        raise InputError(f"the recipe has a setting that is not known: {unknown[0]!r}")
     settings = {"orientation": "stored", **settings}  # Older runs took pixels as they are stored.
     return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
 def _check(entry, value):
-    """Raises InputError for a value outside its field's range or choices."""
+    """Raises InputError for a value of another type than its field's, or outside its range or choices."""
+    wanted, is_right = _TYPES.get(entry.type, _NUMBERS)
+    if not is_right(value):
+        raise InputError(f"{entry.name} must be {wanted}, got {value!r}")
     within, choices = entry.metadata["within"], entry.metadata["choices"]
     values = value if isinstance(value, tuple) else (value,)
     if within and not all(within[0] <= v <= within[1] for v in values):

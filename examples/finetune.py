@@ -25,6 +25,8 @@ import numpy as np
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.utils import command_line, progress
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import check_output
+from convmixer_keras.utils.text import one_line
 
 HELD_OUT_SHARE = 0.2
 BATCH = 32
@@ -38,8 +40,7 @@ def main():
     from convmixer_keras.models.saving import save_model
     from convmixer_keras.utils.files import written_whole
 
-    if not arguments.output.endswith(".keras"):
-        raise InputError(f"--output must end in .keras, got {arguments.output}")
+    check_output(arguments.output, ".keras", [arguments.start])
     names, train, held_out = split(arguments.folder)
     print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
     # Around all of the work, which would be lost if the model could not be written.
@@ -48,7 +49,7 @@ def main():
         save_model(model, temporary, names, preprocessing)
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
-        f"wrote {arguments.output}, which knows {', '.join(names)}\n"
+        f"wrote {arguments.output}, which knows {one_line(', '.join(names))}\n"
         f"  python {beside('predict.py')} PHOTO --model {arguments.output}\n"
         f"  convmixer-tflite {arguments.output} finetuned.tflite --calibrate {arguments.folder}"
     )

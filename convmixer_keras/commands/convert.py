@@ -28,7 +28,7 @@ from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.models.saving import load_model, save_model, save_weights
 from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import check_output, written_whole
 
 
 def command():
@@ -102,8 +102,8 @@ def _parser():
     parser.add_argument(
         "--verify",
         action=argparse.BooleanOptionalAction,
-        help=f"run the network in PyTorch too and fail where an output differs by over {TOLERANCE:g}; the "
-        "default where PyTorch is installed",
+        help=f"run the network in PyTorch too and fail where an output differs by over {TOLERANCE:g} of the "
+        "largest; the default where PyTorch is installed",
     )
     parser.add_argument("--images", metavar="DIR", help="verify on the images in this folder as well")
     add_preprocessing_flags(parser)
@@ -120,6 +120,7 @@ def _refuse_meaningless(arguments):
         raise InputError(
             f"the output's name must end in {' or '.join(endings)}, got {arguments.output}{hint}"
         )
+    check_output(arguments.output, endings, (arguments.input,))
     if arguments.to is not None:
         if not arguments.input.endswith(".keras"):
             raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")

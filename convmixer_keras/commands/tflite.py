@@ -8,6 +8,7 @@ from convmixer_keras.convert.tflite import MODES, export, model_takes_pixels
 from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import check_output
 
 DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
 
@@ -24,6 +25,7 @@ def main(argv=None):
     command_line.quiet_start()
     from convmixer_keras.models.saving import load_class_names, load_model
 
+    check_output(arguments.output, (".tflite",), (arguments.model, arguments.labels or ""))
     model = load_model(arguments.model)
     labels = load_class_names(arguments.model)
     if arguments.labels is not None:

@@ -15,23 +15,25 @@ import dataclasses
 import os
 import shlex
 import sys
+import warnings
 
-from convmixer_keras.commands import recipe_flags
-from convmixer_keras.recipes import RECIPES, from_saved, recipe_name_for
+from convmixer_keras.commands import evaluate, recipe_flags, settings_flags
+from convmixer_keras.recipes import RECIPES, recipe_name_for
 from convmixer_keras.utils import command_line, extras, hub
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
 
 DEFAULT_RECIPE = "digits"
-PREVIEWED_BATCHES = 8
 
 
 def main(argv=None):
     arguments, recipe = parse(argv)
     command_line.need_tensorflow()
     command_line.quiet_start()
-    if arguments.evaluate:
-        return evaluate(arguments, recipe)
-    if arguments.preview:
-        return preview(arguments, recipe)
+    if arguments.evaluate is not None:
+        return evaluate.evaluate(arguments, recipe)
+    if arguments.preview is not None:
+        return evaluate.preview(arguments, recipe)
     return train(arguments, recipe)
 
 
@@ -46,32 +48,26 @@ def train(arguments, recipe):
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
-    _, workers = choose_strategy(arguments.strategy)
+    if arguments.resume and arguments.recipe is not None:
+        raise InputError("--recipe is not allowed with --resume: single flags change what a run has")
+    settings = training.Settings(**settings_flags.given_settings(arguments, training.Settings))
+    _, workers = choose_strategy(settings.strategy)
     # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
     if arguments.resume and (workers.is_chief or folder.holds_run()):
-        recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
-        # The checkpoint has the weights; what is frozen stays so.
-        arguments.init_from = None
-        arguments.freeze = folder.read_config().get("settings", {}).get("freeze", arguments.freeze)
-    elif arguments.init_from:
-        recipe, arguments.init_from = body_to_start_from(arguments, recipe)
-    print(recipe_text(recipe), flush=True)
+        folder.read_config()
+        recipe, settings = evaluate.of_run(arguments, recipe, folder.path)
+        _, workers = choose_strategy(settings.strategy)
+    elif settings.init_from is not None:
+        recipe, path = body_to_start_from(settings.init_from, recipe, arguments.overrides)
+        settings = dataclasses.replace(settings, init_from=path)
+    print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
+    warn_of_slow_precision(recipe)
+    go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
     try:
         history = training.train(
             recipe,
             folder.path,
-            training.Settings(
-                data_dir=arguments.data_dir,
-                strategy=arguments.strategy,
-                peer_timeout=arguments.peer_timeout,
-                checkpoint_every=arguments.checkpoint_every,
-                max_bad_images=arguments.max_bad_images,
-                rematerialize=arguments.rematerialize,
-                deterministic=arguments.deterministic,
-                steps_per_execution=arguments.steps_per_execution,
-                init_from=arguments.init_from,
-                freeze=arguments.freeze,
-            ),
+            settings,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
             command=shlex.join([*command_line.started_as(), *sys.argv[1:]]),
@@ -83,40 +79,73 @@ def train(arguments, recipe):
         finished = len(folder.read_history())
         print(
             f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
-            f"go on: {shlex.join(command_line.started_as())} --resume --output {shlex.quote(folder.path)}",
+            f"go on: {go_on}",
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
     except Terminated as error:
-        again = f"{shlex.join(command_line.started_as())} --resume --output {shlex.quote(folder.path)}"
-        print(f"terminated: {error}; continue with {again}", file=sys.stderr)
+        print(f"terminated: {error}; continue with {go_on}", file=sys.stderr)
         return command_line.TERMINATED
     except PeerLost as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(command_line.FAILED)  # TensorFlow's shutdown may wait for the process that is gone.
     if workers.is_chief:
         report(folder, history)
+        if recipe.test_split is not None:
+            test(folder, recipe, settings)
     return command_line.DONE
 
 
-def body_to_start_from(arguments, recipe):
+def body_to_start_from(path, recipe, overrides):
     """Returns the recipe with the network of --init-from, and the path of its weights."""
     from convmixer_keras import presets, pretrained
     from convmixer_keras.training.network import recipe_for
 
-    path = arguments.init_from
     preset = next((preset for preset in presets.PRESETS if preset.name == path), None)
     if preset is not None:
         path = pretrained.imagenet_weights_file(preset)
     elif hub.is_name(path):
         path = hub.download(path, ("model.keras", ".keras", ".weights.h5"))
-    return dataclasses.replace(recipe_for(path, recipe, preset), **arguments.overrides), path
+    return dataclasses.replace(recipe_for(path, recipe, preset), **overrides), path
 
 
-def recipe_text(recipe):
+def warn_of_slow_precision(recipe):
+    import tensorflow as tf
+
+    if recipe.dtype_policy == "mixed_float16" and not tf.config.list_physical_devices("GPU"):
+        warnings.warn(
+            "mixed_float16 is many times slower than float32 on a CPU: add --dtype-policy float32",
+            stacklevel=2,
+        )
+
+
+def test(folder, recipe, settings):
+    """Evaluates the best model on the test split, once in the life of a run, and notes it in the config."""
+    from convmixer_keras.training import evaluation, run_folder
+
+    config, finished = folder.read_config(), len(folder.read_history())
+    known = config.get("test")
+    if not known or known["after_epochs"] != finished or known["split"] != recipe.test_split:
+        scores = evaluation.evaluate(
+            folder[run_folder.BEST_MODEL],
+            dataclasses.replace(recipe, validation_split=recipe.test_split),
+            settings.data_dir,
+            max_bad_images=settings.max_bad_images,
+        )
+        known = {"after_epochs": finished, "split": recipe.test_split, "model": run_folder.BEST_MODEL}
+        known |= {"loss": scores.loss, "top1": scores.top1, "top5": scores.top5, "images": scores.images}
+        folder.write_config({**config, "test": known})
+    print(
+        f"\ntest accuracy {100 * known['top1']:.2f} % of {known['model']} on the {known['images']} images of "
+        f"{recipe.test_split!r}, which chose nothing"
+    )
+
+
+def recipe_text(recipe, name):
+    size = f"{recipe.image_size}x{recipe.image_size}"
     return (
-        f"ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, "
-        f"kernel {recipe.kernel_size}, on {recipe.dataset} at {recipe.image_size}x{recipe.image_size}: "
+        f"recipe {name}: ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, "
+        f"kernel {recipe.kernel_size}, on {one_line(recipe.dataset)} at {size}: "
         f"{recipe.epochs} epochs, batch {recipe.batch_size}"
     )
 
@@ -136,7 +165,7 @@ def report(folder, history):
         (run_folder.TENSORBOARD, "logs for TensorBoard"),
     )
     print(
-        f"\ntest accuracy {100 * best['val_accuracy']:.2f} % (best epoch), "
+        f"\nvalidation accuracy {100 * best['val_accuracy']:.2f} % (best epoch, chosen by this figure), "
         f"{100 * last['val_accuracy']:.2f} % (last epoch)\n\nwrote"
     )
     for name, what in rows:
@@ -146,77 +175,6 @@ def report(folder, history):
         f"  {shlex.join(command_line.started_as())} --evaluate {shlex.quote(model)}\n"
         f"  python -c \"import keras; keras.saving.load_model('{model}').summary()\""
     )
-
-
-def preview(arguments, recipe):
-    from convmixer_keras import visualization
-    from convmixer_keras.data import pipeline as data
-    from convmixer_keras.utils.files import written_whole
-
-    batch = data.load(recipe, arguments.data_dir)
-    with batch.bad_images.checked():
-        images, labels = most_mixed(batch.train.take(PREVIEWED_BATCHES))
-    images, labels = images.numpy()[:32], labels.numpy()[:32]
-
-    def title(label):
-        # The two strongest classes: after mixing, an image has two.
-        first, second = (-label).argsort()[:2]
-        names = [f"{batch.class_names[i][:14]} {label[i]:.2f}" for i in (first, second) if label[i] > 0.02]
-        return "\n".join(names)
-
-    with written_whole(arguments.preview) as path:
-        visualization.image_grid(images, [title(label) for label in labels]).savefig(path)
-    print(f"wrote {arguments.preview}: {len(images)} augmented images, each under its labels")
-    return command_line.DONE
-
-
-def most_mixed(batches):
-    """The batch in which MixUp or CutMix shows best: most of them mix so little that it cannot be seen."""
-    return min(batches, key=lambda batch: batch[1].numpy().max(-1).mean())
-
-
-def evaluate(arguments, recipe):
-    from convmixer_keras.convert import evaluation as tflite_evaluation
-    from convmixer_keras.data import preprocessing as preprocessing_module
-    from convmixer_keras.training import evaluation, run_folder
-    from convmixer_keras.utils import progress
-
-    folder = run_folder.RunFolder(os.path.dirname(arguments.evaluate) or ".")
-    if folder.holds_run() and arguments.recipe is None:  # A model is evaluated as its run says.
-        recipe = dataclasses.replace(saved_recipe(folder), **arguments.overrides)
-    preprocessing = preprocessing_module.of(arguments.evaluate)
-    if preprocessing is not None:
-        fields = ("crop_pct", "interpolation", "orientation")
-        changes = {name: arguments.overrides[name] for name in fields if name in arguments.overrides}
-        preprocessing = dataclasses.replace(preprocessing, **changes)
-    if arguments.evaluate.endswith(".tflite"):
-        scores = tflite_evaluation.evaluate(
-            arguments.evaluate,
-            recipe,
-            arguments.data_dir,
-            preprocessing=preprocessing,
-            max_bad_images=arguments.max_bad_images,
-            counted=lambda examples, size: progress.shown(examples, "evaluating", size, "images"),
-        )
-    else:
-        scores = evaluation.evaluate(
-            arguments.evaluate,
-            recipe,
-            arguments.data_dir,
-            progress.keras_verbosity(),
-            preprocessing=preprocessing,
-            max_bad_images=arguments.max_bad_images,
-        )
-    print(
-        f"{arguments.evaluate} on {recipe.dataset}, {scores.images} images: "
-        f"loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %, top-5 {100 * scores.top5:.2f} %"
-    )
-    return command_line.DONE
-
-
-def saved_recipe(folder):
-    """The recipe of an earlier run."""
-    return from_saved(folder.read_config()["recipe"])
 
 
 def parse(argv):
@@ -237,50 +195,15 @@ def parse(argv):
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
-    run.add_argument(
-        "--init-from",
-        metavar="FILE_OR_NAME",
-        help="start from a trained body: a .keras or .weights.h5 file, hf://USER/REPO, or a builder's name",
-    )
-    run.add_argument(
-        "--freeze",
-        type=int,
-        default=0,
-        metavar="N",
-        help="leave the patch embedding and N blocks as they are",
-    )
-    run.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
-    run.add_argument(
-        "--strategy",
-        choices=("auto", "one", "mirrored", "multiworker", "tpu"),
-        default="auto",
-        help="which devices and machines; auto takes all there are",
-    )
-    run.add_argument(
-        "--peer-timeout", type=float, default=600, metavar="S", help="seconds to wait for the others to start"
-    )
-    run.add_argument(
-        "--checkpoint-every",
-        type=int,
-        default=0,
-        metavar="N",
-        help="steps between checkpoints within an epoch; 0 for one after each epoch",
-    )
-    run.add_argument(
-        "--max-bad-images", type=int, default=0, metavar="N", help="damaged files of a folder to leave out"
-    )
-    run.add_argument(
-        "--rematerialize", action="store_true", help="compute activations twice rather than keep them"
-    )
-    run.add_argument(
-        "--deterministic", action="store_true", help="the same weights in every run on a GPU, too; slower"
-    )
-    run.add_argument(
-        "--steps-per-execution", type=int, default=1, metavar="N", help="steps per compiled call"
-    )
+    settings_flags.add_settings_flags(run)
     instead = parser.add_argument_group("instead of training")
     instead.add_argument(
         "--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras or .tflite file"
+    )
+    instead.add_argument(
+        "--report",
+        metavar="DIR",
+        help="with --evaluate: write the accuracy of each class and a confusion matrix",
     )
     instead.add_argument(
         "--preview",
@@ -293,6 +216,8 @@ def parse(argv):
     arguments = parser.parse_args(argv)
     arguments.overrides = recipe_flags.recipe_overrides(arguments)
     arguments.recipe_name = name
+    if arguments.report is not None and arguments.evaluate is None:
+        parser.error("--report needs --evaluate")
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
 
 

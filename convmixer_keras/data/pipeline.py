@@ -148,6 +148,7 @@ class Validation(NamedTuple):
     channels: int
     steps: int
     bad_images: BadImages
+    split: str
 
 
 def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None):
@@ -170,7 +171,8 @@ def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None)
 
 
 def _validation(source, recipe, preprocessing, share, bad_images):
-    split = source.read(validation_split(source, recipe))
+    name = validation_split(source, recipe)
+    split = source.read(name)
     steps = -(-split.size // recipe.batch_size)
     examples, read, _ = _in_memory(split)
     if share.full_batches:
@@ -207,7 +209,7 @@ def _validation(source, recipe, preprocessing, share, bad_images):
         .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
-    return Validation(images, source.class_names, split.size, source.channels, steps, bad_images)
+    return Validation(images, source.class_names, split.size, source.channels, steps, bad_images, name)
 
 
 def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_images):

@@ -9,12 +9,31 @@ _LEAST_PROBABILITY = 1e-7
 
 
 class Scores(NamedTuple):
-    """Mean cross-entropy in nats, accuracies 0..1, and over how many images."""
+    """How a model does on a split.
+
+    Attributes:
+        loss: Mean cross-entropy in nats.
+        top1, top5: Accuracies, 0..1.
+        images: Over how many images.
+        split: Name of the split, or None.
+        class_names: Its class names, or None.
+        confusion: How many images of class i (row) were taken for class j (column), an integer array
+            (classes, classes); None where it was not asked for.
+    """
 
     loss: float
     top1: float
     top5: float
     images: int
+    split: str | None = None
+    class_names: list[str] | None = None
+    confusion: np.ndarray | None = None
+
+    @property
+    def accuracy_of_class(self):
+        """Share of each class's images that were taken for it, 0..1; NaN for a class without images."""
+        with np.errstate(invalid="ignore"):
+            return self.confusion.diagonal() / self.confusion.sum(1)
 
 
 def scores(probabilities, labels):

@@ -150,6 +150,7 @@ def _builder(name, data_dir):
 def _tfds(name, data_dir):
     """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
 
     builder = _builder(name, data_dir)
     features = builder.info.features
@@ -157,6 +158,7 @@ def _tfds(name, data_dir):
         raise InputError(
             f"dataset {name} must have images with one class label each, but has {list(features)}"
         )
+    downloader.MAX_RETRIES = 4  # 3 seconds; the 10 that it has take more than 3 minutes, without a word.
     try:
         builder.download_and_prepare()
     except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: by hand
@@ -245,6 +247,10 @@ def check_fit(path, channels, classes, class_names, source):
         )
     if classes != len(source.class_names):
         raise InputError(f"{path} knows {classes} classes, but {source.name} has {len(source.class_names)}")
-    for known, there in zip(class_names or (), source.class_names, strict=False):
+    if class_names is None:
+        return
+    if len(class_names) != classes:
+        raise InputError(f"{path} has {len(class_names)} class names for {classes} classes")
+    for known, there in zip(class_names, source.class_names, strict=True):
         if known != there:
             raise InputError(f"{path} knows a class {known!r} where {source.name} has {there!r}")

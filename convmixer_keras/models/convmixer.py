@@ -74,12 +74,14 @@ def ConvMixer(
     kernel_size = checks.positive_int("kernel_size", kernel_size)
     patch_size = checks.positive_int("patch_size", patch_size)
     checks.activation_name("activation", activation)
+    checks.boolean("residual", residual)
     checks.one_of("normalization", normalization, ("batch", "layer"))
     checks.one_of("pooling", pooling, (None, "avg", "max"))
     classes = checks.top_arguments(include_top, classes, classifier_activation)
     input_shape = checks.image_shape(input_shape, input_tensor, patch_size)
     channels = input_shape[-1]
     input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
+    checks.network_size(hidden_dim, depth, kernel_size, patch_size, channels, classes)
 
     inputs = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
     x = inputs

@@ -8,6 +8,7 @@ import zipfile
 
 from convmixer_keras.data.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.models import sizes
+from convmixer_keras.models.keras_file import check_keras_file, check_weights
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import reserve, written_whole
@@ -107,12 +108,14 @@ def load_model(path):
     """
     import keras
 
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}")
+    check_keras_file(path)
     try:
-        return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        model = keras.saving.load_model(path, compile=False)
+    except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} is not a Keras model: {first_line(error)}") from None
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise InputError(f"{path} holds a {type(model).__name__} without inputs of its own, and no model")
+    return model
 
 
 def load_weights(model, source):
@@ -126,19 +129,25 @@ def load_weights(model, source):
     Raises:
         InputError: If the file is missing, damaged or of another network; the message names both networks.
     """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"weights must be a path or hf://USER/REPO, got {source!r}")
     if hub.is_name(source):
         path = hub.download(source, ("model.keras", ".keras", ".weights.h5"))
     else:
         path = source = os.path.expanduser(os.fspath(source))
     if not os.path.isfile(path):
         raise InputError(f"weights must be the path of an existing file or hf://USER/REPO, got {path!r}")
+    (check_keras_file if zipfile.is_zipfile(path) else check_weights)(path)
+    ours = sizes.of_model(model)
     try:
         stored = sizes.of_file(path)
+        if stored and stored.depth != ours.depth:  # Of a deeper network Keras would load the first blocks.
+            raise ValueError("the depths differ")
         model.load_weights(path)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise InputError(f"the weights of {source} cannot be loaded: {first_line(error)}") from None
     except ValueError as error:
-        theirs, ours = stored or "not a ConvMixer's", sizes.of_model(model)
+        theirs = stored or "not a ConvMixer's"
         if theirs == ours:
             theirs = first_line(error)
         raise InputError(
@@ -159,8 +168,11 @@ def load_class_names(path):
         with zipfile.ZipFile(path) as archive:
             if _CLASS_NAMES_ENTRY not in archive.namelist():
                 return None
-            return json.loads(archive.read(_CLASS_NAMES_ENTRY))
+            names = json.loads(archive.read(_CLASS_NAMES_ENTRY))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"{path} is not a .keras file: {error}") from None
+    except Exception as error:  # A damaged archive can raise anything.
+        raise InputError(f"{path} is not a .keras file: {first_line(error)}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"the class names in {path} must be a list of texts")
+    return names

@@ -6,6 +6,7 @@ import time
 import keras
 
 from convmixer_keras.training.checkpoint import Progress
+from convmixer_keras.training.resume import exhausted
 from convmixer_keras.training.termination import Terminated
 from convmixer_keras.utils.errors import Failure
 
@@ -151,3 +152,21 @@ class KeepRun(keras.callbacks.Callback):
         if last := self.writer.write_last_model():
             message += f"; {last} holds the weights before it went wrong"
         raise NonFiniteLoss(message)
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Ends training when the validation accuracy has not become better for a while.
+
+    Args:
+        history: List of the finished epochs, to which `KeepRun`, before this callback, appends.
+        patience: Number of epochs; 0 never ends it.
+    """
+
+    def __init__(self, history, patience):
+        super().__init__()
+        self.history = history
+        self.patience = patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if exhausted(self.history, self.patience):
+            self.model.stop_training = True

@@ -1,14 +1,19 @@
 """What a killed run goes on from: one file with weights, the optimizer's state, and how far the run is."""
 
+import math
 import os
 from typing import NamedTuple
 
 import h5py
+import keras
 import numpy as np
 
+from convmixer_keras.models.keras_file import check_weights
 from convmixer_keras.models.saving import weights_size
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import written_whole
+
+_SCALING = "loss_scaling"  # Of mixed_float16.
 
 
 class Progress(NamedTuple):
@@ -28,13 +33,34 @@ class Progress(NamedTuple):
 
 
 def write(model, path, progress):
-    """Writes a compiled model's weights and optimizer and a `Progress`, whole or not at all."""
-    with written_whole(path, room=weights_size(model)) as temporary:
-        model.save_weights(temporary)
+    """Writes a compiled model's weights and optimizer and a `Progress`, whole or not at all.
+
+    By the variables' names and not as Keras saves a model: the twin in training has other layers on a CPU
+    than on a GPU, and under another precision, and a run may go on with either.
+    """
+    with written_whole(path, room=weights_size(model)) as temporary, h5py.File(temporary, "w") as file:
+        for name, variable in _variables(model).items():
+            file[name] = keras.ops.convert_to_numpy(variable)
         # In the same file, so that the two cannot disagree. The optimizer's count of steps would not do:
         # with mixed_float16 it leaves out those whose gradients overflowed.
-        with h5py.File(temporary, "a") as file:
-            file.attrs.update(progress._asdict())
+        file.attrs.update(progress._asdict())
+
+
+def _variables(model):
+    """Returns a dictionary from a name that every twin of a network has to the variable."""
+    optimizer = model.optimizer
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    # An optimizer that averages statistics counts the model's own among its variables.
+    known = {id(variable) for variable in model.weights}
+    state = [variable for variable in inner.variables if id(variable) not in known]
+    known |= {id(variable) for variable in inner.variables}
+    scaling = [variable for variable in optimizer.variables if id(variable) not in known]
+    found = {f"weights/{variable.path}": variable for variable in model.weights}
+    for group, variables in (("optimizer", state), (_SCALING, scaling)):
+        found |= {f"{group}/{variable.path.partition('/')[2]}": variable for variable in variables}
+    if len(found) != len(model.weights) + len(state) + len(scaling):
+        raise RuntimeError("two variables have the same name")
+    return found
 
 
 def restore(model, path):
@@ -48,14 +74,33 @@ def restore(model, path):
     if not os.path.exists(path):
         return Progress()
     try:
-        model.load_weights(path)
+        check_weights(path)
         with h5py.File(path) as file:
-            saved = {name: file.attrs[name] for name in Progress._fields}
-    except (OSError, ValueError, KeyError) as error:
+            progress = _progress(file.attrs)
+        _assign(model, path)
+        return progress
+    except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} cannot be resumed from: {first_line(error)}") from None
-    return Progress(
-        int(saved["epochs"]),
-        int(saved["batches"]),
-        float(saved["seconds"]),
-        tuple(np.asarray(saved["sums"], float)),
-    )
+
+
+def _progress(attributes):
+    epochs, batches = int(attributes["epochs"]), int(attributes["batches"])
+    numbers = (float(attributes["seconds"]), *np.asarray(attributes["sums"], float))
+    if not (0 <= epochs < 2**31 and 0 <= batches < 2**31 and all(map(math.isfinite, numbers))):
+        raise ValueError(f"it says {epochs} epochs and {batches} steps, with sums {numbers[1:]}")
+    return Progress(epochs, batches, numbers[0], tuple(numbers[1:]))
+
+
+def _assign(model, path):
+    variables = _variables(model)
+    with h5py.File(path) as file:
+        # Loss scaling begins again where the run had none.
+        needed = [name for name in variables if name in file or not name.startswith(_SCALING)]
+        for name in needed:
+            if name not in file:
+                raise ValueError(f"it has no {name}")
+            if file[name].shape != tuple(variables[name].shape):
+                shape = tuple(variables[name].shape)
+                raise ValueError(f"{name} has the shape {file[name].shape}, and must have {shape}")
+        for name in needed:
+            variables[name].assign(file[name][()])

@@ -3,17 +3,21 @@
 import dataclasses
 
 import keras
+import numpy as np
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.data.scores import Scores
 from convmixer_keras.data.sources import check_fit, open_source
 from convmixer_keras.models.saving import load_class_names, load_model
+from convmixer_keras.models.structure import final_activation
 from convmixer_keras.training.trainer import compile_model
 from convmixer_keras.utils.errors import InputError
 
 
-def evaluate(path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_bad_images=0):
+def evaluate(
+    path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_bad_images=0, confusion=False
+):
     """Evaluates a saved model on the validation split of a recipe's data set.
 
     Args:
@@ -25,6 +29,7 @@ def evaluate(path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_
         verbose: As in `keras.Model.evaluate`.
         preprocessing: A `Preprocessing` in place of the file's own.
         max_bad_images: How many files of a folder may turn out not to be readable as images.
+        confusion: Whether to count which class was taken for which.
 
     Returns:
         A `Scores`.
@@ -42,11 +47,13 @@ def evaluate(path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_
     check_fit(path, model.input_shape[-1], model.output_shape[-1], load_class_names(path), source)
     preprocessing = preprocessing or preprocessing_module.of(path) or _by_recipe(model, recipe)
     data = data_module.load_validation(recipe, data_dir, max_bad_images, preprocessing)
-    from_logits = _last_activation(model) is not keras.activations.softmax
+    from_logits = final_activation(model) != "softmax"
     compile_model(model, "sgd", len(data.class_names), from_logits)
     with data.bad_images.checked():
         loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
-    return Scores(loss, top1, top5, data.size - len(data.bad_images.paths))
+        counts = _confusion(model, data) if confusion else None
+    images = data.size - len(data.bad_images.paths)
+    return Scores(loss, top1, top5, images, data.split, list(data.class_names), counts)
 
 
 def _by_recipe(model, recipe):
@@ -55,7 +62,13 @@ def _by_recipe(model, recipe):
     record = dataclasses.replace(record, size=(height or recipe.image_size, width or recipe.image_size))
     if _normalizes(model):
         return record
-    return dataclasses.replace(record, mean=recipe.mean, std=recipe.std)
+    mean, std = (_each_channel(values, channels) for values in (recipe.mean, recipe.std))
+    return dataclasses.replace(record, mean=mean, std=std)
+
+
+def _each_channel(values, channels):
+    """Returns one value for each channel, or one for all; of three for a grey image their mean."""
+    return values if len(values) in (1, channels) else (sum(values) / len(values),)
 
 
 def _normalizes(model):
@@ -67,8 +80,10 @@ def _normalizes(model):
     )
 
 
-def _last_activation(model):
-    layer = model.layers[-1]
-    while isinstance(layer, keras.Model):
-        layer = layer.layers[-1]
-    return getattr(layer, "activation", None)
+def _confusion(model, data):
+    classes = len(data.class_names)
+    counts = np.zeros((classes, classes), np.int64)
+    for images, labels in data.images:
+        found = np.asarray(model.predict_on_batch(images)).argmax(1)
+        np.add.at(counts, (labels.numpy().argmax(1), found), 1)
+    return counts

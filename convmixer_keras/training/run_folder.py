@@ -1,13 +1,17 @@
 """The folder of a training run: what is in it, and how it is written so that nothing is lost."""
 
 import csv
+import dataclasses
 import glob
 import json
+import math
 import os
 import shutil
 
-from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import WRITING, written_whole
+from convmixer_keras.recipes import from_saved
+from convmixer_keras.training.settings import Settings
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import WRITING, check_local, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"
@@ -15,7 +19,8 @@ CONFIG = "config.json"
 HISTORY = "history.csv"
 CURVES = "curves.png"
 TENSORBOARD = "tensorboard"
-CHECKPOINT = "checkpoint.weights.h5"  # weights, optimizer state and step: what --resume goes on from
+CHECKPOINT = "checkpoint.weights.h5"  # weights, optimizer state and step: what --resume continues from
+_FILES = (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES)
 
 
 class RunFolder:
@@ -23,16 +28,40 @@ class RunFolder:
 
     Args:
         path: The folder; it is made when the first file is written.
+
+    Raises:
+        InputError: If the path is empty, or the address of something else than a local folder.
     """
 
     def __init__(self, path):
+        check_local(path)
         self.path = os.path.normpath(os.path.expanduser(path))
 
     def __getitem__(self, name):
         return os.path.join(self.path, name)
 
     def holds_run(self):
-        return os.path.exists(self[CONFIG])
+        """Whether there is a run here. A `config.json` of another program is none, a damaged one is."""
+        if not os.path.isfile(self[CONFIG]):  # A pipe would wait for a writer.
+            return False
+        try:
+            with open(self[CONFIG], encoding="utf-8") as file:
+                config = json.load(file)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            return True
+        except OSError:
+            return False
+        return isinstance(config, dict) and isinstance(config.get("recipe"), dict)
+
+    def check_free(self):
+        """Raises InputError if the folder holds files of a run's names, and no run that wrote them."""
+        if self.holds_run():
+            return
+        foreign = [name for name in (CONFIG, *_FILES) if os.path.lexists(self[name])]
+        if foreign:
+            raise InputError(
+                f"{self.path} holds {foreign[0]}, which no run wrote: move it, or choose another --output"
+            )
 
     def create(self, config):
         """Makes the folder and writes the run's settings.
@@ -44,17 +73,22 @@ class RunFolder:
             os.makedirs(self.path, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the folder {self.path}: {error.strerror.lower()}") from None
+        self.write_config(config)
+
+    def write_config(self, config):
         with written_whole(self[CONFIG]) as path, open(path, "w", encoding="utf-8") as file:
             json.dump(config, file, indent=2, ensure_ascii=False)
             file.write("\n")
 
     def remove_run(self):
         """Removes the files of an earlier run, and no other file."""
+        from convmixer_keras.training.logs import remove_logs
+
         self.remove_leftovers()
-        shutil.rmtree(self[TENSORBOARD], ignore_errors=True)
+        remove_logs(self[TENSORBOARD])
         # The settings last: as long as they are there the folder is known to hold a run.
-        for name in (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES, CONFIG):
-            if os.path.exists(self[name]):
+        for name in (*_FILES, CONFIG):
+            if os.path.lexists(self[name]):
                 os.remove(self[name])
 
     def remove_leftovers(self):
@@ -68,30 +102,70 @@ class RunFolder:
         Raises:
             InputError: If there are none, or they cannot be read.
         """
+        if not os.path.isfile(self[CONFIG]):
+            raise InputError(f"{self.path} holds no run: it has no {CONFIG}")
         try:
             with open(self[CONFIG], encoding="utf-8") as file:
-                return json.load(file)
-        except FileNotFoundError:
-            raise InputError(f"{self.path} holds no run: it has no {CONFIG}") from None
-        except json.JSONDecodeError as error:
-            raise InputError(f"{self[CONFIG]} is damaged: {error}") from None
+                config = json.load(file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{self[CONFIG]} is damaged: {first_line(error)}") from None
+        if not isinstance(config, dict) or not isinstance(config.get("recipe"), dict):
+            raise InputError(f"{self[CONFIG]} is not the config of a run: it has no recipe")
+        return config
 
-    def read_history(self):
-        """Returns the epochs as a list of dictionaries from column to number, empty before the first."""
-        if not os.path.exists(self[HISTORY]):
+    def recipe(self):
+        """Returns the run's `Recipe`.
+
+        Raises:
+            InputError: As `read_config`, or if a setting is unknown or out of its range.
+        """
+        saved = self.read_config()["recipe"]
+        try:
+            return from_saved(saved)
+        except InputError as error:
+            raise InputError(
+                f"{self[CONFIG]}: {error}".replace(f"{self[CONFIG]}: {self.path}", self.path)
+            ) from None
+
+    def settings(self):
+        """Returns the run's `Settings`; what an older run did not write down is the default."""
+        config = self.read_config()
+        saved = config.get("settings", {"data_dir": config.get("data_dir")})
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if not isinstance(saved, dict) or set(saved) - known:
+            raise InputError(f"{self[CONFIG]} has settings that are not known: {saved!r}")
+        try:
+            return Settings(**saved)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{self[CONFIG]}: {error}") from None
+
+    def read_history(self, epochs=math.inf):
+        """Returns the first `epochs` epochs as a list of dictionaries from column to number.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        if not os.path.isfile(self[HISTORY]):
             return []
-        with open(self[HISTORY], newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            return [
-                {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-                for row in rows
-            ]
+        try:
+            with open(self[HISTORY], newline="", encoding="utf-8") as file:
+                rows = [
+                    {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                    for row in csv.DictReader(file)
+                ]
+            # An epoch that was repeated after a resume counts as it was the last time.
+            by_epoch = {row["epoch"]: row for row in rows if 1 <= row["epoch"] <= epochs}
+            if any("val_accuracy" not in row for row in rows):
+                raise KeyError("val_accuracy")
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise InputError(f"{self[HISTORY]} is damaged: {first_line(error)}") from None
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
     def write_history(self, epochs):
         with (
             written_whole(self[HISTORY]) as path,
             open(path, "w", newline="", encoding="utf-8") as file,
         ):
-            writer = csv.DictWriter(file, fieldnames=list(epochs[0]))
+            writer = csv.DictWriter(file, fieldnames=list(epochs[-1]), restval="nan", extrasaction="ignore")
             writer.writeheader()
             writer.writerows(epochs)

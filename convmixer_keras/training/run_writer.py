@@ -3,6 +3,7 @@
 from convmixer_keras import visualization
 from convmixer_keras.models.saving import save_model
 from convmixer_keras.training import checkpoint, run_folder
+from convmixer_keras.training.logs import Logs
 from convmixer_keras.training.network import thawed
 from convmixer_keras.utils.files import written_whole
 
@@ -26,6 +27,7 @@ class RunWriter:
         self.history = history
         self.alone = alone
         self.preprocessing = preprocessing
+        self._logs = Logs(folder[run_folder.TENSORBOARD], history) if folder else None
 
     def write_epoch(self, row):
         """Appends an epoch to the history, and saves the model as the last one and maybe the best one."""
@@ -36,6 +38,7 @@ class RunWriter:
             self._save(run_folder.BEST_MODEL)
         if self.folder:
             self.folder.write_history(self.history)
+            self._logs.write(row)
 
     def write_last_model(self):
         """Saves the model as it is, and returns the path; None in a process that writes nothing."""

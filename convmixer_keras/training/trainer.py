@@ -12,14 +12,15 @@ import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
-from convmixer_keras.recipes import from_saved
 from convmixer_keras.training import checkpoint, distribution, run_folder, termination
 from convmixer_keras.training.averaging import SwapAverages
-from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss
+from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss, StopEarly
 from convmixer_keras.training.fused import fused_twin
 from convmixer_keras.training.guard import Guard
 from convmixer_keras.training.network import build_model, start_from, thawed
 from convmixer_keras.training.optimizer import build_optimizer
+from convmixer_keras.training.process import configured
+from convmixer_keras.training.resume import check_folder, check_progress, exhausted, note_changes
 from convmixer_keras.training.run_writer import RunWriter
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.training.step import TrainingModel
@@ -72,7 +73,9 @@ def train(
 
     Args:
         recipe: A `Recipe`.
-        output: The folder. It must not hold a run, or with `resume` an unfinished one of the same recipe.
+        output: The folder. It must not hold a run, or with `resume` one of the same recipe, but for what
+            `resume.CHANGEABLE` lists: then the learning rate follows the schedule of a run that had the new
+            settings from its beginning.
         settings: A `Settings`; None for the defaults.
         resume: Whether to continue from the last checkpoint of the run in `output`.
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
@@ -96,17 +99,19 @@ def train(
     name, workers = distribution.choose_strategy(settings.strategy)
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     if folder:
-        _check_folder(folder, recipe, resume, overwrite)
+        check_folder(folder, recipe, settings.data_dir, resume, overwrite)
     with (
         distribution.together(
             workers, settings.peer_timeout, output, (NonFiniteLoss, termination.Terminated)
         ) as others,
         _named_errors(output),
+        contextlib.ExitStack() as configuration,
     ):
         place = _start(folder, workers, others, name, recipe, settings)
+        # Not before: several processes are joined before anything else of TensorFlow runs.
+        configuration.enter_context(configured(recipe, settings.deterministic))
         if verbose:
             print(place.summary, flush=True)
-        _configure_process(recipe, settings)
         distribution.check_same(place.strategy, place.workers, (recipe, settings, resume))
         data = data_module.load(
             recipe,
@@ -116,13 +121,17 @@ def train(
             full_batches=name != "one",
             max_bad_images=settings.max_bad_images,
         )
-        built = _build(recipe, data, settings, place)
+        # The checkpoint has the weights, but what is frozen stays so.
+        begun = dataclasses.replace(settings, init_from=None) if resume else settings
+        built = _build(recipe, data, begun, place)
         if resume:
             progress = _restore(built, place)
+            check_progress(progress, recipe, data.steps)
+            note_changes(place.folder, progress, recipe, settings, place.summary, command)
         else:
             progress = checkpoint.Progress()
             _start_folder(place, overwrite, _config(recipe, settings, data, built.model, place, command))
-        history = place.folder.read_history()[: progress.epochs] if place.folder else []
+        history = place.folder.read_history(progress.epochs) if place.folder else []
         alone, preprocessing = place.workers.count == 1, recipe.preprocessing(data.channels)
         writer = RunWriter(place.folder, built.model, data.class_names, history, alone, preprocessing)
         try:
@@ -165,15 +174,6 @@ def _start(folder, workers, others, name, recipe, settings):
     return _Place(folder, workers, name, strategy, summary)
 
 
-def _configure_process(recipe, settings):
-    keras.config.set_dtype_policy(recipe.dtype_policy)
-    keras.utils.set_random_seed(recipe.seed)
-    if settings.deterministic:
-        tf.config.experimental.enable_op_determinism()
-        # keras-cv's layers take the global generator, which now has to have a seed.
-        tf.random.set_global_generator(tf.random.Generator.from_seed(recipe.seed))
-
-
 def _build(recipe, data, settings, place):
     """Builds and compiles the network in the strategy's scope. Returns a `_Built`."""
     with place.strategy.scope():
@@ -208,7 +208,8 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
     """Trains from `progress` to the end of the recipe."""
     average = SwapAverages(swap_on_epoch=True) if recipe.ema_momentum else None
     keep_run = KeepRun(writer, data, progress, built.metrics, settings.checkpoint_every, average)
-    callbacks = [*_tensorboard(place.folder), *([average] if average else []), *callbacks, keep_run]
+    callbacks = [*([average] if average else []), *callbacks, keep_run]
+    callbacks.append(StopEarly(writer.history, settings.patience))
     share = partial(distribution.distribute, place.strategy, batch_size=recipe.batch_size)
     validation = share(data.validation, data.validation_steps)
     fit = partial(
@@ -229,16 +230,8 @@ def _fit(built, data, writer, progress, place, recipe, settings, callbacks, verb
         if progress.batches:  # Keras wants epochs of equal length: the rest of one is a separate fit.
             fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
             progress = _restore(built, place)
-        fit(initial_epoch=progress.epochs)
-
-
-def _tensorboard(folder):
-    """TensorBoard's callback for the chief, which needs nothing of Keras' at the end of a step."""
-    if not folder:
-        return []
-    board = keras.callbacks.TensorBoard(folder[run_folder.TENSORBOARD], write_graph=False)
-    board.async_safe = True  # Keras then need not wait for the device after each step.
-    return [board]
+        if not exhausted(writer.history, settings.patience):
+            fit(initial_epoch=progress.epochs)
 
 
 @contextlib.contextmanager
@@ -251,23 +244,6 @@ def _named_errors(output):
         if logs in str(error) or "events file" in str(error):  # TensorBoard's, on a full disk.
             raise Failure(f"cannot write {logs}: {first_line(error)}") from None
         raise
-
-
-def _check_folder(folder, recipe, resume, overwrite):
-    if not resume:
-        if folder.holds_run() and not overwrite:
-            raise InputError(
-                f"{folder.path} already holds a run: go on with it by --resume, replace it by --overwrite, "
-                "or choose another --output"
-            )
-        return
-    saved = dataclasses.asdict(from_saved(folder.read_config()["recipe"]))
-    for name, value in dataclasses.asdict(recipe).items():
-        if saved[name] != value:
-            raise InputError(
-                f"{name} must be {saved[name]!r}, as when the run in {folder.path} began, to resume it; "
-                f"got {value!r}"
-            )
 
 
 def _restore(built, place):

@@ -1,12 +1,15 @@
 """Checks of arguments: each message names the argument, what was passed and what is allowed."""
 
+import math
 import operator
 
 import keras
+import numpy as np
 
 from convmixer_keras.utils.errors import InputError
 
 DEFAULT_CLASSES = 1000
+MOST_PARAMETERS = 10**9  # 4 GB; the largest published network has 52 million.
 DEFAULT_INPUT_SHAPE = (224, 224, 3)
 
 
@@ -23,21 +26,33 @@ def positive_int(name, value):
     return value
 
 
+def boolean(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def one_of(name, value, allowed):
-    if value not in allowed:
+    if not isinstance(value, (str, type(None))) or value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise InputError(f"{name} must be one of {choices}, got {value!r}")
 
 
 def activation_name(name, value):
-    """Only names: a function would make the saved model depend on `custom_objects`."""
+    """Only names: a function would make the saved model depend on `custom_objects`.
+
+    "glu" and others that change the shape are refused.
+    """
     if not isinstance(value, str):
         raise TypeError(
             f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
         )
     try:
-        keras.activations.get(value)
-    except ValueError:
+        given = keras.KerasTensor((1, 4))
+        if keras.ops.shape(keras.activations.get(value)(given)) != given.shape:
+            raise InputError(f"{name} must keep the number of channels, got {value!r}")
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError):
         raise InputError(
             f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
         ) from None
@@ -45,8 +60,7 @@ def activation_name(name, value):
 
 def top_arguments(include_top, classes, classifier_activation):
     """Returns the number of classes, or None for a model without its top."""
-    if not isinstance(include_top, bool):
-        raise TypeError(f"include_top must be True or False, got {include_top!r}")
+    boolean("include_top", include_top)
     if include_top:
         if classifier_activation is not None:
             activation_name("classifier_activation", classifier_activation)
@@ -94,6 +108,17 @@ def image_shape(input_shape, input_tensor, patch_size):
     return (*sides, channels)
 
 
+def network_size(hidden_dim, depth, kernel_size, patch_size, channels, classes):
+    """Raises InputError if a ConvMixer would have more than `MOST_PARAMETERS`, before they are allocated."""
+    block = hidden_dim * (hidden_dim + kernel_size**2)
+    parameters = hidden_dim * channels * patch_size**2 + depth * block + hidden_dim * (classes or 0)
+    if parameters > MOST_PARAMETERS:
+        raise InputError(
+            f"a ConvMixer of hidden_dim {hidden_dim}, depth {depth}, kernel_size {kernel_size}, patch_size "
+            f"{patch_size} and {classes or 0} classes has over {MOST_PARAMETERS:,} parameters"
+        )
+
+
 def mean_and_std(mean, std, channels):
     """Returns two lists of `channels` floats, or (None, None)."""
     if (mean is None) != (std is None):
@@ -105,16 +130,20 @@ def mean_and_std(mean, std, channels):
         return None, None
     mean = _per_channel("input_mean", mean, channels)
     std = _per_channel("input_std", std, channels)
-    if min(std) <= 0:
+    if not min(std) > 0:
         raise InputError(f"input_std must be positive, in units of 0..255, got {std}")
     return mean, std
 
 
 def _per_channel(name, value, channels):
+    wanted = f"{name} must be finite numbers, one or {channels}, one for each channel, got {value!r}"
     try:
-        values = [float(value)] * channels
-    except TypeError:
-        values = [float(v) for v in value]
+        values = [float(v) for v in np.atleast_1d(np.asarray(value))]
+    except (TypeError, ValueError):
+        raise InputError(wanted) from None
+    if isinstance(value, (str, bytes, bool)) or not all(math.isfinite(v) for v in values):
+        raise InputError(wanted)
+    values = values * channels if np.ndim(value) == 0 else values
     if len(values) != channels:
         raise InputError(
             f"{name} must be one number or {channels} of them, one for each channel, got {value!r}"

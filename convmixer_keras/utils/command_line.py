@@ -13,6 +13,7 @@ import warnings
 
 from convmixer_keras import __version__
 from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.text import one_line
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -27,6 +28,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        super().error(one_line(message))
+
+
 def parser(description, prog=None):
     """Returns an `argparse.ArgumentParser` in this package's style, with `--version`.
 
@@ -34,9 +40,7 @@ def parser(description, prog=None):
         description: One line that says what the command does, then its most common uses.
         prog: The command's name, where it is not the script's.
     """
-    new = argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    new = _Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     add_version(new)
     return new
 
@@ -66,9 +70,9 @@ def started_as():
 
 
 def positive(text):
-    """The `type` of a flag that takes a positive integer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text}")
+    """The `type` of a flag that takes a positive integer, below 2**31."""
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text[:40]}")
     return int(text)
 
 
@@ -169,18 +173,25 @@ def _text(file):
 
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # Without a line of our source.
+    # Without a line of our source.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
         sys.exit(main() or DONE)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(WRONG_USE)
     except Failure as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # The program that read our output, such as `head`, has ended.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(FAILED)
+    except Exception as error:
+        # TensorFlow's, by its name: this file does not import TensorFlow.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
+            raise
+        print(f"error: out of memory: {one_line(error, 200) or 'the machine has no more'}", file=sys.stderr)
         sys.exit(FAILED)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 
 from convmixer_keras.utils.errors import Failure, InputError
@@ -17,7 +18,7 @@ def written_whole(path, room=0):
     """Gives a temporary path beside `path` that takes its place when the block ends without an error.
 
     Whatever happens, `path` is either what it was before or complete; a temporary file of a block that
-    raised is removed.
+    raised is removed. Of a symbolic link, what it points to is written.
 
     Args:
         path: The file to write. Its ending is kept, as Keras looks at it.
@@ -32,7 +33,9 @@ def written_whole(path, room=0):
             cannot be written to.
         Failure: If the disk is full.
     """
-    if os.path.lexists(path):
+    check_local(path)
+    path = os.path.realpath(path) if os.path.islink(path) else path
+    if _exists(path):
         if not os.path.isfile(path):
             raise InputError(f"cannot write {path}: it is not a regular file")
         if not os.access(path, os.W_OK):
@@ -60,9 +63,67 @@ def written_whole(path, room=0):
         os.rmdir(temporary_folder)
 
 
+def _exists(path):
+    try:
+        os.lstat(path)
+        return True
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:  # A name that is too long, or holds a null byte.
+        raise _cannot_write(path, error) from None
+
+
+def check_local(path):
+    """Raises InputError for an address such as gs://bucket/run: files are written to local folders alone."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
+        raise InputError(f"cannot write {path}: only local folders are written to; copy the result there")
+    if not str(path).strip():
+        raise InputError("the name of a file or folder to write must not be empty")
+
+
+def read_text(path, largest=2**24):
+    """Reads a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        InputError: If there is no such file, it is no regular file, over `largest` bytes, or not in UTF-8.
+    """
+    if not os.path.isfile(path):  # A pipe would wait for a writer, a device never end.
+        raise InputError(
+            f"{path} is not a regular file" if os.path.exists(path) else f"there is no file {path}"
+        )
+    if os.path.getsize(path) > largest:
+        raise InputError(f"{path} has {os.path.getsize(path):,} bytes; at most {largest:,} are read")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path} as text: {error}") from None
+
+
+def check_output(path, endings, inputs=()):
+    """Checks the name of a file to write, before any work is done.
+
+    Args:
+        path: The file.
+        endings: Tuple of the endings that its name may have.
+        inputs: Paths of files that are read, which must not be overwritten.
+
+    Raises:
+        InputError: If the name ends otherwise, or is one of the inputs, also by way of a link.
+    """
+    check_local(path)
+    endings = (endings,) if isinstance(endings, str) else endings
+    if not str(path).endswith(endings):
+        raise InputError(f"the output's name must end in {' or '.join(endings)}, got {path}")
+    for source in inputs:
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+            raise InputError(f"the output {path} is the input {source}: choose another name")
+
+
 def _cannot_write(path, error):
-    kind = Failure if error.errno in _NO_ROOM else InputError
-    return kind(f"cannot write {path}: {os.strerror(error.errno).lower()}")
+    kind = Failure if getattr(error, "errno", None) in _NO_ROOM else InputError
+    reason = os.strerror(error.errno).lower() if getattr(error, "errno", None) else str(error)
+    return kind(f"cannot write {path}: {reason}")
 
 
 def reserve(path, size):

@@ -1,8 +1,10 @@
 """The command line, as a user runs it: real processes."""
 
+import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +29,7 @@ def test_trains_and_says_what_it_wrote(digits_run):
     folder, done = digits_run
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no start-up noise
-    accuracy = re.search(r"test accuracy (\d+\.\d\d) % \(best epoch\)", done.stdout)
+    accuracy = re.search(r"validation accuracy (\d+\.\d\d) % \(best epoch, chosen", done.stdout)
     assert 5 <= float(accuracy[1]) <= 100
     for name in ("model.keras", "last.keras", "config.json", "history.csv", "curves.png", "tensorboard"):
         assert os.path.join("runs", "digits", name) in done.stdout
@@ -40,10 +42,10 @@ def test_trains_and_says_what_it_wrote(digits_run):
 def test_the_printed_commands_work(digits_run):
     folder, done = digits_run
     evaluate, show = (line.strip() for line in done.stdout.splitlines()[-2:])
-    accuracy = re.search(r"test accuracy (\d+\.\d\d) %", done.stdout)[1]
+    accuracy = re.search(r"validation accuracy (\d+\.\d\d) %", done.stdout)[1]
     evaluated = run(*evaluate.split()[2:], cwd=folder)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "on digits, 360 images: loss" in evaluated.stdout
+    assert "on digits, 360 images of 'test': loss" in evaluated.stdout
     assert f"top-1 {accuracy} %" in evaluated.stdout
     assert re.search(r"top-5 \d+\.\d\d %", evaluated.stdout)
     shown = subprocess.run(
@@ -154,4 +156,51 @@ def test_digits_reach_98_percent(tmp_path):
     """The README's first command, whole."""
     done = run(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert float(re.search(r"test accuracy (\d+\.\d+) %", done.stdout)[1]) >= 98
+    assert float(re.search(r"validation accuracy (\d+\.\d+) %", done.stdout)[1]) >= 98
+
+
+@pytest.mark.slow
+def test_a_folder_of_classes_from_training_to_its_report(image_folder, tmp_path):
+    """photos/CLASS/*.jpg without a recipe, a damaged file, a resume that changes, and a report."""
+    for split in ("train", "val"):
+        shutil.copytree(image_folder / split, tmp_path / "photos", dirs_exist_ok=True)
+    (tmp_path / "photos/red/1.jpg").write_bytes((tmp_path / "photos/red/1.jpg").read_bytes()[:300])
+    small = [*SHORT, "--image-size", "12", "--patch-size", "3", "--batch-size", "4"]
+    arguments = ["--dataset", "photos", *small, "--epochs", "1", "--max-bad-images", "2"]
+    done = run(*arguments, "--class-weight", "balanced", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("recipe photos: ConvMixer-8/1, patch 3, kernel 7, on photos at 12x12")
+    bad = [line for line in done.stderr.splitlines() if "cannot be decoded" in line]
+    assert done.stderr.splitlines() == bad
+    assert len(bad) == 1
+    more = run(
+        "--resume", "--output", "runs/photos", "--epochs", "2", "--learning-rate", "0.001", cwd=tmp_path
+    )
+    assert more.returncode == 0, more.stderr
+    assert "epochs is 2; the run in runs/photos had 1" in more.stdout
+    assert "learning_rate is 0.001; the run in runs/photos had 0.01" in more.stdout
+    reported = run("--evaluate", "runs/photos/model.keras", "--report", "report", cwd=tmp_path)
+    assert reported.returncode == 0, reported.stderr
+    with open(tmp_path / "report/classes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["blue", "green", "red"]
+    assert (tmp_path / "report/confusion.png").stat().st_size > 5000
+    mistyped = run("--dataset", "phots/", cwd=tmp_path)
+    assert mistyped.returncode == 2
+    assert "which is no folder" in mistyped.stderr
+
+
+@pytest.mark.slow
+def test_a_test_split_is_evaluated_once(tmp_path):
+    parts = ["--train-split", "train[:80%]", "--validation-split", "train[80%:]", "--test-split", "test"]
+    done = run(*SHORT, "--epochs", "1", *parts, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"test accuracy (\S+) % of model\.keras on the 360 images of 'test'", done.stdout)
+    config = json.loads((tmp_path / "runs/digits/config.json").read_text())
+    assert f"{100 * config['test']['top1']:.2f}" == found[1]
+    evaluated = run("--evaluate", "runs/digits/model.keras", "--validation-split", "test", cwd=tmp_path)
+    assert f"360 images of 'test': loss {config['test']['loss']:.4f}" in evaluated.stdout
+    (tmp_path / "runs/digits/model.keras").unlink()  # It is not read again.
+    again = run("--resume", "--output", "runs/digits", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert found[0] in again.stdout

@@ -351,7 +351,7 @@ def bad(all_bad, tmp_path):
         ("predict photo.png --model good.keras --top 0", "--top: must be a positive integer, got 0"),
         ("predict", "the following arguments are required: PHOTO"),
         ("predict photo.png --model good.keras --sheet s.tiff", "must end in .png, .jpg, .pdf, .svg"),
-        ("finetune broken --output m.h5", "--output must end in .keras, got m.h5"),
+        ("finetune broken --output m.h5", "the output's name must end in .keras, got m.h5"),
         ("finetune splits/train --output none/m.keras", "cannot write none/m.keras"),
         ("features broken --output none/n.png", "cannot write none/n.png"),
         ("finetune none", "there is no folder none"),

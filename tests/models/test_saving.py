@@ -59,7 +59,7 @@ def test_errors(model, tmp_path):
     (tmp_path / "text.keras").write_text("not a model")
     with pytest.raises(ValueError, match=r"text\.keras is not a \.keras file"):
         ck.load_class_names(tmp_path / "text.keras")
-    with pytest.raises(ValueError, match=r"text\.keras is not a Keras model"):
+    with pytest.raises(ValueError, match=r"text\.keras is not a zip archive"):
         saving.load_model(tmp_path / "text.keras")
     with pytest.raises(ValueError, match="there is no file"):
         saving.load_model(tmp_path / "nothing.keras")

@@ -231,7 +231,7 @@ def test_recipes_are_frozen_and_buildable(name):
     [
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"label_smoothing": 1.5}, "label_smoothing must be at least 0 and at most 1, got 1.5"),
-        ({"learning_rate": float("nan")}, "learning_rate must be at least 0, got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a finite number, got nan"),
         ({"std": (0.2, 0.0, 0.2)}, "std must be at least 1e-06 and at most 1, got 0.2 0.0 0.2"),
         ({"crop_area": (1.0, 0.5)}, "crop_area must be the least and then the greatest, got 1.0 0.5"),
         ({"mixup_alpha": -1.0}, "mixup_alpha must be at least 0, got -1.0"),

@@ -1,0 +1,75 @@
+"""Names of files to write, links, and how much a file may unpack to."""
+
+import os
+import zipfile
+
+import pytest
+
+from convmixer_keras.utils import limits
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import check_output, written_whole
+from convmixer_keras.utils.image_files import image_paths
+
+
+def write(path, text):
+    with written_whole(path) as temporary, open(temporary, "w") as file:
+        file.write(text)
+
+
+def test_what_a_link_points_to_is_written(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "real").write_text("old")
+    (tmp_path / "link").symlink_to("disk/real")
+    (tmp_path / "over").symlink_to("link")
+    write(tmp_path / "over", "new")
+    assert (tmp_path / "disk" / "real").read_text() == "new"
+    assert os.readlink(tmp_path / "over") == "link"
+    (tmp_path / "dangling").symlink_to("disk/later")
+    write(tmp_path / "dangling", "there")
+    assert (tmp_path / "disk" / "later").read_text() == "there"
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "disk", "link", "over"]
+
+
+def test_names_that_cannot_be_written(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    for name, reason in (
+        ("loop", "not a regular file"),
+        ("fifo", "not a regular file"),
+        ("x" * 300, "too long"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            write(tmp_path / name, "")
+    with pytest.raises(InputError, match="only local folders"):
+        write("gs://bucket/file", "")
+    with pytest.raises(InputError, match="must not be empty"):
+        write("", "")
+
+
+def test_no_output_is_an_input(tmp_path):
+    (tmp_path / "m.keras").write_text("a model")
+    (tmp_path / "m.tflite").symlink_to("m.keras")
+    check_output(str(tmp_path / "new.tflite"), ".tflite", [tmp_path / "m.keras"])
+    with pytest.raises(InputError, match=r"must end in \.tflite"):
+        check_output(str(tmp_path / "m.keras"), (".tflite",))
+    with pytest.raises(InputError, match=r"m\.tflite is the input .*m\.keras"):
+        check_output(str(tmp_path / "m.tflite"), (".tflite",), [tmp_path / "m.keras"])
+
+
+def test_what_a_zip_archive_claims(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros", bytes(2**27))
+    with pytest.raises(InputError, match=r"would take 134 MB when unpacked: over the limit of 70 MB"):
+        limits.check_zip(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="not a zip archive, or is damaged"):
+        limits.check_zip(path)
+
+
+def test_image_files(tmp_path):
+    (tmp_path / "below" / "further").mkdir(parents=True)
+    for name in ("b.JPG", "a.png", "below/c.webp", "below/further/d.gif", "e.txt", ".f.png", "below/g.jpeg"):
+        (tmp_path / name).write_text("")
+    found = [os.path.relpath(path, tmp_path) for path in image_paths(tmp_path)]
+    assert found == ["a.png", "b.JPG", "below/c.webp", "below/further/d.gif", "below/g.jpeg"]
