@@ -163,7 +163,8 @@ def _check(entry, value):
     within, choices = entry.metadata["within"], entry.metadata["choices"]
     values = value if isinstance(value, tuple) else (value,)
     if within and not all(within[0] <= v <= within[1] for v in values):
-        upper = "" if within[1] == math.inf else f" and at most {within[1]}"
+        shows_upper = within[1] < 2**31 - 1 or max(values) > within[1]
+        upper = f" and at most {within[1]}" if shows_upper else ""
         raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_written(values)}")
     if entry.name.startswith("crop_") and list(values) != sorted(values):
         raise InputError(f"{entry.name} must be the least and then the greatest, got {_written(values)}")

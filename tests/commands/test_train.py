@@ -118,7 +118,7 @@ def test_folder_dataset_and_preview(image_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--kernel-size", "0"], "error: kernel_size must be a positive integer, got 0"),
+        (["--kernel-size", "0"], "error: kernel_size must be at least 1 and at most 255, got 0"),
         (["--dataset", "nonsense"], "error: dataset must be digits, an existing folder"),
         (["--batch-size", "5000"], "error: batch_size must be at most the 1437 training images"),
         (["--evaluate", "nothing.keras"], "error: there is no file nothing.keras"),
