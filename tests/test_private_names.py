@@ -64,6 +64,16 @@ NAMES = {
         lambda: tf.distribute.MirroredStrategy(["CPU:0"]).extended,
         "Keras asks it, and then takes metrics of shape (1,)",
     ),
+    "_keras_history": (
+        "convmixer_keras/models/structure.py",
+        lambda: keras.Input((2,)),
+        "a network's graph is walked from its output to its input",
+    ),
+    "_inbound_nodes": (
+        "convmixer_keras/models/structure.py",
+        lambda: keras.layers.Dense(2),
+        "a network's graph is walked from its output to its input",
+    ),
     "_cardinality": (
         "convmixer_keras/training/distribution.py",
         distributed_dataset,
@@ -71,6 +81,11 @@ NAMES = {
     ),
 }
 MODULES = {
+    "tensorflow.python.framework.config": (
+        "convmixer_keras/training/process.py",
+        "disable_op_determinism",
+        "training leaves the process as it found it",
+    ),
     "tensorflow.python.eager": (
         "convmixer_keras/training/distribution.py",
         "context",

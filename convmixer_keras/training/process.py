@@ -6,23 +6,22 @@ import random
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.utils import rng_utils
-from tensorflow.python.eager import context
-from tensorflow.python.framework import config
+from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled
 
 
 @contextlib.contextmanager
 def configured(recipe, deterministic):
     """Within this block: a recipe's precision and seed, and determinism. After it: what there was before.
 
-    Keras and TensorFlow have no public way to read their seeds and determinism.
+    Keras draws the seed of each initializer from Python's generator.
     """
-    policy = keras.config.dtype_policy()
-    keras_seed, tensorflow_seed = rng_utils.get_random_seed(), context.global_seed()
+    policy, tensorflow_seed = keras.config.dtype_policy(), tf.compat.v1.get_seed(None)[0]
     python_state, numpy_state = random.getstate(), np.random.get_state()
-    was_deterministic = config.is_op_determinism_enabled()
+    was_deterministic = is_op_determinism_enabled()
     keras.config.set_dtype_policy(recipe.dtype_policy)
-    keras.utils.set_random_seed(recipe.seed)
+    random.seed(recipe.seed)
+    np.random.seed(recipe.seed)
+    tf.random.set_seed(recipe.seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
         # keras-cv's layers take the global generator, which now has to have a seed.
@@ -31,10 +30,8 @@ def configured(recipe, deterministic):
         yield
     finally:
         keras.config.set_dtype_policy(policy)
-        if keras_seed is not None:
-            keras.utils.set_random_seed(keras_seed)
         tf.random.set_seed(tensorflow_seed)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         if deterministic and not was_deterministic:
-            config.disable_op_determinism()
+            disable_op_determinism()

@@ -165,8 +165,8 @@ def test_a_folder_with_a_run_is_refused(recipe, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
         training.train(recipe, output, verbose=0)
-    with pytest.raises(ValueError, match=r"epochs must be 1, .* got 3"):
-        training.train(recipe, output, resume=True, verbose=0)
+    with pytest.raises(ValueError, match=r"hidden_dim must be 8, .* got 16"):
+        training.train(dataclasses.replace(recipe, hidden_dim=16), output, resume=True, verbose=0)
     with pytest.raises(ValueError, match="holds no run"):
         training.train(recipe, tmp_path / "other", resume=True, verbose=0)
     assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
