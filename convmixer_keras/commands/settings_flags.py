@@ -16,7 +16,12 @@ def add_settings_flags(group):
         choices=("auto", "one", "mirrored", "multiworker", "tpu"),
         help="which devices and machines; auto takes all there are (default: auto)",
     )
-    add("--peer-timeout", type=float, metavar="S", help="seconds to wait for the others to start (default: 600)")
+    add(
+        "--peer-timeout",
+        type=float,
+        metavar="S",
+        help="seconds to wait for the others to start (default: 600)",
+    )
     add(
         "--checkpoint-every",
         type=command_line.not_negative,
