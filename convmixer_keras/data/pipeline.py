@@ -1,13 +1,14 @@
 """tf.data pipelines: training and validation batches of a recipe's data set."""
 
 import os
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
-from convmixer_keras.data.bad_images import BadImages, read_file, zeros_like_spec
+from convmixer_keras.data.bad_images import BadImages, map_batch, read_file, zeros_like_spec
 from convmixer_keras.data.datasets import not_sharded, shuffle, with_cardinality
 from convmixer_keras.data.draws import draw
 from convmixer_keras.data.sources import open_source, training_split, validation_split
@@ -15,7 +16,8 @@ from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
-SHUFFLED_IMAGES = 16_384  # The shuffle buffer of data that does not fit into memory.
+# Images that come one after the other are shuffled within a window of so many bytes.
+SHUFFLED_BYTES = 2**31
 FILLING = -1  # The label of padding that fills up a batch.
 
 
@@ -174,37 +176,36 @@ def _validation(source, recipe, preprocessing, share, bad_images):
     name = validation_split(source, recipe)
     split = source.read(name)
     steps = -(-split.size // recipe.batch_size)
-    examples, read, _ = _in_memory(split)
+    examples, read = _in_memory(split)
     if share.full_batches:
         examples = share.of(_filled_up(examples, steps * recipe.batch_size))
 
     def decode(image):
         return augmentation.decode(image, source.channels, preprocessing.orientation)
 
-    def decoded(image, path):
-        if split.files is None:
-            return decode(image)
-        return bad_images.decoded(decode, read, image, path)
-
-    def to_image(image, label, path):
+    def to_image(image, label, path, guarded):
         pixel = tf.zeros((1, 1, source.channels), tf.uint8)
-        image = tf.cond(label == FILLING, lambda: pixel[:0], lambda: decoded(image, path))
-        weight = tf.cast(tf.size(image) > 0, tf.float32)
-        image = tf.cond(weight > 0, lambda: image, lambda: pixel)
-        image = evaluation_transform(image, preprocessing)
-        return image, label, weight
 
-    examples = examples.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
-    if not share.full_batches:
-        examples = examples.filter(lambda image, label, weight: weight > 0)
+        def decoded():
+            return bad_images.decoded(decode, read, image, path) if guarded else decode(read(image))
 
-    def to_batch(images, labels, weights):
+        pixels = tf.cond(label == FILLING, lambda: pixel[:0], decoded)
+        weight = tf.cast(tf.size(pixels) > 0, tf.float32)
+        pixels = tf.cond(weight > 0, lambda: pixels, lambda: pixel)
+        return evaluation_transform(pixels, preprocessing), label, weight
+
+    def to_batch(*batch):
+        guarded = partial(to_image, guarded=split.files is not None)
+        images, labels, weights = map_batch(partial(to_image, guarded=False), guarded, batch)
         labels = augmentation.one_hot(labels, len(source.class_names))
-        return (images, labels, weights) if share.full_batches else (images, labels)
+        if share.full_batches:
+            return images, labels, weights
+        return tf.boolean_mask(images, weights > 0), tf.boolean_mask(labels, weights > 0)
 
+    batches = examples.batch(recipe.batch_size // share.workers)
+    batches = batches.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
     images = (
-        examples.batch(recipe.batch_size // share.workers)
-        .map(to_batch)
+        batches.filter(lambda images, *_: tf.size(images) > 0)  # None of a batch may be left.
         .apply(lambda batches: with_cardinality(batches, steps))
         .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
@@ -213,8 +214,9 @@ def _validation(source, recipe, preprocessing, share, bad_images):
 
 
 def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_images):
-    examples, read, shuffle_buffer = _in_memory(split)
+    examples, read = _in_memory(split)
     steps = split.size // recipe.batch_size
+    batch_size = recipe.batch_size // share.workers
 
     def begin(_):
         skipped = tf.identity(first_batch)
@@ -222,36 +224,39 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return epoch.assign_add(1) - 1, skipped
 
     def examples_of_pass(epoch, skipped):
-        shuffled = shuffle(examples, shuffle_buffer, recipe.seed, epoch).enumerate()
+        shuffled = shuffle(examples, _shuffle_window(split), recipe.seed, epoch).enumerate()
         rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
         return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
-    def to_image(epoch, position, image, label, path):
+    def to_image(epoch, position, image, label, path, guarded):
         draws = draw(recipe, epoch, position)
 
         def decode(image):
             return augmentation.decode_crop(image, source.channels, recipe, draws)
 
-        if split.files is None:
-            image = decode(image)
+        if guarded:
+            pixels, label = bad_images.replaced(decode, read, image, label, path, split.files)
         else:
-            image, label = bad_images.replaced(decode, read, image, label, path, split.files)
-        return augmentation.resize_crop(image, recipe, draws), label, draws
+            pixels = decode(read(image))
+        return augmentation.resize_crop(pixels, recipe, draws), label, draws
 
     transform = augmentation.batch_transform(recipe, source.channels, len(source.class_names))
     weights = class_weights(split, len(source.class_names)) if recipe.class_weight == "balanced" else None
 
-    def batch_transform(*batch):
-        images, labels = transform(*batch)
+    def to_batch(*batch):
+        guarded = partial(to_image, guarded=split.files is not None)
+        images, labels, draws = map_batch(partial(to_image, guarded=False), guarded, batch)
+        images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
+        images, labels = transform(images, tf.ensure_shape(labels, (batch_size,)), draws)
         return (images, labels) if weights is None else (images, labels, tf.linalg.matvec(labels, weights))
 
     return (
         tf.data.Dataset.from_tensors(0)
         .map(begin)
         .flat_map(examples_of_pass)
-        .map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(recipe.batch_size // share.workers, drop_remainder=True)
-        .map(batch_transform, num_parallel_calls=tf.data.AUTOTUNE)
+        .batch(batch_size, drop_remainder=True)
+        # One core works on one batch from its files to the end: nothing is handed over in between.
+        .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
         .apply(lambda batches: with_cardinality(batches, steps))
         .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
@@ -270,22 +275,30 @@ def _in_memory(split):
     """Reads undecoded examples once, where they fit into memory.
 
     Returns:
-        Examples (image, label, path), the path "" where an image is no file; what reads an image before it
-        is decoded; and how many examples to shuffle at a time.
+        Examples (image, label, path), the path "" where an image is no file; and what reads an image before
+        it is decoded.
     """
     fits = _fits_in_memory(split.bytes)
     if split.files is None:
         examples = split.examples.map(lambda image, label: (image, label, ""))
-        return (
-            (examples.cache(), tf.identity, split.size) if fits else (examples, tf.identity, SHUFFLED_IMAGES)
-        )
+        return (examples.cache() if fits else examples), tf.identity
     examples = split.examples.map(lambda path, label: (path, label, path))
     if not fits:
-        return examples, tf.io.read_file, split.size  # Paths are short.
+        return examples, tf.io.read_file
     examples = examples.map(
         lambda image, label, path: (read_file(image), label, path), num_parallel_calls=tf.data.AUTOTUNE
     )
-    return examples.cache(), tf.identity, split.size
+    return examples.cache(), tf.identity
+
+
+def _shuffle_window(split):
+    """How many examples to shuffle at a time: all of them, if these are paths or at most `SHUFFLED_BYTES`.
+
+    The order of a run follows from it, so it follows from the data set and not from the machine.
+    """
+    if split.files is not None:
+        return split.size
+    return max(1, min(split.size, int(split.size * SHUFFLED_BYTES / max(split.bytes, 1))))
 
 
 def _filled_up(examples, size):

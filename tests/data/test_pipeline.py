@@ -393,12 +393,29 @@ def test_validation_alone_needs_no_training_split(image_folder, tmp_path):
     assert len(labels_of(loaded.images)) == 15
 
 
-def test_unfit_data_is_still_shuffled(image_folder, monkeypatch):
-    monkeypatch.setattr(data, "_fits_in_memory", lambda size: False)
-    loaded = data.load(plain(image_folder, batch_size=36))
-    first, second = labels_of(loaded.train), labels_of(loaded.train)
+@pytest.mark.parametrize("dataset", ["folder", "digits"])
+def test_order_does_not_depend_on_the_memory(image_folder, monkeypatch, dataset):
+    recipe = plain(image_folder, batch_size=36) if dataset == "folder" else DIGITS
+    orders = []
+    for fits in (True, False):
+        monkeypatch.setattr(data, "_fits_in_memory", lambda size, fits=fits: fits)
+        loaded = data.load(recipe)
+        orders.append([labels_of(loaded.train), labels_of(loaded.train)])
+    np.testing.assert_array_equal(*orders)
+    first, second = orders[0]
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    if dataset == "folder":  # Nothing is left out.
+        np.testing.assert_array_equal(np.sort(first), np.sort(second))
+
+
+def test_shuffle_window_follows_from_the_data_set(monkeypatch):
+    monkeypatch.setattr(data, "SHUFFLED_BYTES", 64 * 1000)  # 1,000 of 1,437 scans of 8 x 8 bytes
+    loaded = data.load(dataclasses.replace(DIGITS, flip=False, batch_size=479))
+    unshuffled = data.open_source(DIGITS).read("train").examples
+    place = {image.numpy().tobytes(): i for i, (image, _) in enumerate(unshuffled)}
+    images = images_of(loaded.train).astype(np.uint8)
+    places = [place[image.tobytes()] for image in images]
+    assert max(places[i] - i for i in range(len(places))) < 1000
 
 
 def test_digits_load_where_free_memory_is_unknown(monkeypatch):

@@ -1,0 +1,100 @@
+"""Images/s of inference at 224x224 on the CPU, float32: the paper's table of throughputs in spirit.
+
+This package's ConvMixers (Keras on TensorFlow, `keras.Model.predict_on_batch`) beside timm's, and ResNet-152,
+DeiT-B and ResMLP-B24/8 from timm, all with random weights. Each contender has a process of its own and works
+only when it has its turn. Parameters and multiply-adds are counted here, the latter of convolutions and dense
+layers; top-1 is what the networks' authors published.
+
+  pip install -e ".[bench]" && python benchmarks/throughput.py [--batch 4] [--rounds 5] [--only 1024/20 ...]
+"""
+
+import argparse
+from functools import partial
+
+from side_by_side import seconds_per_step
+
+SIDE = 224
+# Name, (builder of this package or None, timm's name, published top-1).
+NETWORKS = {
+    "ConvMixer-1536/20": ("ConvMixer1536_20", "convmixer_1536_20", 81.37),
+    "ConvMixer-768/32": ("ConvMixer768_32", "convmixer_768_32", 80.16),
+    "ConvMixer-1024/20": ("ConvMixer1024_20", "convmixer_1024_20_ks9_p14", 76.94),
+    "ResNet-152": (None, "resnet152", 79.6),
+    "DeiT-B": (None, "deit_base_patch16_224", 81.8),
+    "ResMLP-B24/8": (None, "resmlp_big_24_224", 81.0),
+}
+
+
+def keras_step(builder, batch):
+    import numpy as np
+
+    import convmixer_keras as ck
+
+    model = getattr(ck, builder)()
+    images = np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)
+    return lambda: model.predict_on_batch(images)
+
+
+def timm_step(name, batch):
+    import timm
+    import torch
+
+    model = timm.create_model(name).eval().to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+
+    def step():
+        with torch.inference_mode():
+            model(images)
+
+    return step
+
+
+def size_of(name):
+    """Parameters and multiply-adds of timm's network of that name."""
+    import timm
+    import torch
+
+    model = timm.create_model(name).eval()
+    multiply_adds = 0
+
+    def count(layer, inputs, output):
+        nonlocal multiply_adds
+        if isinstance(layer, torch.nn.Conv2d):
+            multiply_adds += output.numel() * layer.weight[0].numel()
+        else:
+            multiply_adds += output.numel() * layer.in_features
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(count)
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, SIDE, SIDE))
+    return sum(parameter.numel() for parameter in model.parameters()), multiply_adds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
+    args = parser.parse_args()
+    contenders = {}
+    for name in args.only:
+        builder, timms_name, _ = NETWORKS[name]
+        if builder:
+            contenders[name, "this package"] = partial(keras_step, builder, args.batch)
+        contenders[name, "timm"] = partial(timm_step, timms_name, args.batch)
+    seconds = seconds_per_step(contenders, args.rounds, repeats=1)
+    print("| network | parameters | multiply-adds | top-1 | program | images/s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (name, program), value in seconds.items():
+        _, timms_name, top1 = NETWORKS[name]
+        parameters, multiply_adds = size_of(timms_name)
+        print(
+            f"| {name} | {parameters / 1e6:.1f} M | {multiply_adds / 1e9:.2f} G | {top1} | {program} | "
+            f"{args.batch / value:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
