@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 from convmixer_keras.commands import settings_flags
-from convmixer_keras.commands.report import write_report
 from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.text import one_line
@@ -38,6 +37,8 @@ def evaluate(arguments, recipe):
         scores = evaluation.evaluate(arguments.evaluate, recipe, settings.data_dir, verbose, **options)
     print_scores(arguments.evaluate, recipe, scores)
     if arguments.report is not None:
+        from convmixer_keras.commands.report import write_report
+
         write_report(arguments.report, scores)
     return command_line.DONE
 
