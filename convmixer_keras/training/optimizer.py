@@ -69,6 +69,11 @@ class AdamW(keras.optimizers.AdamW):
         finally:
             self.epsilon = epsilon
 
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        if self.gradients_are_summed:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def build(self, variables):
         super().build(variables)
         if self.use_ema:
@@ -80,20 +85,11 @@ class AdamW(keras.optimizers.AdamW):
         The momentum of step t, counted from 0, is at most (1 + t) / (10 + t), as in TensorFlow's
         `ExponentialMovingAverage`.
         """
-        if not self.use_ema:
-            return
         step = keras.ops.cast(self.iterations, "float32")
-        momentum, self.ema_momentum = self.ema_momentum, self._momentum_at(step)
-        try:
-            super()._update_model_variables_moving_average(trainable_variables)
-        finally:
-            self.ema_momentum = momentum
-        kept = keras.ops.where(step > 0, self._momentum_at(step), 0.0)
-        for statistic, average in zip(self.statistics, self._statistics_averages, strict=True):
-            average.assign(kept * average + (1 - kept) * statistic)
-
-    def _momentum_at(self, step):
-        return keras.ops.minimum(self.ema_momentum, (1 + step) / (10 + step))
+        momentum = keras.ops.minimum(self.ema_momentum, (1 + step) / (10 + step))
+        momentum = keras.ops.where(step > 0, momentum, 0.0)
+        for variable, average in self.averaged:
+            average.assign(momentum * average + (1 - momentum) * variable)
 
     @property
     def averaged(self):

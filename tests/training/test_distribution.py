@@ -87,8 +87,9 @@ def test_replicas_take_the_steps_of_one_device(runs, strategy):
     expected = numbers(root / "one/process0/run/checkpoint.weights.h5")
     found = numbers(root / strategy / "process0/run/checkpoint.weights.h5")
     assert found.keys() == expected.keys()
-    # 22 trainable weights with two moments and a moving average each, and the count of steps.
-    assert len([name for name in found if name.startswith("optimizer")]) == 3 * 22 + 1
+    # 22 trainable weights with two moments and a moving average each, the moving averages of 5 means and
+    # variances, and the count of steps.
+    assert len([name for name in found if name.startswith("optimizer")]) == 3 * 22 + 2 * 5 + 1
     for name, value in expected.items():
         np.testing.assert_allclose(
             found[name], value, rtol=1e-4, atol=1e-4 * np.abs(value).max() + 1e-12, err_msg=name
