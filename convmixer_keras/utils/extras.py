@@ -20,7 +20,10 @@ EXTRAS = {
 
 def is_installed(module):
     """Returns whether a package is installed, by its import name, without importing it."""
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # Of the package that it is part of.
+        return False
 
 
 def require(*modules):

@@ -6,13 +6,13 @@ import zipfile
 from convmixer_keras.utils.errors import InputError
 
 # Weights hardly compress. Sizes that a file only claims are held against its own size.
-UNPACKED_FREE = 64 * 2**20
+UNPACKED_FREE = 256 * 2**20
 UNPACKED_TIMES = 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def check_unpacked(path, size, what="it"):
-    """Raises InputError if a file unpacks to `size` bytes, over 64 MiB plus 20 times its own size."""
+    """Raises InputError if a file unpacks to `size` bytes, over 256 MiB plus 20 times its own size."""
     own = os.path.getsize(path)
     allowed = UNPACKED_FREE + UNPACKED_TIMES * own
     if size > allowed:

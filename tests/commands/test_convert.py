@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 import convmixer_keras as ck
 from convmixer_keras import presets
+from convmixer_keras.commands import verification
 from convmixer_keras.convert import recognition, torch_model, torch_weights
 from convmixer_keras.data import preprocessing
 from convmixer_keras.data.preprocessing import Preprocessing
@@ -104,16 +105,18 @@ def test_no_verify_says_nothing_of_agreement(checkpoint, tmp_path, convmixer_con
     ck.ConvMixer(16, 2, 3, 2, classes=10, weights=out)
 
 
-def test_disagreement_fails_and_leaves_no_output(reference, tmp_path, convmixer_convert):
-    with torch.no_grad():  # Logits of millions, which no two orders of summation agree on.
-        reference.head.weight.mul_(1e9)
+def test_disagreement_fails_and_leaves_no_output(reference, tmp_path, convmixer_convert, monkeypatch):
+    # Less than two orders of summation differ by.
+    monkeypatch.setattr(verification, "TOLERANCE", 1e-12)
     torch.save(reference.state_dict(), tmp_path / "m.pth")
     (tmp_path / "old.keras").write_bytes(b"what was here before")
     for name in ("new.keras", "old.keras"):
         before = files_under(tmp_path)
         outcome = convmixer_convert(tmp_path / "m.pth", tmp_path / name, "--activation", "gelu")
         assert outcome.code == 1
-        assert re.fullmatch(r"error: Keras and PyTorch differ by \S+, over 0.001; .*\n", outcome.stderr)
+        assert re.fullmatch(
+            r"error: Keras and PyTorch differ by \S+, over 1e-12 of the largest .*\n", outcome.stderr
+        )
         assert files_under(tmp_path) == before
 
 

@@ -88,6 +88,7 @@ def test_operations_of_the_file(tmp_path):
         "MUL",
         "PAD",
         "RESHAPE",
+        "SOFTMAX",
         "STRIDED_SLICE",
     }
     taps = [int(np.prod(kernel)) for kernel in kernels(tmp_path / "m.tflite")]

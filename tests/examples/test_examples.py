@@ -341,7 +341,7 @@ def bad(all_bad, tmp_path):
         ("predict text.jpg --model good.keras", "cannot read text.jpg as an image"),
         ("predict empty --model good.keras", "cannot read empty as an image"),
         ("predict photo.png --model none.keras", "there is no file none.keras"),
-        ("predict photo.png --model text.keras", "text.keras is not a Keras model"),
+        ("predict photo.png --model text.keras", "text.keras is not a zip archive"),
         ("predict photo.png --model text.tflite", "a model is a .keras file or one of ConvMixer1536_20"),
         ("predict photo.png --model ConvMixer256_8", "a model is a .keras file or one of ConvMixer1536_20"),
         ("predict photo.png --model normalised.keras", "normalised.keras takes normalised channels"),
@@ -405,7 +405,7 @@ def test_on_device_with_bad_input(arguments, message, bad):
 def test_on_device_gives_probabilities_for_logits_too(bad):
     file = bad / "m.tflite"
     model = keras.saving.load_model(bad / "good.keras")
-    tflite.export(model, file)
+    tflite.export(model, file, logits=True, preprocessing=Preprocessing((16, 16)))
     printed = good(example("on_device", bad / "photo.png", "--model", file))
     logits = model.predict(np.full((1, 16, 16, 3), 99.0, np.float32), verbose=0)[0]
     expected = np.exp(logits) / np.exp(logits).sum()

@@ -2,7 +2,6 @@
 
 import http.client
 import http.server
-import importlib.metadata
 import os
 import shutil
 import signal
@@ -17,6 +16,8 @@ import urllib.request
 
 import pytest
 from web_server import WEB, served
+
+import convmixer_keras
 
 MODEL = b"\x20\0\0\0TFL3" + bytes(range(256)) * 40
 
@@ -230,7 +231,7 @@ def test_version_and_a_light_start():
         [sys.executable, "-X", "importtime", WEB / "serve.py", "--version"], capture_output=True, text=True
     )
     assert done.returncode == 0
-    assert f"convmixer-keras {importlib.metadata.version('convmixer-keras')}" in done.stdout
+    assert f"convmixer-keras {convmixer_keras.__version__}" in done.stdout
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert imported.isdisjoint({"numpy", "keras", "tensorflow"})
 
