@@ -15,7 +15,6 @@ from convmixer_keras.convert.recognition import Recognised, recognise
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
 from convmixer_keras.data import preprocessing
 from convmixer_keras.models import sizes
-from convmixer_keras.models.structure import check_convmixer
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
@@ -214,6 +213,8 @@ def model_sizes(model):
         )
     if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
         raise InputError("the model has no residual connections, without which PyTorch's has no counterpart")
+    from convmixer_keras.models.structure import check_convmixer  # Imports Keras.
+
     check_convmixer(model)
     return sizes.of_model(model)
 
