@@ -340,6 +340,7 @@ def test_command(trained, tmp_path):
     assert Classifier(tmp_path / "m.tflite").class_names == [f"digit {i}" for i in range(10)]
 
 
+@pytest.mark.slow
 def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
     model = build(classes=3, depth=1, kernel_size=3)
     ck.save_model(model, tmp_path / "m.keras")

@@ -165,7 +165,7 @@ def damaged_folder(tmp_path, image_folder):
     return root
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_memory):
     monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
     bad = [str(damaged_folder / name) for name in ("train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg")]
@@ -241,6 +241,7 @@ def test_augmentation_is_the_same_at_any_parallelism(image_folder):
     np.testing.assert_allclose(images_of(loaded.train), second[24:], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_workers_augment_as_one_does(image_folder):
     """But for mixing, which is within what a worker has of a batch."""
     recipe = augmented(image_folder, mixup_alpha=0.0, cutmix_alpha=0.0)
@@ -251,6 +252,7 @@ def test_workers_augment_as_one_does(image_folder):
     assert (np.abs(joined - whole) > 1e-3).mean() < 1e-4
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_in_another_process(image_folder):
     script = (
         "import dataclasses, sys, numpy as np, tensorflow as tf\n"

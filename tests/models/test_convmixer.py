@@ -409,7 +409,10 @@ assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.module
 """
 
 
-@pytest.mark.parametrize(("backend", "kernel_size"), [("tensorflow", 5), ("torch", 4), ("jax", 4)])
+@pytest.mark.parametrize(
+    ("backend", "kernel_size"),
+    [("tensorflow", 5), ("torch", 4), pytest.param("jax", 4, marks=pytest.mark.slow)],
+)
 def test_backends_agree(backend, kernel_size, tmp_path):
     if backend == "jax":
         pytest.importorskip("jax")

@@ -243,6 +243,7 @@ print("trained")
 """
 
 
+@pytest.mark.slow
 def test_keras_still_needs_the_distributed_model():
     """Fails once keras-team/keras issue 20585 is solved: then `TrainingModel` can be smaller."""
     processes = [

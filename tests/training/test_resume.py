@@ -36,10 +36,8 @@ def scalars(folder):
     return found
 
 
-@pytest.mark.parametrize(
-    "policies",
-    [("float32", "mixed_float16"), pytest.param(("mixed_float16", "float32"), marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("policies", [("float32", "mixed_float16"), ("mixed_float16", "float32")])
 def test_what_may_change(recipe, tmp_path, policies):
     output = tmp_path / "run"
     begun = dataclasses.replace(recipe, dtype_policy=policies[0], epochs=1)
@@ -99,6 +97,7 @@ def finished(finished_once, tmp_path):
     return shutil.copytree(finished_once, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_one_unbroken_run(recipe, tmp_path, monkeypatch):
     output = tmp_path / "run"
     recipe = dataclasses.replace(recipe, epochs=3)

@@ -107,9 +107,9 @@ def interrupt_after(monkeypatch, epochs):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         pytest.param({"ema_momentum": 0.9}, marks=pytest.mark.slow),
-        {"ema_momentum": 0.9, "dtype_policy": "mixed_float16"},
+        pytest.param({"ema_momentum": 0.9, "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, changes):
@@ -191,6 +191,7 @@ def test_mixed_precision_learns(recipe, tmp_path, policy):
     assert history[-1]["val_accuracy"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_imagenet_recipe_runs_whole(image_folder, tmp_path):
     """Mixed precision, every augmentation, averaged weights: at a small size."""
     small = {"image_size": 28, "hidden_dim": 8, "depth": 1, "batch_size": 12, "epochs": 2}
@@ -199,6 +200,7 @@ def test_the_imagenet_recipe_runs_whole(image_folder, tmp_path):
     assert all(np.isfinite(value) for row in history for value in row.values())
 
 
+@pytest.mark.slow
 def test_steps_per_execution_changes_nothing(recipe, tmp_path):
     runs = [
         training.train(recipe, tmp_path / str(steps), Settings(steps_per_execution=steps), verbose=0)
