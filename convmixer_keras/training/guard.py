@@ -36,30 +36,19 @@ class Guard:
         self._first = _of_replica(0, tf.int64)
         self._loss = _of_replica(0, tf.float32)
 
-    def before_step(self):
-        """Call it first in the training step. Returns what `watch` takes.
-
-        The forward pass changes the running statistics: they may overflow in a step whose loss is still
-        finite. They are small, so that they are held in each step.
-        """
-        return {
-            i: tf.identity(variable) for i, variable in enumerate(self._variables) if not variable.trainable
-        }
-
-    def watch(self, loss, before):
-        """Records a step. Call it in the training step before the weights are updated.
+    def watch(self, loss):
+        """Records a step. Call it in the training step before weights and statistics are updated.
 
         Args:
             loss: The loss of all replicas together, a scalar tensor.
-            before: What `before_step` returned.
         """
         finite = tf.math.is_finite(loss)
         failed = self._in_a_row >= self._limit
         self._steps.assign_add(1)
 
         def keep():
-            for i, (copy, variable) in enumerate(zip(self._copies, self._variables, strict=True)):
-                copy.assign(before.get(i, variable))
+            for copy, variable in zip(self._copies, self._variables, strict=True):
+                copy.assign(variable)
             self._in_a_row.assign(0)
 
         def count():

@@ -12,7 +12,7 @@ class TrainingModel(keras.Model):
 
     - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
       loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
-    - `guard` sees each loss before the weights are updated.
+    - `guard` sees each loss before weights and statistics are updated.
     - Gradients and BatchNorm's statistics of all passes are summed up, travel between replicas in a single
       exchange, and give one update.
     - The weights of images count in every metric.
@@ -48,7 +48,6 @@ class TrainingModel(keras.Model):
         return super().call(inputs, training=training, mask=mask)
 
     def train_step(self, data):
-        before = self.guard.before_step() if self.guard else None
         total = None
         for part in _parts(data, self.passes):
             # One pass after the other: TensorFlow would begin all of them at once.
@@ -64,7 +63,7 @@ class TrainingModel(keras.Model):
         if len(data) > 2:  # Images have weights, whose sum differs from part to part.
             loss, gradients = loss / share, [gradient / share for gradient in gradients]
         if self.guard:
-            self.guard.watch(loss, before)
+            self.guard.watch(loss)
         self._update_running_statistics(statistics)
         self.optimizer.apply(gradients, weights)
         return self._metrics_for_keras(self.get_metrics_result())
