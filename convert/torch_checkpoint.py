@@ -131,7 +131,10 @@ def _read_pickled(path, ema):
         )
     import torch
 
-    is_zip = zipfile.is_zipfile(path)
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile as error:  # As of a file that says that it is one of several parts.
+        raise InputError(f"{path} is damaged: {_first_line(error)}") from None
     if is_zip:
         _check_sums(path)
     # What training programs keep beside the weights: these classes only hold values, and run nothing.

@@ -78,7 +78,8 @@ def test_the_accuracy_of_a_run_is_that_of_its_files(turned_photographs, tmp_path
     def evaluated(path):
         capsys.readouterr()
         assert train_command.main(["--evaluate", str(path), "--dataset", str(turned_photographs)]) == 0
-        found = re.search(r"240 images: loss (\S+), top-1 (\S+) %, top-5 (\S+) %", capsys.readouterr().out)
+        printed = capsys.readouterr().out
+        found = re.search(r"240 images of 'val': loss (\S+), top-1 (\S+) %, top-5 (\S+) %", printed)
         return [float(number) for number in found.groups()]
 
     of_run = evaluated(run / "model.keras")
