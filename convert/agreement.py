@@ -5,9 +5,9 @@ import numpy as np
 from convmixer_keras.utils.errors import Failure, InputError
 
 # Root mean square of the difference over that of the model's outputs, by mode. Trained networks have 1e-6 in
-# float32, 1e-3 in float16, 0.02 in dynamic and 0.1 in int8; random weights of a full-size network up to 0.3 in
-# dynamic and 0.9 in int8. A file that computes something else has about 1.4.
-TOLERANCES = {"float32": 1e-3, "float16": 0.03, "dynamic": 0.6, "int8": 1.2}
+# float32, 1e-3 in float16, 0.02 in dynamic and 0.1 in int8; random weights of a full-size network up to 0.3
+# in dynamic and 0.92 in int8. A file that gives zeros has 1, one that computes something else about 1.4.
+TOLERANCES = {"float32": 1e-3, "float16": 0.03, "dynamic": 0.6, "int8": 0.97}
 
 
 def check_finite_outputs(outputs):
