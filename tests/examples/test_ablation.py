@@ -167,7 +167,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path, capsys):
         assert errors.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_killed_study_goes_on(image_folder, tmp_path):
     """All of STUDY, killed within the second run, ends as one that was not killed."""
     flags = ["--dataset", image_folder, "--output", tmp_path, *TINY, *PLAIN, "--epochs", "3"]

@@ -66,10 +66,10 @@ def last_line(process):
     [
         (1, signal.SIGSTOP, "waits"),
         (0, signal.SIGKILL, "asks"),
-        pytest.param(2, signal.SIGKILL, "waits", marks=pytest.mark.slow),
-        pytest.param(0, signal.SIGSTOP, "asks", marks=pytest.mark.slow),
-        pytest.param(2, signal.SIGSTOP, "asks", marks=pytest.mark.slow),
-        pytest.param(0, signal.SIGSTOP, "waits", marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGKILL, "waits", marks=pytest.mark.real),
+        pytest.param(0, signal.SIGSTOP, "asks", marks=pytest.mark.real),
+        pytest.param(2, signal.SIGSTOP, "asks", marks=pytest.mark.real),
+        pytest.param(0, signal.SIGSTOP, "waits", marks=pytest.mark.real),
     ],
 )
 def test_a_lost_process_is_named_in_every_other(lost, how, work):

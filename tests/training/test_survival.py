@@ -48,7 +48,7 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_killed_run_ends_like_one_that_was_not(unbroken, tmp_path):
     with started([*COMMAND, *RUN], tmp_path) as process:
         # In the middle of the second epoch.
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_like_one_that_was_not(unbroken, tmp_path):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, err_msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_twenty_kills_cost_no_checkpoint(unbroken, tmp_path):
     """Each time the run goes on from its last checkpoint, however far that one was written."""
     draws = random.Random(0)
@@ -104,7 +104,7 @@ def stopped(unbroken, tmp_path):
     return tmp_path
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_no_room_at_any_point_of_writing(stopped):
     """Files above a size cannot be written, so that each in its turn is the one that fails."""
     # Room for the model, and not for the checkpoint with its optimizer.
@@ -128,7 +128,7 @@ def test_no_room_at_any_point_of_writing(stopped):
     assert progress(stopped) == (3, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_full_disk(unbroken, tmp_path):
     """A disk of its own, that is made too small while the run is half done."""
     disk = tmp_path / "disk"
@@ -155,7 +155,7 @@ def test_a_full_disk(unbroken, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 def test_a_checkpoint_cut_short_by_hand(unbroken, tmp_path):
     shutil.copytree(unbroken / "run", tmp_path / "run")
     checkpoint = tmp_path / "run/checkpoint.weights.h5"
@@ -169,7 +169,7 @@ def test_a_checkpoint_cut_short_by_hand(unbroken, tmp_path):
     assert {path: digest(path) for path in (tmp_path / "run").glob("*.*")} == before
 
 
-@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.real)])
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     arguments = [*SMALL, "--strategy", strategy, "--epochs", "3", "--clip-norm", "0"]
     done = run(*arguments, "--learning-rate", "1e12", cwd=tmp_path)

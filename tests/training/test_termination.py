@@ -53,8 +53,8 @@ def assert_same_models(one, other):
     ("phase", "batch", "step"),
     [
         ("test", 1, 11),
-        pytest.param("train", 4, 4, marks=pytest.mark.slow),
-        pytest.param("train", 0, 0, marks=pytest.mark.slow),
+        pytest.param("train", 4, 4, marks=pytest.mark.real),
+        pytest.param("train", 0, 0, marks=pytest.mark.real),
     ],
 )
 def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, phase, batch, step):
@@ -70,7 +70,7 @@ def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, phase, batch, s
     assert_same_models(tmp_path, unbroken[0])
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("asked", [0, 1])
 def test_two_processes_end_together(tmp_path, asked):
     """Only one of them is asked; both name the same step, and resume to the weights of an unbroken run."""
