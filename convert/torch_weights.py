@@ -1,7 +1,4 @@
-"""PyTorch ConvMixer checkpoints to Keras models with the same outputs, and back.
-
-The command for it is `convmixer-convert`. Neither needs PyTorch for `.safetensors`.
-"""
+"""PyTorch ConvMixer checkpoints to Keras models with the same outputs, and back."""
 
 import dataclasses
 import os
