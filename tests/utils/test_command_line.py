@@ -170,7 +170,7 @@ def test_long_work_shows_how_far_it_is(run, image_folder, tmp_path):
             assert not set("\r\x1b\x08") & set(lines)
 
 
-@pytest.mark.xfail(reason="downloads are huggingface_hub's now; what is expected of their progress is not yet updated")
+@pytest.mark.xfail(reason="downloads are huggingface_hub's now; what is expected of it is not yet updated")
 @pytest.mark.slow
 def test_predict_fetches_the_published_weights(server, tmp_path, image_folder):  # noqa: F811
     """Over real HTTP, from a server on loopback; the second time from the cache."""
