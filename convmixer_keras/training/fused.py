@@ -50,11 +50,14 @@ class FusedBatchNormalization(keras.layers.Layer):
         return outputs
 
     def update(self, mean, variance):
-        """Moves the running statistics towards those of a batch, tensors (channels,)."""
+        """Moves the running statistics towards those of a batch, tensors (channels,).
+
+        Channels whose variance overflows are left as they are: an infinite running variance would stay.
+        """
         layer = self.batch_norm
-        keep = layer.momentum
-        layer.moving_mean.assign(layer.moving_mean * keep + mean * (1 - keep))
-        layer.moving_variance.assign(layer.moving_variance * keep + variance * (1 - keep))
+        keep = tf.where(tf.math.is_finite(mean + variance), layer.momentum, 1.0)
+        for running, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+            running.assign(running * keep + tf.math.multiply_no_nan(value, 1 - keep))
 
     def _fused(self, inputs, mean=None, variance=None):
         """Returns outputs, mean and unbiased variance; those of `inputs` where none are given."""

@@ -482,15 +482,14 @@ def test_logits_and_few_classes(page, tmp_path, picture, digits):
 
 
 def test_keyboard_alone(page, address, picture):
+    page.on("filechooser", lambda chooser: chooser.set_files(picture))
     open_page(page, address)
     page.context.grant_permissions(["camera"])
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     outline = "element => getComputedStyle(element).outlineStyle"
     assert page.locator("label.button").evaluate(outline) == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Enter")
-    chooser.value.set_files(picture)
+    page.keyboard.press("Enter")
     page.wait_for_selector("#results li")
     assert page.evaluate("document.activeElement.id") == "file"
     page.keyboard.press("Tab")

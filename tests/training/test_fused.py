@@ -56,6 +56,19 @@ def test_running_statistics_equal_pytorch():
     np.testing.assert_allclose(layer.moving_variance, reference.running_var, rtol=1e-5)
 
 
+def test_running_statistics_stay_finite():
+    layer = keras.layers.BatchNormalization(momentum=0.9)
+    layer.build((None, 4, 4, 3))
+    before = [variable.numpy() for variable in (layer.moving_mean, layer.moving_variance)]
+    mean, variance = np.float32([1, 2, np.nan]), np.float32([1, np.inf, 1])
+    FusedBatchNormalization(layer).update(tf.constant(mean), tf.constant(variance))
+    for running, old, value in zip(
+        (layer.moving_mean, layer.moving_variance), before, (mean, variance), strict=True
+    ):
+        expected = [0.9 * old[0] + 0.1 * value[0], old[1], old[2]]
+        np.testing.assert_allclose(running, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_gradients_equal_kerass(images, activation):
     model = small_model(activation=activation)
