@@ -2,9 +2,9 @@
 """Names what is on photographs, with NumPy, Pillow and LiteRT alone: copy this file to the device.
 
   pip install numpy pillow ai-edge-litert
-  python on_device.py dog.jpg cat.jpg --model out.tflite
+  python on_device.py dog.jpg cat.jpg --model model.tflite
 
-`out.tflite` is a file that convmixer-tflite wrote: it holds class names, and says how a photograph becomes
+`model.tflite` is a file that convmixer-tflite wrote: it holds class names, and says how a photograph becomes
 its input. Prints the likeliest classes of each photograph with their probabilities, and the time that the
 network took: 29 ms for ConvMixer-1024/20 (--mode dynamic) on one core of an AMD EPYC.
 """

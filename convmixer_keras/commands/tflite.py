@@ -12,9 +12,9 @@ from convmixer_keras.utils.files import check_output
 
 DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
 
-  convmixer-tflite model.keras out.tflite                                    float32
-  convmixer-tflite model.keras out.tflite --mode dynamic                     a third of the size; for PCs
-  convmixer-tflite model.keras out.tflite --mode int8 --calibrate photos/    integers throughout; for phones
+  convmixer-tflite model.keras model.tflite                                    float32
+  convmixer-tflite model.keras model.tflite --mode dynamic                     a third of the size; for PCs
+  convmixer-tflite model.keras model.tflite --mode int8 --calibrate photos/    integers throughout; for phones
 
 The file is then run against the Keras model, on the images of --calibrate or on random ones."""
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Serves the page that runs a .tflite file in the browser, to this machine alone.
 
-  python examples/web/serve.py out.tflite               then open the address that it prints
-  python examples/web/serve.py out.tflite --network     to the phones of this network, too, by HTTPS
+  python examples/web/serve.py model.tflite               then open the address that it prints
+  python examples/web/serve.py model.tflite --network     to the phones of this network, too, by HTTPS
 
-`out.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. The
+`model.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. The
 first start fetches LiteRT.js (12 MB) from the npm registry into the folder litert/ beside this file; later
 ones need no network.
 """
