@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -82,15 +83,24 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def convmixer_convert(capfd):
-    """Function from the arguments of `convmixer-convert` to its `Outcome`, in this process."""
-    from convmixer_keras.commands import convert as torch_command
+def here(capfd, monkeypatch):
+    """Function from a command's `main` and its arguments to its `Outcome`, in this process."""
     from convmixer_keras.utils import command_line
 
-    def run(*arguments):
+    def run(main, *arguments):
+        arguments = [str(argument) for argument in arguments]
+        monkeypatch.setattr(sys, "argv", [sys.argv[0], *arguments])
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_info:
-            command_line.run(lambda: torch_command.main([str(argument) for argument in arguments]))
+            command_line.run(lambda: main(arguments))
         return Outcome(exit_info.value.code, *capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def convmixer_convert(here):
+    """Function from the arguments of `convmixer-convert` to its `Outcome`, in this process."""
+    from convmixer_keras.commands import convert
+
+    return lambda *arguments: here(convert.main, *arguments)

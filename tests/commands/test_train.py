@@ -1,20 +1,19 @@
-"""The command line, as a user runs it: real processes."""
+"""The training command, in real processes where it is about a process."""
 
 import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
+from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
 from convmixer_keras.commands import train
-from convmixer_keras.utils import command_line
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
 
@@ -39,20 +38,20 @@ def test_trains_and_says_what_it_wrote(digits_run):
         assert picture.size[0] > 500
 
 
-def test_the_printed_commands_work(digits_run):
+def test_the_printed_commands_work(digits_run, here, monkeypatch, capfd):
     folder, done = digits_run
-    evaluate, show = (line.strip() for line in done.stdout.splitlines()[-2:])
+    monkeypatch.chdir(folder)
+    evaluate, show = (shlex.split(line) for line in done.stdout.splitlines()[-2:])
     accuracy = re.search(r"validation accuracy (\d+\.\d\d) %", done.stdout)[1]
-    evaluated = run(*evaluate.split()[2:], cwd=folder)
-    assert evaluated.returncode == 0, evaluated.stderr
+    assert evaluate[:2] == ["python", str(ROOT / "train_keras.py")]
+    evaluated = here(train.main, *evaluate[2:])
+    assert evaluated.code == 0, evaluated.stderr
     assert "on digits, 360 images of 'test': loss" in evaluated.stdout
     assert f"top-1 {accuracy} %" in evaluated.stdout
     assert re.search(r"top-5 \d+\.\d\d %", evaluated.stdout)
-    shown = subprocess.run(
-        show.replace("python", sys.executable, 1), shell=True, cwd=folder, capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    assert "block0_pointwise" in shown.stdout
+    assert show[:2] == ["python", "-c"]
+    exec(show[2], {})
+    assert "block0_pointwise" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -100,18 +99,19 @@ def test_interrupt_and_resume(tmp_path):
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 21
 
 
-def test_folder_dataset_and_preview(image_folder, tmp_path):
+def test_folder_dataset_and_preview(image_folder, tmp_path, here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     common = ["--recipe", "cifar10_fast", "--dataset", str(image_folder), "--batch-size", "12", *SHORT]
-    trained = run(*common, "--randaugment-ops", "0", "--epochs", "1", "--output", "run", cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
-    previewed = run(*common, "--cutmix-alpha", "1", "--preview", "augmented.png", cwd=tmp_path)
-    assert previewed.returncode == 0, previewed.stderr
+    trained = here(train.main, *common, "--randaugment-ops", "0", "--epochs", "1", "--output", "run")
+    assert trained.code == 0, trained.stderr
+    previewed = here(train.main, *common, "--cutmix-alpha", "1", "--preview", "augmented.png")
+    assert previewed.code == 0, previewed.stderr
     with Image.open(tmp_path / "augmented.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
-    evaluated = run("--evaluate", "run/model.keras", cwd=tmp_path)
+    evaluated = here(train.main, "--evaluate", "run/model.keras")
     assert "15 images" in evaluated.stdout
-    wrong = run("--evaluate", "run/model.keras", "--dataset", "digits", cwd=tmp_path)
-    assert wrong.returncode == 2
+    wrong = here(train.main, "--evaluate", "run/model.keras", "--dataset", "digits")
+    assert wrong.code == 2
     assert wrong.stderr == "error: run/model.keras takes 3 channels, but images of digits have 1\n"
 
 
@@ -131,14 +131,12 @@ def test_folder_dataset_and_preview(image_folder, tmp_path):
         (["--preview", "nowhere/a.png"], "error: cannot write nowhere/a.png"),
     ],
 )
-def test_wrong_use_is_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, capfd):
+def test_wrong_use_is_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, here):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as exit_info:
-        command_line.run(lambda: train.main(arguments))
-    assert exit_info.value.code == 2
-    errors = capfd.readouterr().err
-    assert message in errors.splitlines()[-1]
-    assert "Traceback" not in errors
+    outcome = here(train.main, *arguments)
+    assert outcome.code == 2
+    assert message in outcome.stderr.splitlines()[-1]
+    assert "Traceback" not in outcome.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,5 @@
 """The dense head learns from a folder of images and masks."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -14,11 +13,6 @@ sys.path.insert(0, str(SCRIPT.parent))
 import segment  # noqa: E402
 
 
-def run(*arguments, cwd):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-
-
 def test_intersection_over_union_by_hand():
     truth = np.array([[0, 0, 1, 1, segment.IGNORED]])
     predicted = np.array([[0, 1, 1, 1, 0]])
@@ -26,10 +20,11 @@ def test_intersection_over_union_by_hand():
     np.testing.assert_allclose(scores, [1 / 2, 2 / 3, np.nan])
 
 
-def test_from_drawn_scenes_to_a_picture(tmp_path):
+def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
     segment.draw_scenes(tmp_path / "scenes", count=10, size=48)
-    done = run("scenes", "--size", 32, "--epochs", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    done = here(lambda arguments: segment.main(), "scenes", "--size", 32, "--epochs", 1)
+    assert done.code == 0, done.stderr
     assert "4 classes, 8 images to learn from, 2 held out" in done.stdout
     assert "mean intersection over union of what was held out" in done.stdout
     assert Image.open(tmp_path / "segmented.png").size[0] > 100

@@ -79,14 +79,20 @@ def models(digits, tmp_path_factory):
     )  # fmt: skip
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
     model.fit(images[:1500].astype(np.float32), classes[:1500], epochs=5, batch_size=64, verbose=0)
-    folder = tmp_path_factory.mktemp("web")
-    paths = {mode: folder / f"{mode}.tflite" for mode in tflite.MODES}
-    for mode, path in paths.items():
-        calibration = images[:100].astype(np.float32)
-        tflite.export(
-            model, path, mode, calibration=calibration, labels=DIGITS, preprocessing=Preprocessing(8, 1)
-        )
-    return paths
+    return Models(model, images[:100].astype(np.float32), tmp_path_factory.mktemp("web"))
+
+
+class Models(dict):
+    """Path by mode; a file is written when it is first asked for."""
+
+    def __init__(self, model, calibration, folder):
+        self.model, self.calibration, self.folder = model, calibration, folder
+
+    def __missing__(self, mode):
+        path = self[mode] = self.folder / f"{mode}.tflite"
+        options = {"calibration": self.calibration, "labels": DIGITS, "preprocessing": Preprocessing(8, 1)}
+        tflite.export(self.model, path, mode, **options)
+        return path
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,5 @@
 import inspect
 import itertools
-import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -247,23 +243,6 @@ def test_classifier_activation():
     np.testing.assert_allclose(model.predict(np.ones((2, 8, 8, 3)), verbose=0).sum(1), 1, rtol=1e-5)
 
 
-def test_saved_model_loads_without_this_package(tmp_path):
-    model = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
-    randomise(model)
-    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 3)).astype(np.float32)
-    model.save(tmp_path / "m.keras")
-    np.save(tmp_path / "images.npy", images)
-    script = (
-        "import sys, keras, numpy as np\n"
-        "model = keras.saving.load_model('m.keras')\n"
-        "np.save('logits.npy', model.predict(np.load('images.npy'), verbose=0))\n"
-        "assert not any(name.startswith('convmixer') for name in sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
-    logits = np.load(tmp_path / "logits.npy")
-    np.testing.assert_allclose(logits, model.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
-
-
 def test_weights_transfer_between_class_counts(tmp_path):
     ten = ck.ConvMixer(**SMALL, classes=10, input_shape=(8, 8, 3))
     ten.save_weights(tmp_path / "ten.weights.h5")
@@ -395,56 +374,3 @@ def test_bad_arguments(arguments, error, message):
 def test_named_builders_name_themselves_in_errors():
     with pytest.raises(TypeError, match=r"ConvMixer768_32\(\) .*'hiden_dim'"):
         ck.ConvMixer768_32(hiden_dim=3)
-
-
-BACKEND_SCRIPT = """
-import sys, keras, numpy as np
-import convmixer_keras as ck
-kernel_size = int(sys.argv[4])
-model = ck.ConvMixer(12, 2, kernel_size, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60)
-model.load_weights(sys.argv[1])
-np.save(sys.argv[3], keras.ops.convert_to_numpy(model(np.load(sys.argv[2]))))
-print(keras.backend.backend())
-assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
-"""
-
-
-@pytest.mark.parametrize(
-    ("backend", "kernel_size"),
-    [("tensorflow", 5), ("torch", 4), pytest.param("jax", 4, marks=pytest.mark.slow)],
-)
-def test_backends_agree(backend, kernel_size, tmp_path):
-    if backend == "jax":
-        pytest.importorskip("jax")
-    model = ck.ConvMixer(
-        12, 2, kernel_size, 3, classes=5, input_shape=(14, 13, 3), input_mean=120, input_std=60
-    )
-    randomise(model)
-    model.save_weights(tmp_path / "w.weights.h5")
-    images = np.random.default_rng(0).uniform(0, 255, (3, 14, 13, 3)).astype(np.float32)
-    np.save(tmp_path / "images.npy", images)
-    done = subprocess.run(
-        [sys.executable, "-c", BACKEND_SCRIPT, "w.weights.h5", "images.npy", "logits.npy", str(kernel_size)],
-        cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == backend
-    expected = model.predict(images, verbose=0)
-    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, rtol=1e-4, atol=1e-4)
-
-
-def test_import_loads_nothing_heavy():
-    script = (
-        "import sys, json, convmixer_keras as ck; before = sorted(sys.modules)\n"
-        "import keras; keras_alone = sorted(sys.modules)\n"
-        "ck.ConvMixer256_8(); print(json.dumps([before, keras_alone, sorted(sys.modules)]))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    at_import, keras_alone, after_building = json.loads(done.stdout)
-    assert "keras" not in at_import
-    added = set(after_building) - set(keras_alone)
-    assert "convmixer_keras.models.convmixer" in added
-    assert not added & {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn"}

@@ -1,9 +1,5 @@
 """Feature maps are those of the network itself, at any size, under every backend."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -57,32 +53,3 @@ def test_models_of_others():
     behind = ck.ConvMixer(8, 1, 3, 2, input_tensor=keras.layers.RandomFlip()(image))
     with pytest.raises(InputError, match="nothing before it"):
         ck.features(behind, 0)
-
-
-SCRIPT = """
-import keras, numpy as np, sys
-import convmixer_keras as ck
-model = ck.ConvMixer(8, 2, 4, 2, classes=3, input_shape=(8, 8, 3), weights=sys.argv[1])
-np.savez(sys.argv[2], *ck.features(model, (0, 1)).predict(np.load(sys.argv[3]), verbose=0))
-print(keras.backend.backend())
-"""
-
-
-@pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_backends_agree(backend, tmp_path):
-    pytest.importorskip(backend)
-    model = ck.ConvMixer(8, 2, 4, 2, classes=3, input_shape=(8, 8, 3))
-    model.save_weights(tmp_path / "m.weights.h5")
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(2, 11, 9, 3)).astype(np.float32))
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "m.weights.h5", "maps.npz", "x.npy"],
-        cwd=tmp_path,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.strip() == backend, done.stderr
-    expected = ck.features(model, (0, 1)).predict(np.load(tmp_path / "x.npy"), verbose=0)
-    found = np.load(tmp_path / "maps.npz")
-    for name, array in zip(found.files, expected, strict=True):
-        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4)

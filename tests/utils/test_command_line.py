@@ -15,6 +15,7 @@ from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  #
 
 import convmixer_keras as ck
 from convmixer_keras import presets
+from convmixer_keras.commands import tflite
 from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
@@ -188,12 +189,10 @@ def test_predict_fetches_the_published_weights(server, tmp_path, image_folder): 
     assert server.asked == [HUB_FILE]
 
 
-@pytest.mark.parametrize("command", ["train", "tflite"])
-def test_commands_that_need_tensorflow_take_it(command, tmp_path):
+def test_commands_that_need_tensorflow_take_it(tmp_path):
     """Whatever backend Keras would have taken: a note and the usual one-line error, no traceback."""
-    arguments = {"train": ["--evaluate", "none.keras"], "tflite": ["none.keras", "out.tflite"]}[command]
     done = subprocess.run(
-        [sys.executable, "-m", f"convmixer_keras.commands.{command}", *arguments],
+        [sys.executable, "-m", "convmixer_keras.commands.train", "--evaluate", "none.keras"],
         cwd=tmp_path,
         env={**os.environ, "KERAS_BACKEND": "torch"},
         capture_output=True,
@@ -204,3 +203,10 @@ def test_commands_that_need_tensorflow_take_it(command, tmp_path):
         "note: this command needs TensorFlow; KERAS_BACKEND=torch does not count",
         "error: there is no file none.keras",
     ]
+
+
+def test_the_export_takes_tensorflow(tmp_path, here, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    outcome = here(tflite.main, tmp_path / "none.keras", tmp_path / "out.tflite")
+    assert (outcome.code, os.environ["KERAS_BACKEND"]) == (2, "tensorflow")
+    assert outcome.stderr == f"error: there is no file {tmp_path}/none.keras\n"
