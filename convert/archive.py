@@ -8,15 +8,16 @@ from convmixer_keras.convert import runtime
 from convmixer_keras.data import preprocessing as preprocessing_module
 
 
-def written(labels, takes_pixels, preprocessing=None, *, offset):
-    """Returns the archive as bytes, to stand `offset` bytes into the file."""
+def written(labels, takes_pixels, preprocessing, network):
+    """Returns the archive as bytes, to stand behind the bytes of the network."""
     buffer = io.BytesIO()
     # Written at the offset that it will have, so that every reader finds its entries.
-    buffer.write(b"\0" * offset)
+    buffer.write(b"\0" * len(network))
     with zipfile.ZipFile(buffer, "a") as entries:
-        entries.writestr(runtime.INPUT_ENTRY, json.dumps({"takes_pixels": takes_pixels}))
+        record = {"takes_pixels": takes_pixels, "network": runtime.checksum(network)}
+        entries.writestr(runtime.INPUT_ENTRY, json.dumps(record))
         if preprocessing is not None:
             entries.writestr(preprocessing_module.ENTRY, preprocessing.to_json())
         if labels is not None:
             entries.writestr(runtime.LABELS_ENTRY, "".join(f"{label}\n" for label in labels))
-    return buffer.getvalue()[offset:]
+    return buffer.getvalue()[len(network) :]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras.convert.torch_checkpoint import StoredTensor, finite_float32
+from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.utils.errors import InputError, first_line
 
 ENDINGS = (".keras", ".weights.h5", ".h5")
@@ -58,22 +59,27 @@ def read(path, epsilon=None):
         InputError: If the file is damaged or not a Keras file, or if neither it nor `epsilon` says which
             epsilon its normalisations have.
     """
+    check_weights_file(path)
+    try:
+        return _read(path, epsilon)
+    except InputError:
+        raise
+    except Exception as error:  # A damaged file can raise anything.
+        raise InputError(f"{path} is damaged or not a Keras file: {first_line(error)}") from None
+
+
+def _read(path, epsilon):
     import h5py
 
     config = {}
-    if not os.path.isfile(path):
-        raise InputError(f"there is no file {path}")
-    try:
-        if path.endswith(".keras"):
-            archive = zipfile.ZipFile(path)
-            config = json.loads(archive.read("config.json"))
-            weights = h5py.File(archive.open("model.weights.h5"), "r")
-        else:
-            weights = h5py.File(path, "r")
-            config = json.loads(weights.attrs.get("model_config", "{}"))
-            weights = weights.get("model_weights", weights)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged or not a Keras file: {first_line(error)}") from None
+    if path.endswith(".keras"):
+        archive = zipfile.ZipFile(path)
+        config = json.loads(archive.read("config.json"))
+        weights = h5py.File(archive.open("model.weights.h5"), "r")
+    else:
+        weights = h5py.File(path, "r")
+        config = json.loads(weights.attrs.get("model_config", "{}"))
+        weights = weights.get("model_weights", weights)
     if "stem_conv" in json.dumps(config):
         raise InputError(
             f"{path} is this package's own model; for a PyTorch file say --to timm or --to official"
@@ -130,7 +136,11 @@ def _stored(array, name, path, shift):
     shape = tuple(array.shape) if axes is None else tuple(array.shape[axis] for axis in axes)
 
     def read():
-        return finite_float32(np.transpose(array[()], axes) + np.float32(shift), name, path)
+        try:
+            values = np.transpose(array[()], axes) + np.float32(shift)
+        except Exception as error:  # Texts in place of numbers, a damaged chunk.
+            raise InputError(f"{name} in {path} is damaged: {first_line(error)}") from None
+        return finite_float32(values, name, path)
 
     return StoredTensor(shape, read)
 

@@ -4,7 +4,6 @@ import io
 import json
 import operator
 import os
-import zipfile
 import zlib
 
 import numpy as np
@@ -12,7 +11,9 @@ from PIL import Image
 
 from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.data.scores import softmax
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils import limits
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import check_file
 
 # What an exported file carries besides the network: a zip archive at its end, which every zip tool opens
 # and LiteRT does not look at. Android's metadata library finds `labels.txt` in the same way.
@@ -57,13 +58,16 @@ class Classifier:
             raise InputError(f"threads must be a positive integer, got {threads}")
         path = os.fspath(path)
         content = _read(path)
+        self._path, self._entries = path, _entries(content, path)
+        _check_network(content, self._entries, path)
         from ai_edge_litert.interpreter import Interpreter
 
         try:
             self._interpreter = Interpreter(model_content=content, num_threads=threads)
             self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"{path} is not a TFLite model that can be run: {error}") from None
+        except (ValueError, RuntimeError, MemoryError) as error:
+            reason = first_line(error)
+            raise InputError(f"{path} is not a TFLite model that can be run: {reason}") from None
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
         if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]["shape"]) != 4:
             raise InputError(f"{path} must have one input (1, height, width, channels) and one output")
@@ -71,8 +75,7 @@ class Classifier:
         self.input_shape = tuple(int(n) for n in self._input["shape"][1:])
         names = [s["outputs"][0] for s in self._interpreter.get_signature_list().values()]
         self.output_name = names[0] if names else self._output["name"]
-        self._path = path
-        self._read_entries(_entries(content, path))
+        self._take_entries()
         self._preprocessing = preprocessing or self._preprocessing
         if self._preprocessing and self._preprocessing.shape != self.input_shape:
             raise InputError(
@@ -80,15 +83,15 @@ class Classifier:
                 f"{self._preprocessing.shape}"
             )
 
-    def _read_entries(self, entries):
+    def _take_entries(self):
         """Takes from the archive what the file says about itself."""
-        self.class_names = None
-        try:
-            if LABELS_ENTRY in entries:
+        entries, self.class_names = self._entries, None
+        if LABELS_ENTRY in entries:
+            try:
                 self.class_names = entries[LABELS_ENTRY].decode("utf-8-sig").splitlines()
-            self.takes_pixels = json.loads(entries.get(INPUT_ENTRY, b"{}")).get("takes_pixels")
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise InputError(f"what {self._path} says about itself is damaged: {error}") from None
+            except UnicodeDecodeError as error:
+                raise InputError(f"the class names in {self._path} are damaged: {error}") from None
+        self.takes_pixels = _input_record(entries, self._path).get("takes_pixels")
         self.classes = int(self._output["shape"][-1])
         if self.class_names is not None and len(self.class_names) != self.classes:
             raise InputError(
@@ -171,11 +174,12 @@ class Classifier:
 
 
 def _read(path):
+    check_file(path)
+    if os.path.getsize(path) >= 2**31:
+        raise InputError(f"{path} is not a TFLite model: it has 2 GiB or more")
     try:
         with open(path, "rb") as file:
             content = file.read()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror.lower()}") from None
     if content[4:8] != b"TFL3":
@@ -184,13 +188,37 @@ def _read(path):
 
 
 def _entries(content, path):
+    names = (LABELS_ENTRY, INPUT_ENTRY, preprocessing_module.ENTRY)
+    entries = limits.read_entries(path, *names, file=io.BytesIO(content))
+    if entries is None and INPUT_ENTRY.encode() in content:
+        raise InputError(f"{path} is damaged: the archive at its end cannot be read")
+    return entries or {}
+
+
+def _input_record(entries, path):
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {name: archive.read(name) for name in archive.namelist()}
-    except zipfile.BadZipFile:
-        return {}
-    except (OSError, RuntimeError, NotImplementedError, zlib.error) as error:
-        raise InputError(f"the archive at the end of {path} is damaged: {error}") from None
+        record = json.loads(entries.get(INPUT_ENTRY, b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the {INPUT_ENTRY} in {path} is damaged: {first_line(error)}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"the {INPUT_ENTRY} in {path} is damaged: it holds no record")
+    return record
+
+
+def _check_network(content, entries, path):
+    """Raises InputError where a file states a checksum of its network, and the network has another.
+
+    With a few wrong bits LiteRT may crash or never come to an end.
+    """
+    stated = _input_record(entries, path).get("network")
+    size = stated.get("bytes") if isinstance(stated, dict) else len(content)
+    if stated is not None and (not isinstance(size, int) or stated != checksum(content[:size])):
+        raise InputError(f"{path} is damaged: its network is not the one that was written")
+
+
+def checksum(network):
+    """Returns what an exported file states about the bytes of its network."""
+    return {"bytes": len(network), "crc32": zlib.crc32(network)}
 
 
 def _quantized(values, detail):

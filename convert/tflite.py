@@ -158,7 +158,7 @@ def export(
             )
             flatbuffer.set_metadata(network, metadata.ENTRY, described)
         content = flatbuffer.written(network)
-        content += archive.written(labels, takes_pixels, preprocessing, offset=len(content))
+        content += archive.written(labels, takes_pixels, preprocessing, content)
         with open(temporary, "wb") as file:
             file.write(content)
         reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)

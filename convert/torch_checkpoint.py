@@ -18,7 +18,7 @@ import numpy as np
 
 from convmixer_keras.utils import extras, limits
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import check_file, written_whole
 
 SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
@@ -67,16 +67,11 @@ def read_checkpoint(path, ema=False):
             tensor raises it if the tensor is not of floating-point numbers or not all of them are finite.
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise InputError(
-            f"{path} is a folder, not a checkpoint" if os.path.isdir(path) else f"there is no file {path}"
-        )
+    check_file(path)
     if not path.endswith((SAFETENSORS, *PICKLED)):
         raise InputError(
             f"a checkpoint's file name must end in {', '.join((SAFETENSORS, *PICKLED))}, got {path}"
         )
-    if not os.access(path, os.R_OK):
-        raise InputError(f"cannot read {path}: permission denied")
     if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty")
     if not path.endswith(SAFETENSORS):

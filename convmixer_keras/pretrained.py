@@ -16,7 +16,7 @@ from convmixer_keras.convert import torch_checkpoint, torch_weights
 from convmixer_keras.models.saving import save_weights
 from convmixer_keras.utils import extras, hub
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import sha256_of, written_whole
+from convmixer_keras.utils.files import read_text, sha256_of, written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -184,8 +184,7 @@ def _plain_model(preset):
 def _read_record(path):
     """Returns the record, or {} if there is none or it is damaged."""
     try:
-        with open(path) as file:
-            record = json.load(file)
+        record = json.loads(read_text(path))
         return record if {"name", "sha256", "converted_sha256"} <= record.keys() else {}
-    except (OSError, ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return {}

@@ -2,7 +2,8 @@
 
 A case is a name and a function without arguments that hands the input to the package. What is right for it
 is that it works, or that it raises one of the package's own errors, or TypeError for an argument of a wrong
-type, with a message of one line. Anything else, a traceback of another kind above all, is a defect.
+type, with a message of one line. Anything else is a defect: a traceback of another kind above all, a case
+that takes over a minute or over a gigabyte, and control characters in what is printed.
 """
 
 import io
@@ -54,6 +55,8 @@ ODD = (
     np.array(["x"]),
 )
 HOSTILE_NAMES = ("\x1b]0;title\x07", "two\nlines", "\u202ereversed", "x" * 5000, "\x00", "\x9b31m")
+
+ODD_FILES = ("/dev/zero", "/dev/null", "", "x" * 300, "a\0b", "none", "\x1b[31mnone")
 
 
 class Case(NamedTuple):
@@ -225,8 +228,8 @@ def keras_cases(folder, count=60):
         add(f"empty {missing}", {**entries, missing: b""})
         add(f"array {missing}", {**entries, missing: b"[]"})
         add(f"deep {missing}", {**entries, missing: b"[" * 100_000})
-    add("encrypted", _with_flags(content, 1))
-    add("method 99", _with_method(content, 99))
+    add("encrypted", with_flags(content, 1))
+    add("method 99", with_method(content, 99))
     add("a bomb", b"")
     _zip(paths[-1][1], {**entries, "more": bytes(300 * 2**20)}, zipfile.ZIP_DEFLATED)
     config = json.loads(entries["config.json"])
@@ -243,13 +246,17 @@ def keras_cases(folder, count=60):
     for name, path in paths:
         yield Case(f"load_model {name}", lambda p=path: saving.load_model(p))
         yield Case(f"load_class_names {name}", lambda p=path: saving.load_class_names(p))
+        yield Case(f"record of {name}", lambda p=path: preprocessing.of(p))
     for name, path in paths[::4]:
         yield Case(f"weights of {name}", lambda p=path: saving.load_weights(small_model(), p))
-    for path in ("/dev/zero", "/dev/null", folder, os.path.join(folder, "fifo"), "x" * 300, "a\0b", ""):
+    for path in (*ODD_FILES, folder, os.path.join(folder, "fifo"), os.path.join(folder, "loop")):
         yield Case(f"load_model {path[:30]!r}", lambda p=path: saving.load_model(p))
+        yield Case(f"load_class_names {path[:30]!r}", lambda p=path: saving.load_class_names(p))
+        yield Case(f"record of {path[:30]!r}", lambda p=path: preprocessing.of(p))
+        yield Case(f"weights of {path[:30]!r}", lambda p=path: saving.load_weights(small_model(), p))
 
 
-def _with_flags(content, flag):
+def with_flags(content, flag):
     """Sets a flag of every entry of a zip archive, in both of its places."""
     content = bytearray(content)
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
@@ -260,7 +267,7 @@ def _with_flags(content, flag):
     return bytes(content)
 
 
-def _with_method(content, method):
+def with_method(content, method):
     content = bytearray(content)
     for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
         at = content.find(signature)
@@ -283,6 +290,7 @@ def _changed_configs(config):
     for i, (old, new) in enumerate(
         (
             ('"units": 3', '"units": 1000000000'),
+            ('"filters": 4', '"filters": 60000'),
             ('"filters": 4', '"filters": -4'),
             ('"filters": 4', '"filters": "many"'),
             ('"Functional"', '"Nonsense"'),
@@ -295,6 +303,9 @@ def _changed_configs(config):
         )
     ):
         yield f"config {i}", json.loads(text.replace(old, new))
+    wide = text.replace('"filters": 4', '"filters": 60000').replace(", 4]", ", 60000]")
+    yield "wide layers", json.loads(wide)
+    yield "wide layers that do not say so", json.loads(wide.replace('"build_config"', '"built"'))
 
 
 def run_folder_cases(folder):
@@ -392,7 +403,7 @@ def checkpoint_cases(folder, count=60):
     _zip(bomb, {**entries, "archive/data/9": bytes(300 * 2**20)}, zipfile.ZIP_DEFLATED)
     for name, path in (*paths, ("a bomb", bomb)):
         yield Case(f"checkpoint {name}", lambda p=path: opened(p))
-    for path in ("/dev/zero", folder, os.path.join(folder, "loop"), "x" * 300 + ".pth", "", "a.onnx"):
+    for path in (*ODD_FILES, folder, os.path.join(folder, "loop"), os.path.join(folder, "fifo"), "a.onnx"):
         yield Case(f"checkpoint {path[:30]!r}", lambda p=path: opened(p))
 
 
@@ -425,7 +436,7 @@ def image_cases(folder, count=60):
         with open(path, "wb") as file:
             file.write(content)
         yield Case(f"image {name}", lambda p=path: preprocessing.load_image(p, 8))
-    for path in ("/dev/zero", "/dev/null", folder, os.path.join(folder, "loop"), "x" * 300, ""):
+    for path in (*ODD_FILES, folder, os.path.join(folder, "loop"), os.path.join(folder, "fifo")):
         yield Case(f"image {path[:30]!r}", lambda p=path: preprocessing.load_image(p, 8))
 
 

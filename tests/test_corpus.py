@@ -1,11 +1,15 @@
-"""No bad input ends in a traceback: see `corpus.py`."""
+"""No bad input ends in a traceback, hangs or fills the memory: see `corpus.py`."""
 
 import contextlib
 import io
 import os
+import resource
+import signal
 import unicodedata
 
 import corpus
+import corpus_commands
+import numpy as np
 import pytest
 
 from convmixer_keras.utils import command_line
@@ -13,30 +17,86 @@ from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
 
 LONGEST = 700
+# Far over what any case takes on a busy machine: beyond it, it hangs.
+SECONDS = 60
+MEMORY = 2**30  # Bytes that a case may take. An image of 120 million pixels takes 360 MB.
+ADDRESSES = 2**33  # More of them are refused by the kernel, lest a defect takes the machine with it.
 
 
-def complaint(case):
+class Hangs(BaseException):
+    """Not an Exception, so that nothing takes it for an error of a library."""
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    def stop(*_):
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def limited_addresses():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (memory("VmSize") + ADDRESSES, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def memory(name):
+    """A figure of this process in bytes, such as "VmHWM", the most memory since `reset_peak`."""
+    with open("/proc/self/status") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
+
+
+def reset_peak():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def complaint(case, seconds=SECONDS, most_memory=MEMORY):
     """Returns what is wrong with how a case ends, or None."""
+    before = memory("VmRSS")
+    reset_peak()
+    try:
+        with at_most(seconds), limited_addresses():
+            found = _complaint(case)
+    except Hangs:
+        return "hangs"
+    taken = memory("VmHWM") - before
+    return found or (f"took {taken / 1e6:,.0f} MB" if taken > most_memory else None)
+
+
+def _complaint(case):
     stderr, stdout = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
-            case.run()
-        return None
+            ended = case.run()
+        code, lines = ended if isinstance(ended, int) else 0, []
     except (InputError, Failure, TypeError) as error:
         # As a command would print it.
-        lines = [f"error: {one_line(error)}"]
+        code, lines = 2, [f"error: {one_line(error)}"]
         if isinstance(error, TypeError) and "must be" not in str(error):
             return f"TypeError: {error}"
     except SystemExit as ended:
-        if ended.code not in (0, 1, 2):
-            return f"exit {ended.code}"
-        lines = stderr.getvalue().splitlines()[-1:]
+        code, lines = ended.code, stderr.getvalue().splitlines()[-1:]
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]!r}"
-    if len(lines) != 1 or len(lines[0]) > LONGEST:
+    if code not in (0, 1, 2, None):
+        return f"exit {code}"
+    if len(lines) > 1 or any(len(line) > LONGEST for line in lines):
         return f"{len(lines)} lines: {str(lines)[:200]}"
-    if any(unicodedata.category(character) == "Cc" for character in lines[0]):
-        return f"control characters: {lines[0][:200]!r}"
+    printed = "".join([stdout.getvalue(), stderr.getvalue(), *lines])
+    if bad := {c for c in printed if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"}:
+        return f"control characters {bad}: {printed[:300]!r}"
     return None
 
 
@@ -113,6 +173,39 @@ def test_more_images(folder):
     assert check(corpus.image_cases(folder, 800)) > 700
 
 
+def test_tflite_files(folder):
+    assert check(corpus_commands.tflite_cases(folder, 30)) > 200
+
+
+@pytest.mark.slow
+def test_more_tflite_files(folder):
+    assert check(corpus_commands.tflite_cases(folder, 900)) > 2000
+
+
+COMMANDS = [
+    (corpus_commands.tflite_command_cases, 100),
+    (corpus_commands.convert_command_cases, 150),
+    (corpus_commands.evaluate_command_cases, 60),
+]
+
+
+@pytest.mark.parametrize(("cases", "least"), COMMANDS)
+def test_some_uses_of_the_commands(folder, cases, least):
+    cases = list(cases(folder))[::4]
+    before = snapshot(folder)
+    assert check(cases) > least // 4
+    assert snapshot(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cases", "least"), COMMANDS)
+def test_uses_of_the_commands(folder, cases, least):
+    cases = list(cases(folder))
+    before = snapshot(folder)
+    assert check(cases) > least
+    assert snapshot(folder) == before
+
+
 def test_names_of_files_to_write(folder):
     assert check(corpus.writing_cases(folder)) > 8
 
@@ -123,3 +216,11 @@ def test_one_line():
         assert len(one_line(name)) <= 600
     assert one_line("café \u4e16 two\nlines") == "café \u4e16 two lines"
     assert one_line("\x1b[31mred") == "\\x1b[31mred"
+
+
+def test_what_hangs_or_fills_the_memory_is_found(folder):
+    assert complaint(corpus.Case("a pipe", lambda: open(f"{folder}/fifo").close()), seconds=0.2) == "hangs"
+    taking = corpus.Case("an array", lambda: np.ones(2**24).sum() and None)
+    assert complaint(taking, most_memory=2**26).startswith("took 1")
+    assert complaint(taking) is None
+    assert complaint(corpus.Case("too much", lambda: np.ones(2**31))).startswith("MemoryError")

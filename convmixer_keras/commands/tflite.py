@@ -8,7 +8,7 @@ from convmixer_keras.convert.tflite import MODES, export, model_takes_pixels
 from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import check_output
+from convmixer_keras.utils.files import check_output, read_text
 
 DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
 
@@ -27,9 +27,11 @@ def main(argv=None):
 
     check_output(arguments.output, (".tflite",), (arguments.model, arguments.labels or ""))
     model = load_model(arguments.model)
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
+        raise InputError(f"{arguments.model} must take images, and takes {model.input_shape}")
     labels = load_class_names(arguments.model)
     if arguments.labels is not None:
-        labels = _read_labels(arguments.labels)
+        labels = read_text(arguments.labels).splitlines()
     preprocessing = preprocessing_module.of(arguments.model)
     if arguments.size is None and None in model.inputs[0].shape[1:]:
         if preprocessing is None:
@@ -132,16 +134,6 @@ def _with_flags(message):
     return re.sub("^(size|mean|std|crop_pct) must", lambda match: f"--{match[0]}", message).replace(
         "--crop_pct", "--crop-pct"
     )
-
-
-def _read_labels(path):
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read().splitlines()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path} as text: {error}") from None
 
 
 def command():

@@ -12,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_files import is_image, list_images
+from convmixer_keras.utils.image_files import entries_of, is_folder, is_image, list_images
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _LIKE_A_SPLIT = ("train", "test", "val", "eval", "dev")
@@ -87,9 +87,8 @@ class Folder:
     def _is_split(self, name):
         """Whether a folder holds folders with images in them, and no images itself."""
         path = os.path.join(self.root, name)
-        with os.scandir(path) as entries:
-            if any(is_image(entry) for entry in entries):
-                return False
+        if any(map(is_image, entries_of(path))):
+            return False
         return any(_holds_image(os.path.join(path, folder)) for folder in _subfolders(path))
 
     def _no_images(self):
@@ -131,8 +130,7 @@ def _list_split(path):
 
 
 def _report_left_out(path, listings):
-    with os.scandir(path) as entries:
-        stray = sum(is_image(e) for e in entries if not e.name.startswith("."))
+    stray = sum(map(is_image, entries_of(path)))
     counts = sum((listing.left_out for listing in listings.values()), collections.Counter())
     empty = sorted(name for name, listing in listings.items() if not listing.images)
     parts = []
@@ -170,13 +168,11 @@ def _rank(path):
 
 
 def _subfolders(path):
-    with os.scandir(path) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    return sorted(entry.name for entry in entries_of(path) if is_folder(entry))
 
 
 def _holds_image(folder, depth=8):
-    with os.scandir(folder) as entries:
-        entries = [e for e in entries if not e.name.startswith(".")]
-    return any(is_image(e) for e in entries) or (
-        depth > 0 and any(_holds_image(e.path, depth - 1) for e in entries if e.is_dir())
+    entries = entries_of(folder)
+    return any(map(is_image, entries)) or (
+        depth > 0 and any(_holds_image(entry.path, depth - 1) for entry in entries if is_folder(entry))
     )

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import check_file
 
 ORIENTATIONS = ("exif", "stored")
 # The largest image that is decoded: 360 MB in memory. The largest phone cameras take 108 million pixels.
@@ -55,10 +56,7 @@ def read(source, channels=3, orientation="stored"):
         name, file = "the bytes", io.BytesIO(source)
     else:
         name = file = os.fspath(source)
-        if not os.path.exists(name):
-            raise InputError(f"there is no file {name}")
-        if not os.path.isfile(name):
-            raise InputError(f"cannot read {name} as an image: it is not a file")
+        check_file(name)
     try:
         if file is None:
             return _prepared(source, channels, orientation)

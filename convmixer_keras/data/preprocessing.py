@@ -9,14 +9,15 @@ import math
 import numbers
 import os
 import sys
-import zipfile
 
 import numpy as np
 from PIL import Image
 
 from convmixer_keras.data import image_file
 from convmixer_keras.data.image_file import MOST_PIXELS, ORIENTATIONS
+from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
 
 ENTRY = "preprocessing.json"  # In a `.keras` file, and in the zip archive at the end of a `.tflite` file.
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
@@ -203,25 +204,17 @@ def of(path):
         InputError: If there is no such file, or the record in it is damaged.
     """
     path = os.fspath(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            text = archive.read(ENTRY) if ENTRY in archive.namelist() else None
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except zipfile.BadZipFile as error:
-        if path.endswith(".tflite"):
-            return None  # Another program's, without an archive at its end.
-        raise InputError(f"{path} is not a .keras file: {error}") from None
-    except (OSError, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"cannot read {path}: {error}") from None
-    return None if text is None else from_json(text, path)
+    entries = limits.read_entries(path, ENTRY)
+    if entries is None and not path.endswith(".tflite"):  # Another program's has no archive at its end.
+        raise InputError(f"{path} is not a .keras file, or is damaged")
+    return from_json(entries[ENTRY], path) if entries and ENTRY in entries else None
 
 
 def assumed(path, size, channels):
     """Returns what is taken for a file that does not say, and says so on standard error."""
     record = Preprocessing(size=size, channels=channels)
     print(
-        f"note: {path} does not say how photographs become its input; taken: {record} (--crop-pct, "
+        f"note: {one_line(path)} does not say how photographs become its input; taken: {record} (--crop-pct, "
         "--interpolation and --orientation say otherwise)",
         file=sys.stderr,
     )

@@ -8,8 +8,8 @@ import zipfile
 
 from convmixer_keras.data.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.models import sizes
-from convmixer_keras.models.keras_file import check_keras_file, check_weights
-from convmixer_keras.utils import hub
+from convmixer_keras.models.keras_file import check_keras_file, check_weights_file
+from convmixer_keras.utils import hub, limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import reserve, written_whole
 
@@ -137,7 +137,7 @@ def load_weights(model, source):
         path = source = os.path.expanduser(os.fspath(source))
     if not os.path.isfile(path):
         raise InputError(f"weights must be the path of an existing file or hf://USER/REPO, got {path!r}")
-    (check_keras_file if zipfile.is_zipfile(path) else check_weights)(path)
+    check_weights_file(path)
     ours = sizes.of_model(model)
     try:
         stored = sizes.of_file(path)
@@ -164,15 +164,15 @@ def load_class_names(path):
     Raises:
         InputError: If the file is missing or not a `.keras` file.
     """
+    entries = limits.read_entries(path, _CLASS_NAMES_ENTRY)
+    if entries is None:
+        raise InputError(f"{path} is not a .keras file, or is damaged")
+    if _CLASS_NAMES_ENTRY not in entries:
+        return None
     try:
-        with zipfile.ZipFile(path) as archive:
-            if _CLASS_NAMES_ENTRY not in archive.namelist():
-                return None
-            names = json.loads(archive.read(_CLASS_NAMES_ENTRY))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except Exception as error:  # A damaged archive can raise anything.
-        raise InputError(f"{path} is not a .keras file: {first_line(error)}") from None
+        names = json.loads(entries[_CLASS_NAMES_ENTRY])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the class names in {path} are damaged: {first_line(error)}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"the class names in {path} must be a list of texts")
     return names

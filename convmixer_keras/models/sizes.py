@@ -39,7 +39,7 @@ def of_file(path):
 
     def note(name, item):
         match = re.search(r"layers/(conv2d|depthwise_conv2d|dense)(_\d+)?/vars/0$", f"/{name}")
-        if match and isinstance(item, h5py.Dataset):
+        if match and isinstance(item, h5py.Dataset) and len(item.shape) == (2 if match[1] == "dense" else 4):
             shapes.setdefault(match[1], []).append(item.shape)
 
     if zipfile.is_zipfile(path):

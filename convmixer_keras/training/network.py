@@ -7,6 +7,7 @@ import keras
 
 from convmixer_keras.models import sizes
 from convmixer_keras.models.convmixer import ConvMixer
+from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.models.saving import load_model, load_weights
 from convmixer_keras.utils.errors import InputError
 
@@ -118,12 +119,8 @@ def thawed(model):
 
 
 def _sizes(path):
-    try:
-        found = sizes.of_file(path)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, KeyError) as error:
-        raise InputError(f"{path} is not a file of weights: {error}") from None
+    check_weights_file(path)
+    found = sizes.of_file(path)
     if found is None:
         raise InputError(f"{path} holds no ConvMixer to start from")
     return found

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import glob
+import io
 import json
 import math
 import os
@@ -11,7 +12,7 @@ import shutil
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import WRITING, check_local, written_whole
+from convmixer_keras.utils.files import WRITING, check_local, read_text, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"
@@ -42,15 +43,12 @@ class RunFolder:
 
     def holds_run(self):
         """Whether there is a run here. A `config.json` of another program is none, a damaged one is."""
-        if not os.path.isfile(self[CONFIG]):  # A pipe would wait for a writer.
+        if not os.path.isfile(self[CONFIG]):
             return False
         try:
-            with open(self[CONFIG], encoding="utf-8") as file:
-                config = json.load(file)
-        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            config = json.loads(read_text(self[CONFIG]))
+        except (ValueError, RecursionError):
             return True
-        except OSError:
-            return False
         return isinstance(config, dict) and isinstance(config.get("recipe"), dict)
 
     def check_free(self):
@@ -104,10 +102,10 @@ class RunFolder:
         """
         if not os.path.isfile(self[CONFIG]):
             raise InputError(f"{self.path} holds no run: it has no {CONFIG}")
+        text = read_text(self[CONFIG])
         try:
-            with open(self[CONFIG], encoding="utf-8") as file:
-                config = json.load(file)
-        except (OSError, ValueError, RecursionError) as error:
+            config = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{self[CONFIG]} is damaged: {first_line(error)}") from None
         if not isinstance(config, dict) or not isinstance(config.get("recipe"), dict):
             raise InputError(f"{self[CONFIG]} is not the config of a run: it has no recipe")
@@ -147,17 +145,17 @@ class RunFolder:
         """
         if not os.path.isfile(self[HISTORY]):
             return []
+        text = read_text(self[HISTORY])
         try:
-            with open(self[HISTORY], newline="", encoding="utf-8") as file:
-                rows = [
-                    {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-                    for row in csv.DictReader(file)
-                ]
+            rows = [
+                {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text, newline=""))
+            ]
             # An epoch that was repeated after a resume counts as it was the last time.
             by_epoch = {row["epoch"]: row for row in rows if 1 <= row["epoch"] <= epochs}
             if any("val_accuracy" not in row for row in rows):
                 raise KeyError("val_accuracy")
-        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise InputError(f"{self[HISTORY]} is damaged: {first_line(error)}") from None
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 

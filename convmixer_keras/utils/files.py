@@ -10,6 +10,7 @@ import tempfile
 from convmixer_keras.utils.errors import Failure, InputError
 
 WRITING = ".writing-"  # What the names of temporary folders begin with.
+LARGEST_TEXT = 2**24  # Bytes of a file of class names, settings or history.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -81,21 +82,44 @@ def check_local(path):
         raise InputError("the name of a file or folder to write must not be empty")
 
 
-def read_text(path, largest=2**24):
+def check_file(path):
+    """Raises InputError unless `path` is a regular file that can be read.
+
+    Any other is refused before it is opened: a pipe would wait for a writer, and a device never end.
+    """
+    if os.path.isfile(path):
+        if not os.access(path, os.R_OK):
+            raise InputError(f"cannot read {path}: permission denied")
+        return
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder, not a file")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no file {path}") from None
+    except (OSError, ValueError) as error:  # Links in a circle, a name that is too long or holds a null byte.
+        reason = os.strerror(error.errno).lower() if getattr(error, "errno", None) else error
+        raise InputError(f"cannot read {path}: {reason}") from None
+    raise InputError(f"cannot read {path}: it is not a regular file")
+
+
+def read_text(path, largest=LARGEST_TEXT):
     """Reads a text file in UTF-8, with or without a byte order mark.
+
+    Args:
+        path: The file.
+        largest: How many bytes it may have.
 
     Raises:
         InputError: If there is no such file, it is no regular file, over `largest` bytes, or not in UTF-8.
     """
-    if not os.path.isfile(path):  # A pipe would wait for a writer, a device never end.
-        raise InputError(
-            f"{path} is not a regular file" if os.path.exists(path) else f"there is no file {path}"
-        )
-    if os.path.getsize(path) > largest:
-        raise InputError(f"{path} has {os.path.getsize(path):,} bytes; at most {largest:,} are read")
+    check_file(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)  # The size that a file in /proc states is 0.
+        if len(content) > largest:
+            raise InputError(f"{path} is a text of over {largest:,} bytes, which is not read")
+        return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path} as text: {error}") from None
 

@@ -3,7 +3,8 @@
 import os
 import zipfile
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import LARGEST_TEXT, check_file
 
 # Weights hardly compress. Sizes that a file only claims are held against its own size.
 UNPACKED_FREE = 256 * 2**20
@@ -24,6 +25,7 @@ def check_unpacked(path, size, what="it"):
 
 def check_zip(path):
     """Raises InputError unless a zip archive is whole, not encrypted, and within the limit."""
+    check_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -37,3 +39,34 @@ def check_zip(path):
                 f"{path} is packed by a method that is not read ({entry.compress_type}): {entry.filename}"
             )
     check_unpacked(path, sum(entry.file_size for entry in entries))
+
+
+def read_entries(path, *names, file=None):
+    """Reads small entries of a zip archive: class names, records.
+
+    Args:
+        path: The archive.
+        names: Which entries to read.
+        file: The archive as an open file, where it is not the file `path` itself.
+
+    Returns:
+        A dictionary from the name of each entry that there is to its bytes, or None for no zip archive.
+
+    Raises:
+        InputError: If there is no such file, or an entry is damaged or over `files.LARGEST_TEXT` bytes.
+    """
+    if file is None:
+        check_file(path)
+    try:
+        archive = zipfile.ZipFile(path if file is None else file)
+    except Exception:  # Nearly anything, on a damaged directory of entries.
+        return None
+    with archive:
+        there = {entry.filename: entry for entry in archive.infolist() if entry.filename in names}
+        for entry in there.values():
+            if entry.file_size > LARGEST_TEXT:
+                raise InputError(f"{entry.filename} in {path} has over {LARGEST_TEXT:,} bytes")
+        try:
+            return {name: archive.read(entry) for name, entry in there.items()}
+        except Exception as error:  # Encrypted, packed by a method that is not known, of a wrong checksum.
+            raise InputError(f"{path} is damaged: {first_line(error)}") from None

@@ -82,5 +82,5 @@ def test_what_cannot_be_started_from(body, tmp_path):
     with pytest.raises(InputError, match=r"there is no file none\.keras"):
         network.recipe_for("none.keras", RECIPE)
     (tmp_path / "text.keras").write_text("no model")
-    with pytest.raises(InputError, match="not a file of weights"):
+    with pytest.raises(InputError, match="is not a zip archive, or is damaged"):
         network.recipe_for(tmp_path / "text.keras", RECIPE)
