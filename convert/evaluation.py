@@ -7,7 +7,8 @@ import numpy as np
 
 from convmixer_keras.convert.runtime import Classifier
 from convmixer_keras.data.scores import scores, softmax
-from convmixer_keras.data.sources import check_fit, open_source, validation_split
+from convmixer_keras.data.sources import check_fit, open_source
+from convmixer_keras.data.splits import validation_split
 from convmixer_keras.utils.errors import InputError
 
 

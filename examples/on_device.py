@@ -23,6 +23,9 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# What a file says about how a photograph becomes its input; the last two only where it takes that.
+_RECORD = ("crop_pct", "interpolation", "orientation", "mean", "std")
+
 
 def main():
     parser = argparse.ArgumentParser(
@@ -54,9 +57,9 @@ def main():
         interpreter.set_tensor(source["index"], image.astype(source["dtype"])[None])
         interpreter.invoke()
         scores = probabilities(interpreter, interpreter.get_tensor(target["index"])[0])
-        print(f"{path} ({1e3 * (time.perf_counter() - start):.0f} ms)")
+        print(f"{printable(path)} ({1e3 * (time.perf_counter() - start):.0f} ms)")
         for i in np.argsort(-scores, kind="stable")[: arguments.top]:
-            print(f"  {scores[i]:9.7f}  {names[i] if names else i}")
+            print(f"  {scores[i]:9.7f}  {printable(names[i]) if names else i}")
 
 
 def load(path, threads, wanted):
@@ -75,9 +78,11 @@ def load(path, threads, wanted):
             entries = {name: archive.read(name).decode("utf-8-sig") for name in archive.namelist()}
         record = json.loads(entries.get("preprocessing.json", "{}"))
         takes_pixels = json.loads(entries.get("input.json", "{}")).get("takes_pixels")
+        if record and None in map(record.get, _RECORD[:3]):
+            raise ValueError("its preprocessing.json is not complete")
     except zipfile.BadZipFile:
         entries, record, takes_pixels = {}, {}, None
-    except (ValueError, AttributeError) as error:
+    except Exception as error:  # A damaged archive can raise anything.
         give_up(f"what {path} says about itself is damaged: {error}")
     names = entries["labels.txt"].splitlines() if "labels.txt" in entries else None
     classes = interpreter.get_output_details()[0]["shape"][-1]
@@ -92,7 +97,7 @@ def load(path, threads, wanted):
             "as EXIF says (--crop-pct, --interpolation and --orientation say otherwise)",
             file=sys.stderr,
         )
-    record = {name: value for name, value in record.items() if name not in ("size", "channels")}
+    record = {name: record.get(name) for name in _RECORD}
     record |= {name: value for name, value in wanted.items() if value is not None}
     return interpreter, names, record
 
@@ -143,8 +148,13 @@ def standard_error_held_back():
 
 
 def give_up(message):
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def printable(text):
+    """Escapes control characters, which text from a file must not send to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 if __name__ == "__main__":

@@ -158,7 +158,12 @@ def flag_cases(folder):
         ["--mean"],
         ["--mean", "a"],
         ["--train-split", "train[50%]"],
+        ["--train-split", f"train[:{'9' * 5000}]"],
+        ["--train-split", "\x1b[31m[:5]"],
         ["--validation-split", "test[:0%]"],
+        ["--validation-split", "train[:5]"],
+        ["--test-split", "test"],
+        ["--test-split", "\x1b[31m"],
         ["--recipe", "\x1b[31m"],
     ]
     for arguments in others:

@@ -29,6 +29,7 @@ from convmixer_keras.models.saving import load_model, save_model, save_weights
 from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, written_whole
+from convmixer_keras.utils.text import one_line
 
 
 def command():
@@ -47,7 +48,7 @@ def main(argv=None):
         else:
             _to_torch(arguments, verify)
     except Disagreement as disagreement:
-        print(f"error: {disagreement}", file=sys.stderr)
+        print(f"error: {one_line(disagreement)}", file=sys.stderr)
         return command_line.FAILED
     print(f"wrote {arguments.output}")
     return command_line.DONE
@@ -174,10 +175,10 @@ def _to_keras(arguments, verify):
             include_top=keep_head,
             epsilon=arguments.epsilon,
         )
-        print(f"{arguments.input}: {checkpoint}")
+        print(f"{one_line(arguments.input)}: {one_line(checkpoint)}")
         if checkpoint.recognised.layout == BY_STRUCTURE:
             print("recognised by its tensors' shapes; taken for what:")
-            print("\n".join(f"  {line}" for line in checkpoint.recognised.modules()))
+            print("\n".join(f"  {one_line(line)}" for line in checkpoint.recognised.modules()))
         patch_size = checkpoint.recognised.sizes.patch_size
         if arguments.image_size is not None and arguments.image_size < patch_size:
             raise InputError(
@@ -258,7 +259,7 @@ def _to_torch(arguments, verify):
     model = load_model(arguments.input)
     state = torch_weights.to_state_dict(model, arguments.to)
     sizes, activation = torch_weights.model_sizes(model), torch_weights.model_activation(model)
-    print(f"{arguments.input}: {sizes}, {activation}")
+    print(f"{one_line(arguments.input)}: {sizes}, {activation}")
     mean_and_std = torch_verify.normalization(model) or ()
     if mean_and_std:
         print("input_normalization stays behind: the PyTorch weights take channels that are normalised")

@@ -81,7 +81,7 @@ def of_run(arguments, recipe, folder):
         overrides = {**arguments.overrides, **given}
         for name, value in overrides.items():
             if (before := getattr(recipe, name, getattr(settings, name, None))) != value:
-                print(f"{name} is {value!r}; the run in {run.path} had {before!r}")
+                print(f"{name} is {value!r}; the run in {one_line(run.path)} had {before!r}")
         recipe = dataclasses.replace(recipe, **arguments.overrides)
     return recipe, dataclasses.replace(settings, **given)
 

@@ -10,6 +10,7 @@ measured. HF_TOKEN, or `hf auth login`, says who uploads.
 import tempfile
 
 from convmixer_keras.utils import command_line, hub
+from convmixer_keras.utils.text import one_line
 
 
 def main(argv=None):
@@ -37,7 +38,7 @@ def _write(arguments, folder):
     for name in page.files:
         print(f"  {name}")
     for name, reason in page.left_out.items():
-        print(f"  left out {name}: {reason}")
+        print(f"  left out {name}: {one_line(reason)}")
 
 
 def _parser():

@@ -9,6 +9,7 @@ from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, read_text
+from convmixer_keras.utils.text import one_line
 
 DESCRIPTION = """Writes a trained ConvMixer as a .tflite file for phones and other small machines.
 
@@ -85,10 +86,10 @@ def report_text(report, path, mode, source):
             "normalised channels, as the model does: its input is left as it is "
             "(--mean and --std would add the normalisation)"
         )
-    images = "random images" if source is None else f"images of {source}"
+    images = "random images" if source is None else f"images of {one_line(source)}"
     same = "" if report.same_top1 is None else f", same top-1 on {report.same_top1} of {report.images}"
     return (
-        f"{path}: {mode}, {report.size / 1e6:.2f} MB, image -> {report.output_name}\n"
+        f"{one_line(path)}: {mode}, {report.size / 1e6:.2f} MB, image -> {report.output_name}\n"
         f"  takes {takes}\n"
         f"  against the Keras model on {report.images} {images}: largest difference "
         f"{report.largest_difference:.3g} (largest output {report.largest_output:.3g}){same}"

@@ -84,10 +84,10 @@ def train(arguments, recipe):
         )
         return command_line.INTERRUPTED
     except Terminated as error:
-        print(f"terminated: {error}; continue with {go_on}", file=sys.stderr)
+        print(f"terminated: {one_line(error)}; continue with {go_on}", file=sys.stderr)
         return command_line.TERMINATED
     except PeerLost as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         os._exit(command_line.FAILED)  # TensorFlow's shutdown may wait for the process that is gone.
     if workers.is_chief:
         report(folder, history)

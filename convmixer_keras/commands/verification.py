@@ -5,6 +5,7 @@ import numpy as np
 from convmixer_keras import presets
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
 
 TOLERANCE = 1e-3
 # With these many patches a side, edges and inner places all count, whatever the patch size.
@@ -49,7 +50,7 @@ def compare(model, expected, features=False):
         difference, words = torch_verify.agreement(ours, theirs)
         if features:
             words = f"largest difference of features {difference:.2e}"
-        print(f"verified on {images.name}, {images.size} x {images.size}: {words}")
+        print(f"verified on {one_line(images.name)}, {images.size} x {images.size}: {words}")
         largest = float(np.abs(theirs).max())
         if not difference <= TOLERANCE * max(largest, TOLERANCE):  # Also when it is not a number.
             raise Disagreement(

@@ -11,7 +11,8 @@ from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, map_batch, read_file, zeros_like_spec
 from convmixer_keras.data.datasets import not_sharded, shuffle, with_cardinality
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.sources import open_source, training_split, validation_split
+from convmixer_keras.data.sources import open_source
+from convmixer_keras.data.splits import check_apart, training_split, validation_split
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
@@ -92,14 +93,15 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
         A `Data`.
 
     Raises:
-        InputError: If there is no such data set or split, it has no images with labels, or the batch cannot
-            be shared by the workers.
+        InputError: If there is no such data set or split, it has no images with labels, the batch cannot be
+            shared by the workers, or the recipe's splits overlap (`splits.check_apart`).
     """
     share = _share(worker, workers, recipe.batch_size, full_batches or workers > 1)
     if max_bad_images < 0:
         raise InputError(f"max_bad_images must be at least 0, got {max_bad_images}")
     bad_images = BadImages(max_bad_images)
     source = open_source(recipe, data_dir)
+    check_apart(source, recipe)
     train = source.read(training_split(source, recipe))
     validation = _validation(source, recipe, recipe.preprocessing(source.channels), share, bad_images)
     if recipe.batch_size > train.size:

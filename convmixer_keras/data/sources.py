@@ -1,8 +1,8 @@
 """Where images come from: digits, any tensorflow-datasets name, or a folder."""
 
+import contextlib
 import os
 import random
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
+from convmixer_keras.data.splits import base_name, part, slice_of
 from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError, first_line
 
@@ -18,7 +19,6 @@ _KINDS = (
     "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
     "tensorflow-datasets knows"
 )
-_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<begin>-?\d+%?)?:(?P<end>-?\d+%?)?\]")
 
 
 class Split(NamedTuple):
@@ -34,11 +34,18 @@ class Split(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A data set: `read` takes the name of a split and returns a `Split`."""
+    """A data set.
+
+    Attributes:
+        read: Function from the name of a split to a `Split`.
+        parts: Function from the name of a split, or of a part of one, to a list of (split, first image,
+            image after the last).
+    """
 
     name: str
     split_names: list[str]
     read: Callable[[str], Split]
+    parts: Callable[[str], list[tuple[str, int, int]]]
     class_names: list[str]
     channels: int
 
@@ -77,16 +84,6 @@ def check_dataset(dataset, data_dir=None):
     _builder(dataset, data_dir)
 
 
-def training_split(source, recipe):
-    """Returns the name of the split to train on."""
-    return split_name(source, recipe.train_split, ("train",))
-
-
-def validation_split(source, recipe):
-    """Returns the name of the split to validate on."""
-    return split_name(source, recipe.validation_split, VALIDATION_SPLITS)
-
-
 def _digits():
     """scikit-learn's 1,797 scans of handwritten digits, every class split alike, always the same way."""
     extras.require("sklearn")
@@ -107,7 +104,10 @@ def _digits():
         x, y = x[part], y[part]
         return Split(tf.data.Dataset.from_tensor_slices((x, y)), len(x), x.nbytes)
 
-    return Source("digits", list(splits), read, [str(name) for name in digits.target_names], 1)
+    def parts(split):
+        return [part(split, len(splits[base_name(split)][0]))]
+
+    return Source("digits", list(splits), read, parts, [str(name) for name in digits.target_names], 1)
 
 
 def _folder(recipe):
@@ -134,7 +134,10 @@ def _folder(recipe):
         examples = tf.data.Dataset.from_tensor_slices((list(paths), np.array(labels, np.int64)))
         return Split(examples, len(files), found.size * len(files) / whole, files)
 
-    return Source(root, folder.split_names, read, names, 3)
+    def parts(split):
+        return [part(split, sum(map(len, folder.split(base_name(split)).paths.values())))]
+
+    return Source(root, folder.split_names, read, parts, names, 3)
 
 
 def _builder(name, data_dir):
@@ -167,10 +170,8 @@ def _tfds(name, data_dir):
     splits = builder.info.splits
 
     def read(split):
-        try:
+        with _named_split(split, name):
             images, whole = splits[split].num_examples, splits[base_name(split)]
-        except (ValueError, AssertionError, KeyError) as error:
-            raise InputError(f"split {split!r} of {name} cannot be read: {first_line(error)}") from None
         # Several files at a time, 16 images of each by turns, always in the same order.
         read_config = tfds.ReadConfig(
             interleave_cycle_length=16, interleave_block_length=16, try_autocache=False
@@ -181,8 +182,23 @@ def _tfds(name, data_dir):
             whole.num_bytes * images / whole.num_examples,
         )
 
+    def parts(split):
+        with _named_split(split, name):
+            found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+        sizes = {part.splitname: splits[part.splitname].num_examples for part in found}
+        return [(p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in found]
+
     channels = features["image"].shape[-1] or 3
-    return Source(name, list(splits), read, features["label"].names, channels)
+    return Source(name, list(splits), read, parts, features["label"].names, channels)
+
+
+@contextlib.contextmanager
+def _named_split(split, dataset):
+    """Within this block, the errors of tensorflow-datasets about a split become InputErrors."""
+    try:
+        yield
+    except (ValueError, AssertionError, KeyError) as error:
+        raise InputError(f"split {split!r} of {dataset} cannot be read: {first_line(error)}") from None
 
 
 def _undecoded(builder, split, **options):
@@ -191,46 +207,6 @@ def _undecoded(builder, split, **options):
     decoders = {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, decoders=decoders, **options)
     return examples.map(lambda example: (example["image"], example["label"]))
-
-
-def split_name(source, name, defaults):
-    """Returns the name of the split to read: the one that is asked for, or the first default there is."""
-    if name is None:
-        name = next((default for default in defaults if default in source.split_names), defaults[0])
-    if base_name(name) not in source.split_names:
-        there = ", ".join(source.split_names)
-        raise InputError(f"dataset {source.name} has no split {name!r}; it has: {there}")
-    return name
-
-
-def base_name(split):
-    """Takes the slice off the name of a split: "train[:90%]" is part of "train"."""
-    return split.split("[")[0]
-
-
-def slice_of(split, size):
-    """Returns the slice of `size` images that a name such as "train[:90%]" or "train[100:-5]" stands for.
-
-    Percentages are rounded to whole images as tensorflow-datasets rounds them.
-
-    Raises:
-        InputError: If it is not such a name, or no image is left.
-    """
-    if base_name(split) == split:
-        return slice(None)
-    match = _SLICE.fullmatch(split)
-    if not match:
-        raise InputError(f"a part of a split is written train[:90%] or train[100:200], got {split!r}")
-
-    def place(text):
-        if not text or not text.endswith("%"):
-            return int(text) if text else None
-        return round(int(text[:-1]) * size / 100)
-
-    part = slice(place(match["begin"]), place(match["end"]))
-    if not len(range(*part.indices(size))):
-        raise InputError(f"split {split!r} has no images, of {size}")
-    return part
 
 
 def check_fit(path, channels, classes, class_names, source):

@@ -6,6 +6,7 @@ in `replicas.py`, what their processes tell each other meanwhile in `peers.py`.
 
 import contextlib
 import os
+import socket
 import zlib
 
 import keras
@@ -15,9 +16,11 @@ from tensorflow.python.eager import context
 from convmixer_keras.training.peers import connected
 from convmixer_keras.training.workers import ALONE, find_workers, has_workers
 from convmixer_keras.utils import checks
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.text import one_line
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+TPU_SECONDS = 20  # For how long to wait for an answer of a TPU, or of what knows its address.
 
 
 def choose_strategy(name="auto"):
@@ -119,15 +122,34 @@ def _best_strategy():
 
 
 def _tpu_strategy():
+    name = os.environ.get("TPU_NAME") or "local"
     try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=os.environ.get("TPU_NAME", "local"))
-        if resolver.master():
+        with _answering_within(TPU_SECONDS):
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+            address = resolver.master().removeprefix("grpc://")
+            if address:  # TensorFlow waits without end for one that does not answer.
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port))).close()
+        if address:
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
-    except (ValueError, tf.errors.OpError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"strategy tpu needs a TPU, here or named by TPU_NAME: {reason}") from None
+    except (ValueError, TypeError, OSError, RuntimeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"strategy tpu needs a TPU, here or named by TPU_NAME, which is {name!r}: "
+            f"{one_line(first_line(error), 200)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _answering_within(seconds):
+    """Within this block, connections that set no limit of their own wait for so many seconds."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def summary(name, workers, replicas, batch_size, passes=1):

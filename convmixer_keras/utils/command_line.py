@@ -120,7 +120,7 @@ def quiet_start():
         finally:
             for line in _text(held_back).splitlines():
                 if not _is_chatter(line):
-                    print(line, file=sys.stderr)
+                    print(one_line(line), file=sys.stderr)
 
 
 def _is_chatter(line):
@@ -144,7 +144,8 @@ def silence():
             ):
                 yield
         except BaseException:
-            print(python.getvalue() + _text(held_back), end="", file=sys.stderr)
+            for line in (python.getvalue() + _text(held_back)).splitlines():
+                print(one_line(line), file=sys.stderr)
             raise
 
 

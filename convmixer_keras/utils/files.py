@@ -92,7 +92,7 @@ def check_file(path):
             raise InputError(f"cannot read {path}: permission denied")
         return
     if os.path.isdir(path):
-        raise InputError(f"{path} is a folder, not a file")
+        raise InputError(f"cannot read {path}: it is a folder")
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

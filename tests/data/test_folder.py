@@ -10,7 +10,7 @@ from PIL import Image
 
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.data.folder import Folder
-from convmixer_keras.data.sources import slice_of
+from convmixer_keras.data.splits import slice_of
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, RECIPES, recipe_name_for
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.image_files import IMAGE_ENDINGS, image_paths
@@ -162,7 +162,9 @@ def mock_split(size):
     return tfds.core.SplitInfo(name="train", shard_lengths=[size], num_bytes=1, filename_template=None)
 
 
-@pytest.mark.parametrize("split", ["train[50%]", "train[a:b]", "train[:0%]", "train[99:]", "train[:5"])
+@pytest.mark.parametrize(
+    "split", ["train[50%]", "train[a:b]", "train[:0%]", f"train[:{9**999}]", "train[99:]", "train[:5"]
+)
 def test_slices_that_are_none(split):
     with pytest.raises(InputError, match=r"train\["):
         slice_of(split, 10)
@@ -175,10 +177,56 @@ def test_slices_of_digits_and_folders(photos):
     ]
     assert sum(parts) == 1437
     seen = []
-    for split in ("train[:70%]", "train[70%:]"):
-        recipe = plain(photos, train_split=split, validation_split="train", validation_share=0.0)
+    parts = ("train[:70%]", "train[70%:]")
+    for split, other in (parts, parts[::-1]):
+        recipe = plain(photos, train_split=split, validation_split=other, validation_share=0.0)
         seen += [image.tobytes() for images, _ in data.load(recipe).train for image in images.numpy()]
     assert len(seen) == 20
+
+
+@pytest.mark.parametrize(
+    ("splits", "shared"),
+    [
+        (("train[:80%]", "train[70%:]", None), 144),
+        (("train", "train[:5]", None), 5),
+        (("train[:5]", "train", None), 5),
+        (("train[:10]", "train[10:20]", "train[15:30]"), 5),
+        (("train", "test", "test[100:]"), 260),
+        (("train", None, "test"), 360),
+        (("train", "test", "train"), 1437),
+        (("train[:-30%]", "train[-30%:]", None), 0),
+        (("train[:10]", "train[10:20]", "test"), 0),
+    ],
+)
+def test_splits_that_overlap(splits, shared):
+    names = dict(zip(("train_split", "validation_split", "test_split"), splits, strict=True))
+    recipe = dataclasses.replace(DIGITS, **names, batch_size=1)
+    if not shared:
+        data.load(recipe)
+        return
+    with pytest.raises(
+        InputError, match=rf"_split '.*' and .*_split '.*' must not overlap.* {shared:,} images"
+    ):
+        data.load(recipe)
+
+
+def test_splits_of_a_folder_that_overlap(photos, tmp_path):
+    recipe = plain(photos, train_split="train[:80%]", validation_split="train[70%:]")
+    with pytest.raises(
+        InputError, match=r"'train\[:80%\]' and .* 'train\[70%:\]' must not overlap.* 2 images"
+    ):
+        data.load(recipe)
+    root = split_layout(photos, tmp_path, ("train", "val", "test"))
+    data.load(plain(root, test_split="test"))
+    with pytest.raises(InputError, match=r"validation_split 'val' and test_split 'val' must not overlap"):
+        data.load(plain(root, test_split="val"))
+    with pytest.raises(InputError, match="has no split 'tset'"):
+        data.load(plain(root, test_split="tset"))
+
+
+def test_validation_on_the_training_images_is_said():
+    with pytest.warns(UserWarning, match="validation is on the training images, 'train'"):
+        data.load(dataclasses.replace(DIGITS, validation_split="train"))
 
 
 def test_balanced_class_weights(photos):

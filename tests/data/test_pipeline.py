@@ -341,6 +341,11 @@ def test_tfds_name(tfds_folder):
         dataclasses.replace(recipe, train_split="train[:50%]", validation_split="train[50%:]"), tfds_folder
     )
     assert (part.train_size, part.validation_size) == (10, 10)
+    for split, shared in (("train[40%:]", 2), ("train[3:5]", 2)):
+        with pytest.raises(InputError, match=rf"must not overlap, and share {shared} images"):
+            data.load(
+                dataclasses.replace(recipe, train_split="train[:50%]", validation_split=split), tfds_folder
+            )
 
 
 def test_published_datasets_are_known():

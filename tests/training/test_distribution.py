@@ -1,8 +1,10 @@
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -19,6 +21,7 @@ from convmixer_keras import recipes
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.training import distribution
 from convmixer_keras.training.workers import ALONE
+from convmixer_keras.utils.errors import InputError
 
 # Eleven steps with every part of the optimizer at work: the norm of the gradient is above 0.05.
 ELEVEN_STEPS = {
@@ -282,10 +285,38 @@ def test_unknown_strategy():
 
 
 def test_a_tpu_that_is_not_there(tmp_path):
-    done = run("--strategy", "tpu", cwd=tmp_path, TPU_NAME="local")
+    done = run(cwd=tmp_path, TPU_NAME="nosuch")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("error: strategy tpu needs a TPU")
-    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith(
+        "error: strategy tpu needs a TPU, here or named by TPU_NAME, which is 'nosuch'"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["", "nosuch", "grpc://127.0.0.1:1", "grpc://127.0.0.1", "grpc://[::1]:x", "\x1b"]
+)
+def test_names_of_tpus_that_are_not_there(name, monkeypatch):
+    monkeypatch.setenv("TPU_NAME", name)
+    with pytest.raises(InputError, match="strategy tpu needs a TPU") as error:
+        distribution.start_strategy("tpu", ALONE)
+    assert str(error.value).isprintable()
+
+
+def test_a_tpu_that_does_not_answer(monkeypatch):
+    """The queue of connections is full: as silent as a machine behind a firewall."""
+    monkeypatch.setattr(distribution, "TPU_SECONDS", 0.5)
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        monkeypatch.setenv("TPU_NAME", f"grpc://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(InputError, match=r"strategy tpu needs a TPU.*timed out"):
+            distribution.start_strategy("tpu", ALONE)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_a_batch_that_cannot_be_shared():
@@ -352,3 +383,29 @@ def test_a_last_batch_for_one_of_two_replicas(tmp_path):
     )
     assert two["val_accuracy"] == pytest.approx(one["val_accuracy"], abs=0.01)
     assert two["val_loss"] == pytest.approx(one["val_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_weighted_classes_have_the_loss_of_one_device(tmp_path):
+    """The halves of a batch have different sums of weights: ninety images of one class, thirty, and ten."""
+    random = np.random.default_rng(0)
+    for split, counts in (("train", (90, 30, 10)), ("val", (4, 4, 4))):
+        for number, count in enumerate(counts):
+            folder = tmp_path / "photos" / split / str(number)
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 255, (8, 8, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    changes = ELEVEN_STEPS | {"dataset": str(tmp_path / "photos"), "batch_size": 26, "epochs": 2}
+    changes |= {"class_weight": "balanced"}
+    one = run_together(tmp_path / "one", "one", "1", changes)
+    mirrored = run_together(tmp_path / "mirrored", "mirrored", "2", changes)
+    plain = run_together(tmp_path / "plain", "one", "1", changes | {"class_weight": "none"})
+    ours, theirs, unweighted = (json.loads(printed[0][-1]) for printed in (mirrored, one, plain))
+    for epoch, expected in zip(ours, theirs, strict=True):
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            assert epoch[name] == pytest.approx(expected[name], rel=1e-5), name
+    assert abs(unweighted[0]["loss"] - theirs[0]["loss"]) > 1e-3
+    found = numbers(tmp_path / "mirrored/process0/run/checkpoint.weights.h5")
+    for name, expected in numbers(tmp_path / "one/process0/run/checkpoint.weights.h5").items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
