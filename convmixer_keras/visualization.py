@@ -84,6 +84,7 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
     rows = math.ceil(len(images) / columns)
     lines = max(1 + title.count("\n") for title in titles)
     figure = new_figure(1.6 * columns, (1.75 + 0.13 * lines) * rows)
+    figure.get_layout_engine().set(h_pad=0.08)  # Titles of several lines reach to the edge otherwise.
     all_axes = figure.subplots(rows, columns, squeeze=False)
     for axes in all_axes.flat:
         axes.set_xticks([])

@@ -148,7 +148,7 @@ def report(rows, recipe, config):
         "",
         "![Differences to the baseline](ablation.png)",
         "",
-        "```",
+        "```sh",
         shlex.join(["python", *sys.argv]),
         "```",
     ]

@@ -69,7 +69,11 @@ def draw_neighbours(paths, arguments, picture):
 
     queries = np.unique(np.linspace(0, len(paths) - 1, arguments.rows).round().astype(int))
     shown = [i for query in queries for i in (query, *neighbours[query])]
-    below = [text for query in queries for text in ("the image", *map("{:.3f}".format, similarities[query]))]
+    below = [
+        text
+        for query in queries
+        for text in ("the image", *map("similarity {:.3f}".format, similarities[query]))
+    ]
     titles = [
         f"{os.path.relpath(paths[i], arguments.folder)[-24:]}\n{text}"
         for i, text in zip(shown, below, strict=True)

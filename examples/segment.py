@@ -128,6 +128,8 @@ def read(folder, size):
 
 
 def draw(images, masks, predicted, path):
+    from matplotlib.patches import Patch
+
     from convmixer_keras.visualization import image_grid
 
     colours = np.random.default_rng(3).integers(40, 256, (256, 3))
@@ -138,7 +140,11 @@ def draw(images, masks, predicted, path):
         for picture in (images[i], colours[masks[i]], colours[predicted[i]])
     ]
     titles = ["image", "truth", "prediction"] + [""] * (len(rows) - 3)
-    image_grid(rows, titles, columns=3).savefig(path)
+    figure = image_grid(rows, titles, columns=3)
+    classes = [number for number in np.unique([masks, predicted]) if number != IGNORED]
+    key = [Patch(facecolor=colours[number] / 255, label=f"class {number}") for number in classes]
+    figure.legend(handles=key, loc="outside lower center", ncols=len(key), fontsize=7, frameon=False)
+    figure.savefig(path)
 
 
 def draw_scenes(folder, count=600, size=96):
