@@ -6,7 +6,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from convmixer_keras.convert.structure import by_structure, refuse_separable
-from convmixer_keras.convert.torch_layouts import LAYOUTS, tensor_names, tensor_shape
+from convmixer_keras.convert.torch_layouts import LAYOUTS, NORM_TENSORS, tensor_names, tensor_shape
 from convmixer_keras.models.sizes import Sizes
 from convmixer_keras.utils.errors import InputError
 
@@ -39,7 +39,10 @@ class Recognised(NamedTuple):
 
     def modules(self):
         """Returns lines that say which module was taken for what, a line for each block."""
-        names = {layer: key.rpartition(".")[0] for (layer, _), key in self.keys.items()}
+        keys = {}
+        for (layer, _), key in self.keys.items():
+            keys.setdefault(layer, []).append(key)
+        names = {layer: _module_name(found) for layer, found in keys.items()}
         lines = [f"stem: convolution {names['stem_conv']}, normalisation {names['stem_bn']}"]
         for i in range(self.sizes.depth):
             block = f"block{i}_"
@@ -49,6 +52,14 @@ class Recognised(NamedTuple):
                 f"{names[block + 'pointwise_bn']}"
             )
         return [*lines, f"head: {names['head']}"] if "head" in names else lines
+
+
+def _module_name(keys):
+    """What the names of a module's tensors begin with; all of them where their ends are not PyTorch's."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    if ends in (list(NORM_TENSORS), ["weight", "bias"]) and all("." in key for key in keys):
+        return keys[0].rpartition(".")[0]
+    return f"({', '.join(keys)})"
 
 
 def recognise(tensors, source, include_top=True, in_order=False):

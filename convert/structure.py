@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+from convmixer_keras.convert import unnamed
 from convmixer_keras.utils.errors import InputError
 
 # How programs call the four tensors of a normalisation, in PyTorch's order and under its names.
@@ -18,6 +19,7 @@ _NORM_NAMES = {
     "running_mean": ("running_mean", "moving_mean", "mean"),
     "running_var": ("running_var", "moving_var", "moving_variance", "variance", "var"),
 }
+_KNOWN_NAMES = {"kernel", *itertools.chain(*_NORM_NAMES.values())}
 _NAMED = 6  # How many modules an error names.
 
 
@@ -44,7 +46,11 @@ def by_structure(tensors, source, in_order):
         InputError: If the shapes are not a ConvMixer's. The message names what is missing or left over.
     """
     refuse_separable(tensors, source)
-    convolutions, norms, matrices, other = _modules(tensors)
+    if {key.rpartition(".")[2] for key in tensors}.isdisjoint(_KNOWN_NAMES):
+        convolutions, norms, matrices, other = _modules_by_order(tensors, source, in_order)
+        in_order = True
+    else:
+        convolutions, norms, matrices, other = _modules(tensors, source, in_order)
     stems, depthwise, pointwise = _sorted_by_kind(convolutions)
     depth = len(pointwise)
     wanted = ((stems, 1, "patch embedding"), (depthwise, depth, "depthwise convolutions"))
@@ -80,12 +86,30 @@ def refuse_separable(tensors, source):
             )
 
 
-def _modules(tensors):
+def _modules_by_order(tensors, source, in_order):
+    """As `_modules`, where no name says anything."""
+    pairs, groups, other = unnamed.sequence(tensors, in_order)
+    convolutions, matrices = [], []
+    for weight, bias in pairs:
+        kind = matrices if len(tensors[weight].shape) == 2 else convolutions
+        name = f"convolution.{len(convolutions)}" if kind is convolutions else f"matrix.{len(matrices)}"
+        kind.append(_Module(name, {"weight": weight, "bias": bias}, tuple(tensors[weight].shape)))
+    if any(len(module.shape) != 4 for module in convolutions):
+        raise InputError(
+            f"{source} is not a ConvMixer: it has tensors of another number of axes than 1, 2 or 4"
+        )
+    # Which vector is which is only asked where all of them have their place.
+    found = [{}] * len(groups) if other else unnamed.norm_keys(groups, tensors, source)
+    norms = [_Module(f"normalisation.{i}", keys, ()) for i, keys in enumerate(found)]
+    return convolutions, norms, matrices, other
+
+
+def _modules(tensors, source, in_order):
     """Sorts tensors into convolutions, normalisations and matrices; returns also the names of the rest."""
     groups = {}
     for key in tensors:
         groups.setdefault(key.rpartition(".")[0], []).append(key)
-    convolutions, norms, matrices, other = [], [], [], []
+    convolutions, norms, matrices, other, by_value = [], [], [], [], {}
     for name, keys in groups.items():
         named = _as_norm(keys)
         large = [key for key in keys if len(tensors[key].shape) > 1]
@@ -96,8 +120,14 @@ def _modules(tensors):
             shape = tuple(tensors[large[0]].shape)
             module = _Module(name, {"weight": large[0], "bias": small[0]}, shape)
             (matrices if len(shape) == 2 else convolutions).append(module)
+        elif len(small) == len(keys) == len(_NORM_NAMES):
+            by_value[name] = unnamed.in_file_order(keys, in_order)
         else:
             other += keys
+    found = unnamed.norm_keys(list(by_value.values()), tensors, source)
+    norms += [
+        _Module(name, norm, tensors[norm["weight"]].shape) for name, norm in zip(by_value, found, strict=True)
+    ]
     return convolutions, norms, matrices, other
 
 
@@ -169,7 +199,7 @@ def _numbering(names, source):
     The number is where the names of the depthwise convolutions differ. Of 3.fn.0, 7.fn.0, ... the modules
     3 to 6 are a block.
     """
-    split = [_tokens(name) for name in names]
+    split = [unnamed.tokens(name) for name in names]
     at = next((i for i, tokens in enumerate(zip(*split, strict=False)) if len(set(tokens)) > 1), None)
     if at is None or at % 2 == 0:  # Words differ, no number.
         if len(names) > 1:
@@ -186,7 +216,7 @@ def _numbering(names, source):
         )
 
     def number(name):
-        tokens = _tokens(name)
+        tokens = unnamed.tokens(name)
         if tokens[:at] != before or len(tokens) <= at:
             return None
         block = (tokens[at] - starts[0]) // step
@@ -229,17 +259,12 @@ def _likeness(one, other):
     return len(list(same)) + len(list(same_end))
 
 
-def _tokens(name):
-    """["blocks.", 10, ".bn", 1, ""]: words at even places, numbers at odd ones."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d{1,9})", name))]
-
-
 def _words(name):
     return re.sub(r"\d+|_\d+", "", name)
 
 
 def _by_number(module):
-    return _tokens(module.name)
+    return unnamed.tokens(module.name)
 
 
 def _names(modules):

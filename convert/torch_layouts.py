@@ -7,7 +7,7 @@ to each layout's module names is all the difference there is. Knows neither PyTo
 import re
 from typing import NamedTuple
 
-_NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Layout(NamedTuple):
@@ -106,7 +106,7 @@ def is_norm(layer):
 
 def tensor_names(layer):
     """Returns what PyTorch calls the tensors of a layer of this package's name, without counters."""
-    return _NORM_TENSORS if is_norm(layer) else ("weight", "bias")
+    return NORM_TENSORS if is_norm(layer) else ("weight", "bias")
 
 
 def tensor_shape(layer, tensor, sizes):

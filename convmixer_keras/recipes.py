@@ -295,6 +295,17 @@ RECIPES = {
 }
 
 
+def for_dataset(recipe, dataset):
+    """Returns a recipe for a data set of the user's.
+
+    Photographs of any data set but the recipe's own are turned as their EXIF data says: that ImageNet's are
+    taken as they are stored is a matter of ImageNet.
+    """
+    if dataset == recipe.dataset:
+        return recipe
+    return dataclasses.replace(recipe, dataset=dataset, orientation="exif")
+
+
 def recipe_name_for(dataset):
     """Returns the name of the recipe that fits a data set best where none is named: its own, or "photos"."""
     return next((name for name, recipe in RECIPES.items() if recipe.dataset == dataset), "photos")

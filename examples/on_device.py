@@ -128,7 +128,9 @@ def network_input(path, shape, crop_pct, interpolation, orientation, mean=None, 
         whole = image.width * least_height // image.height, least_height
     else:
         whole = least_width, image.height * least_width // image.width
-    image = image.resize(whole, Image.Resampling[interpolation.upper()])
+    method = Image.Resampling[interpolation.upper()]
+    # Across first: within one call, the order and so the rounding depend on Pillow's version.
+    image = image.resize((whole[0], image.height), method).resize(whole, method)
     left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
     image = image.crop((left, top, left + width, top + height))
     pixels = np.asarray(image, np.float32).reshape(height, width, channels)

@@ -18,7 +18,7 @@ import sys
 import warnings
 
 from convmixer_keras.commands import evaluate, recipe_flags, settings_flags
-from convmixer_keras.recipes import RECIPES, recipe_name_for
+from convmixer_keras.recipes import RECIPES, for_dataset, recipe_name_for
 from convmixer_keras.utils import command_line, extras, hub
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
@@ -185,6 +185,8 @@ def parse(argv):
     chosen = chooser.parse_known_args(argv)[0]
     name = chosen.recipe or recipe_name_for(chosen.dataset or RECIPES[DEFAULT_RECIPE].dataset)
     recipe = RECIPES[name]
+    if chosen.dataset:
+        recipe = for_dataset(recipe, chosen.dataset)
 
     installed = os.path.basename(sys.argv[0]) == "convmixer-train"
     text = __doc__.replace("python train_keras.py", "convmixer-train") if installed else __doc__

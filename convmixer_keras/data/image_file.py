@@ -13,6 +13,7 @@ from convmixer_keras.utils.files import check_file
 ORIENTATIONS = ("exif", "stored")
 # The largest image that is decoded: 360 MB in memory. The largest phone cameras take 108 million pixels.
 MOST_PIXELS = 120_000_000
+_FAR_TOO_LARGE = f"it has over {MOST_PIXELS:,} pixels, the most that are allowed"  # Of Pillow's own limit.
 # What has to be done to the stored pixels for an EXIF orientation; 1 and anything unknown is nothing.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,15 +63,32 @@ def read(source, channels=3, orientation="stored"):
             return _prepared(source, channels, orientation)
         with Image.open(file) as image:
             return _prepared(image, channels, orientation)
+    except Image.DecompressionBombError:
+        raise InputError(f"cannot read {name} as an image: {_FAR_TOO_LARGE}") from None
     except Exception as error:  # Pillow's readers raise nearly everything on damaged files.
         raise InputError(f"cannot read {name} as an image: {first_line(error)}") from None
 
 
-def _prepared(image, channels, orientation):
+def why_too_large(path):
+    """Returns in words that an image file has too many pixels, or None if that is not what is wrong."""
+    try:
+        with Image.open(path) as image:
+            return _why_too_large(image)
+    except Image.DecompressionBombError:
+        return _FAR_TOO_LARGE
+    except Exception:  # No image.
+        return None
+
+
+def _why_too_large(image):
     if image.width * image.height > MOST_PIXELS:
-        raise InputError(
-            f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are allowed"
-        )
+        return f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are allowed"
+    return None
+
+
+def _prepared(image, channels, orientation):
+    if reason := _why_too_large(image):
+        raise InputError(reason)
     turn = _TURNS.get(_exif_orientation(image)) if orientation == "exif" else None
     if image.mode.startswith("I;16"):  # convert() would make white of everything over 255.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -97,6 +97,8 @@ class Preprocessing:
             box = (left * across, top * down, (left + width) * across, (top + height) * down)
             image = image.resize((width, height), method, box)
         else:
+            # Across first: within one call, the order and so the rounding depend on Pillow's version.
+            image = image.resize((whole_width, image.height), method)
             image = image.resize((whole_width, whole_height), method)
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image, np.uint8).reshape(self.shape)

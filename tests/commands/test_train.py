@@ -14,6 +14,7 @@ from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
 from convmixer_keras.commands import train
+from convmixer_keras.recipes import RECIPES
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
 
@@ -138,6 +139,23 @@ def test_wrong_use_is_one_line_and_code_2(arguments, message, tmp_path, monkeypa
     assert message in outcome.stderr.splitlines()[-1]
     assert "Traceback" not in outcome.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, None])
+def test_photographs_of_ones_own_are_turned_with_any_recipe(recipe, image_folder):
+    chosen = [] if recipe is None else ["--recipe", recipe]
+    assert train.parse([*chosen, "--dataset", str(image_folder)])[1].orientation == "exif"
+    flags = [*chosen, "--dataset", str(image_folder), "--orientation", "stored"]
+    assert train.parse(flags)[1].orientation == "stored"
+
+
+def test_imagenet_itself_is_taken_as_stored(capsys):
+    for flags in (["--recipe", "imagenet"], ["--dataset", "imagenet2012"]):
+        assert train.parse(flags)[1] == RECIPES["imagenet"]
+    for flags, default in (([], "stored"), (["--dataset", "photos/"], "exif")):
+        with pytest.raises(SystemExit):
+            train.parse(["--recipe", "imagenet", *flags, "--help"])
+        assert re.search(rf"data says, or not\s+\(default: {default}\)", capsys.readouterr().out)
 
 
 def test_help_and_version(tmp_path):

@@ -154,6 +154,113 @@ def test_wrapper_keys(wrapper, tmp_path):
     assert torch_weights.open_checkpoint(tmp_path / "m.pth", activation="gelu").recognised.layout == "timm"
 
 
+ORDERS = {  # Of the tensors of a normalisation, PyTorch's being 0, 1, 2, 3.
+    "PyTorch's": (0, 1, 2, 3),
+    "bias before weight": (1, 0, 2, 3),
+    "statistics first": (2, 3, 0, 1),
+}
+
+
+def unnamed(reference, depth, order, naming="words", rename="w{}"):
+    """The tensors in the order of their class, with names that say nothing."""
+    tensors = list(renamed(reference, naming, depth).items())
+    row = []
+    while tensors:
+        module = tensors[0][0].rpartition(".")[0]
+        count = next(
+            (i for i, (key, _) in enumerate(tensors) if key.rpartition(".")[0] != module), len(tensors)
+        )
+        found, tensors = tensors[:count], tensors[count:]
+        found = [item for item in found if not item[0].endswith("num_batches_tracked")]
+        row += [found[place] for place in order] if len(found) == 4 else found
+    return {rename.format(i): tensor for i, (_, tensor) in enumerate(row)}
+
+
+def random_trained(*shape):
+    """Values as training leaves them: scales about 1, shifts about 0, positive variances."""
+    reference, generator = torch_reference.random_model("timm", *shape), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in reference.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.2, 2, generator=generator)
+                module.bias.normal_(0, 0.5, generator=generator)
+                module.running_mean.normal_(0.3, 0.3, generator=generator)
+                module.running_var.uniform_(0.05, 3, generator=generator)
+    return reference
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [SMALL, (8, 1, 5, 4, 7, 3), (8, 2, 3, 3, 8, 1)], ids=str)
+def test_names_that_say_nothing(shape, order, ending, tmp_path):
+    """Their norms are told by value: which vector is positive, and which mostly."""
+    reference = random_trained(*shape)
+    state = unnamed(reference, shape[1], ORDERS[order])
+    found = assert_recognised(state, reference, tmp_path / f"m.{ending}")
+    assert found.layout == recognition.BY_STRUCTURE
+    start = [f"w{i}" for i in range(2, 6)]
+    of_norm = [found.keys["stem_bn", name] for name in ("weight", "bias", "running_mean", "running_var")]
+    assert [of_norm[place] for place in ORDERS[order]] == start
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, shape[5]), np.float32)
+    model = torch_weights.build(torch_weights.open_checkpoint(tmp_path / f"m.{ending}", activation="gelu"))
+    expected = torch_reference.logits(reference, images)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    lines = "\n".join(found.modules())
+    assert f"stem: convolution (w0, w1), normalisation ({', '.join(of_norm)})" in lines
+
+
+def test_names_that_say_nothing_in_any_order_of_definition(tmp_path):
+    reference = random_trained(*SMALL)
+    state = unnamed(reference, 12, (0, 1, 2, 3), "norms after convolutions", "{:x}")
+    assert_recognised(state, reference, tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_norms_of_unknown_suffixes(order, tmp_path):
+    reference = random_trained(8, 2, 3, 2)
+    ends = ("weight", "bias", "running_mean", "running_var")
+    places = {ends[place]: "abcd"[i] for i, place in enumerate(ORDERS[order])}
+    state = {}
+    for key, tensor in renamed(reference, "words", 2).items():
+        module, _, end = key.rpartition(".")
+        is_norm = module == "patch_embed.2" or "bn" in module
+        state[f"{module}.{places.get(end, end)}" if is_norm else key] = tensor
+    state = {key: tensor for key, tensor in state.items() if "batches" not in key}
+    if order != "PyTorch's":  # Sorted, as safetensors does.
+        state = dict(sorted(state.items()))
+    assert_recognised(state, reference, tmp_path / "m.pth")
+
+
+def test_norms_that_their_values_do_not_tell_apart_are_refused(tmp_path):
+    reference = random_trained(8, 2, 3, 2)
+    torch.save(unnamed(reference, 2, (1, 2, 3, 0)), tmp_path / "m.pth")  # Weight and variance: both positive.
+    message = "nothing tells which of w2, w3, w4, w5 is a normalisation's weight, bias, mean and variance"
+    with pytest.raises(InputError, match=message):
+        torch_weights.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+    with torch.no_grad():
+        reference.stem[2].running_var[3] = -1
+    torch.save(unnamed(reference, 2, (0, 1, 2, 3)), tmp_path / "m.pth")
+    with pytest.raises(InputError, match=rf"{message} \(no order fits, and a variance is positive\)"):
+        torch_weights.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("w6", "2 depthwise convolutions, found 1: .*; no other tensors, found w11"),
+        ("w29", "no other tensors, found w26, w27, w28"),
+        ("w1", "no other tensors, found w3, w4, w5"),
+        ("w30", "no other tensors, found w31"),
+    ],
+)
+def test_missing_tensors_without_names(left_out, message, tmp_path):
+    state = unnamed(random_trained(8, 2, 3, 2), 2, (0, 1, 2, 3))
+    del state[left_out]
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=message):
+        torch_weights.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("ending", ["pth", "safetensors"])
 def test_float8(dtype, ending, tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from convmixer_keras.data import pipeline as data
+from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
 from convmixer_keras.utils.errors import InputError
 
@@ -206,6 +207,28 @@ def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkey
     validation = data.load_validation(recipe)
     with pytest.raises(InputError, match=r"val/blue/4\.jpg"), validation.bad_images.checked():
         list(validation.images)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((12_001, 10_000), "it has 12001 x 10000 pixels, and at most 120,000,000 are allowed"),
+        ((20_000, 10_000), "it has over 120,000,000 pixels, the most that are allowed"),
+    ],
+)
+def test_an_image_of_too_many_pixels_is_named_as_such(image_folder, tmp_path, size, message):
+    shutil.copytree(image_folder, tmp_path / "images")
+    large = tmp_path / "images/val/blue/4.png"
+    Image.new("1", size).save(large)
+    validation = data.load_validation(plain(tmp_path / "images", batch_size=6))
+    with pytest.raises(InputError) as error, validation.bad_images.checked():
+        list(validation.images)
+    assert str(error.value).startswith(
+        f"{large} cannot be decoded as an image: {message}, and max_bad_images"
+    )
+    with pytest.raises(InputError) as error:
+        Preprocessing(8)(large)
+    assert str(error.value) == f"cannot read {large} as an image: {message}"
 
 
 def augmented(image_folder, **changes):

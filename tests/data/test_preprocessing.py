@@ -22,11 +22,15 @@ from convmixer_keras.utils.errors import InputError
 
 
 def pillow_transform(image, size, crop_pct, method):
-    """Resize the shorter side and crop the centre, as timm and torchvision do with Pillow."""
+    """Resize the shorter side and crop the centre, as timm and torchvision do with Pillow.
+
+    Across first, as older versions of Pillow do within one call; newer ones take tall images down first.
+    """
     side = math.floor(size / crop_pct)
     width, height = image.size
     shorter = min(width, height)
-    image = image.resize((side * width // shorter, side * height // shorter), method)
+    width, height = side * width // shorter, side * height // shorter
+    image = image.resize((width, image.height), method).resize((width, height), method)
     left, top = round((image.width - size) / 2), round((image.height - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)), np.float32)
 

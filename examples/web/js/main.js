@@ -41,20 +41,20 @@ async function classifyPhoto(file) {
   if (!classifier) throw unready;
   endCamera();
   const question = ++asked;
-  const bitmap = await decodePhoto(file, file.name, preprocessing);
-  if (question !== asked) return bitmap.close();
-  const photo = element('photo');
-  URL.revokeObjectURL(photo.src);
-  photo.src = URL.createObjectURL(file);
-  photo.alt = `The photo ${file.name}`;
+  const photo = await decodePhoto(file, file.name, preprocessing);
+  if (question !== asked) return photo.bitmap.close();
+  const shown = element('photo');
+  URL.revokeObjectURL(shown.src);
+  shown.src = URL.createObjectURL(file);
+  shown.alt = `The photo ${file.name}`;
   showStage('photo');
   await painted();
-  const pixels = toInput(bitmap, classifier.input, preprocessing);
-  bitmap.close();
+  const pixels = toInput(photo, classifier.input, preprocessing);
+  photo.bitmap.close();
   const {probabilities, milliseconds} = await classifier.classify(pixels);
   if (question !== asked) return;
   const {text} = showResult(probabilities, classNames, milliseconds);
-  photo.alt = `The photo ${file.name}: ${text}`;
+  shown.alt = `The photo ${file.name}: ${text}`;
   announce(text);
 }
 
@@ -99,7 +99,7 @@ async function watch(video, question) {
     while (question === asked) {
       if (video.videoWidth) {
         const frame = await createImageBitmap(video);
-        const pixels = toInput(frame, classifier.input, preprocessing);
+        const pixels = toInput({bitmap: frame, orientation: 1}, classifier.input, preprocessing);
         frame.close();
         const {probabilities, milliseconds} = await classifier.classify(pixels);
         if (question !== asked) return;

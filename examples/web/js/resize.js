@@ -6,6 +6,9 @@
  * when shrinking, the kernel is stretched to cover what each pixel of the result stands for.
  */
 
+// Pillow's weights are whole multiples of 1 / ONE, so that every result can be computed to the same bit.
+const ONE = 2 ** 22;
+
 /** How far each filter reaches, and its weight at a distance. */
 const FILTERS = {
   bicubic: {radius: 2, weight: cubic},
@@ -16,7 +19,7 @@ const FILTERS = {
 /**
  * @typedef {object} Taps
  * @property {number} start The first pixel of the source that counts.
- * @property {Float64Array} weights Of it and those after it; their sum is 1.
+ * @property {Float64Array} weights Of it and those after it, in units of 1 / ONE; their sum is about ONE.
  */
 
 /**
@@ -32,13 +35,14 @@ export function filterTaps(interpolation, size, resized, first, count) {
   if (interpolation === 'nearest') return nearestTaps(scale, first, count);
   const {radius, weight} = FILTERS[interpolation];
   const stretch = Math.max(scale, 1);
+  const shrink = 1 / stretch;
   return Array.from({length: count}, (_, i) => {
     const centre = (first + i + 0.5) * scale;
     const start = Math.max(0, Math.floor(centre - radius * stretch + 0.5));
     const end = Math.min(size, Math.floor(centre + radius * stretch + 0.5));
-    const weights = Float64Array.from({length: end - start}, (_, j) => weight((start + j + 0.5 - centre) / stretch));
+    const weights = Float64Array.from({length: end - start}, (_, j) => weight((start + j - centre + 0.5) * shrink));
     const sum = weights.reduce((a, b) => a + b);
-    return {start, weights: weights.map((weight) => weight / sum)};
+    return {start, weights: weights.map((weight) => rounded((weight / sum) * ONE))};
   });
 }
 
@@ -46,16 +50,21 @@ export function filterTaps(interpolation, size, resized, first, count) {
 function nearestTaps(scale, first, count) {
   const taps = [];
   for (let i = 0, centre = scale / 2; i < first + count; i++, centre += scale) {
-    if (i >= first) taps.push({start: Math.floor(centre), weights: Float64Array.of(1)});
+    if (i >= first) taps.push({start: Math.floor(centre), weights: Float64Array.of(ONE)});
   }
   return taps;
+}
+
+/** @param {number} x */
+function rounded(x) {
+  return Math.trunc(x < 0 ? x - 0.5 : x + 0.5);
 }
 
 /** @param {number} x */
 function cubic(x) {
   const d = Math.abs(x);
   if (d < 1) return (1.5 * d - 2.5) * d * d + 1;
-  if (d < 2) return ((-0.5 * d + 2.5) * d - 4) * d + 2;
+  if (d < 2) return -0.5 * (((d - 5) * d + 8) * d - 4);
   return 0;
 }
 
@@ -78,8 +87,8 @@ function sinc(x) {
 export function resizeLine(taps, source, from, step, result, to, resultStep) {
   for (let i = 0; i < taps.length; i++) {
     const {start, weights} = taps[i];
-    let sum = 0.5;
+    let sum = ONE / 2;
     for (let j = 0; j < weights.length; j++) sum += weights[j] * source[from + (start + j) * step];
-    result[to + i * resultStep] = Math.floor(sum);
+    result[to + i * resultStep] = Math.floor(sum / ONE);
   }
 }
