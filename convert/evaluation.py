@@ -61,7 +61,7 @@ def evaluate(
             bad.append(image)
             if len(bad) > max_bad_images:
                 raise
-            warnings.warn(f"{error}; doing without it", stacklevel=2)
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
             continue
         labels.append(label)
     if not labels:

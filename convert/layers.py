@@ -48,7 +48,7 @@ def patch_rows(x, kernel):
 
 
 def affine(x, scale, shift, integer, name):
-    """Returns `scale * x + shift` per channel; a shift of None is none.
+    """Returns `scale * x + shift` per channel; None as shift adds nothing.
 
     Args:
         integer: Whether the result will be quantised to integers: a 1x1 depthwise convolution then does it.

@@ -50,8 +50,8 @@ def metadata(*, name, description, input_shape, takes_pixels, output_name, label
         name: Of the model.
         description: One sentence about it.
         input_shape: (height, width, channels) of an image.
-        takes_pixels: Whether the input is raw pixels 0..255. Without this the libraries refuse the file, as
-            they know one mean and deviation for all channels alone.
+        takes_pixels: Whether the input is raw pixels 0..255. Otherwise the libraries refuse the file, as
+            they know only one mean and deviation for all channels.
         output_name: "probabilities", "logits" or "features".
         labels: Whether the names of the classes travel in the file.
         author, license: Of the model, or None.

@@ -92,8 +92,8 @@ def export(
             XNNPACK's fast small kernels: x86 with LiteRT 1.0, for one. Where XNNPACK computes, this is slow.
         author, license: Of the model, to be named in the file's metadata, or None.
         preprocessing: The `Preprocessing` of the model, which travels in the file: its `mean` and `std`, if
-            it has any, become part of the network, as `input_mean` and `input_std` do. None where nobody
-            knows; `Classifier` then takes a default, and says so.
+            it has any, become part of the network, as `input_mean` and `input_std` do. None where it is
+            not known; `Classifier` then takes a default, and says so.
         logits: Whether a classifier that gives logits is left as it is.
         verbose: Whether to print what is being done, and how far it is.
 

@@ -55,7 +55,7 @@ class Layout(NamedTuple):
             # The classifier's number also counts the blocks: without it, a lost last block would go unseen.
             heads = [int(key.split(".")[0]) for key in keys if re.match(r"\d{1,9}\.(weight|bias)$", key)]
             depth = max([depth, *(head - self.modules_before_head for head in heads)])
-        # A number beyond this cannot be right; whatever bears it will be reported as unexpected.
+        # More blocks than tensors cannot be; a tensor with such a number is reported as unexpected.
         return min(depth, len(keys))
 
 

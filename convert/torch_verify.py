@@ -48,7 +48,7 @@ def real_images(folder, size, preset, mean=None, std=None):
     """Returns the images under a folder as `Images`, after the evaluation transform of a variant.
 
     Raises:
-        InputError: If there are none; when they are gone through, if one is damaged.
+        InputError: If there are none; while they are read, if one is damaged.
     """
     from convmixer_keras.data import preprocessing
 

@@ -161,7 +161,7 @@ def convert_checkpoint(
         record = checkpoint.preprocessing(image_size)
         if record is None:
             raise InputError(
-                f"include_preprocessing is only known for the published variants, and {path} is none"
+                f"include_preprocessing is known for the published variants only, and {path} is not one"
             )
         normalization = record.mean, record.std
     return build(checkpoint, include_top, classes, normalization, image_size)
@@ -209,7 +209,7 @@ def model_sizes(model):
             f"builders: its layers with weights differ in {', '.join(odd[:4]) or 'everything'}"
         )
     if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
-        raise InputError("the model has no residual connections, without which PyTorch's has no counterpart")
+        raise InputError("the model has no residual connections, and PyTorch's ConvMixer always has them")
     from convmixer_keras.models.structure import check_convmixer  # Imports Keras.
 
     check_convmixer(model)

@@ -29,7 +29,7 @@ def ConvMixer1536_20(
         include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
             ImageNet's mean and standard deviation, or takes normalised channels.
         weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, those of the body alone); the path of a `.keras` or `.weights.h5`
+            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
             file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
         input_shape: (height, width, channels), default (224, 224, 3).
         classes: Number of classes, default 1000.
@@ -61,7 +61,7 @@ def ConvMixer768_32(
         include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
             ImageNet's mean and standard deviation, or takes normalised channels.
         weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, those of the body alone); the path of a `.keras` or `.weights.h5`
+            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
             file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
         input_shape: (height, width, channels), default (224, 224, 3).
         classes: Number of classes, default 1000.
@@ -93,7 +93,7 @@ def ConvMixer1024_20(
         include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
             ImageNet's mean and standard deviation, or takes normalised channels.
         weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, those of the body alone); the path of a `.keras` or `.weights.h5`
+            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
             file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
         input_shape: (height, width, channels), default (224, 224, 3).
         classes: Number of classes, default 1000.

@@ -247,7 +247,7 @@ IMAGENET = Recipe(
 )
 
 # Ours, for the paper's ablations: the model of `cifar10_fast` under the ImageNet settings' optimizer and
-# augmentation, but for the crops, which are those that the authors' CIFAR-10 script has by default.
+# augmentation, except the crops, which are those that the authors' CIFAR-10 script has by default.
 ABLATION = dataclasses.replace(
     CIFAR10_FAST,
     batch_size=128,

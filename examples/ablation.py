@@ -130,7 +130,7 @@ def report(rows, recipe, config):
         f"images, {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}. Top-1 accuracy is "
         "that of the last epoch. Each line is one run, and changes one thing of the baseline.",
         "",
-        f"The choice of {images:,} test images alone gives a difference a standard deviation of "
+        f"The choice of {images:,} test images gives a difference a standard deviation of "
         f"{100 * (2 * share * (1 - share) / images) ** 0.5:.1f} points, and another seed would add to it. "
         "The paper's differences, given for CIFAR-10 only, are those of a larger model trained for longer; "
         "those of kernels come as steps: 3 to 5 +1.5, 5 to 7 +0.61, 7 to 15 +0.28.",

@@ -67,7 +67,7 @@ def finetune(names, train, held_out, arguments):
     from convmixer_keras import inference
 
     keras.utils.set_random_seed(SEED)
-    # Photographs of one's own are turned as their EXIF data says, whatever the body was trained on.
+    # The user's photographs are turned as their EXIF data says, whatever the body was trained on.
     changes = {"orientation": "exif", **preprocessing_changes(arguments)}
     body = inference.load(arguments.start, False, **changes)
     print(f"images: {body.preprocessing}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Names what is on photographs, with NumPy, Pillow and LiteRT alone: copy this file to the device.
+"""Names what is on photographs, with only NumPy, Pillow and LiteRT: copy this file to the device.
 
   pip install numpy pillow ai-edge-litert
   python on_device.py dog.jpg cat.jpg --model model.tflite

@@ -148,7 +148,7 @@ def draw(images, masks, predicted, path):
 
 
 def draw_scenes(folder, count=600, size=96):
-    """Draws discs (1), squares (2) and triangles (3) of like colours before a restless background (0)."""
+    """Draws discs (1), squares (2) and triangles (3) of similar colours on a noisy background (0)."""
     from PIL import Image, ImageDraw, ImageFilter
 
     random = np.random.default_rng(SEED)

@@ -3,7 +3,7 @@
   convmixer-publish runs/photos/model.keras published/
   convmixer-publish runs/photos/model.keras hf://USER/REPO
 
-The card says of data, recipe and accuracy what the training run wrote down, and nothing that was not
+The card states of data, recipe and accuracy what the training run recorded, and nothing that was not
 measured. HF_TOKEN, or `hf auth login`, says who uploads.
 """
 

@@ -13,7 +13,7 @@ def augment(recipe, classes, channels=3):
 
     Pass it to `Dataset.apply`. Crop, flip, RandAugment, colour jitter, mixup, cutmix, erasing and label
     smoothing are the recipe's. Every pass over the result is another epoch with other draws, a function of
-    the recipe's seed alone. Shuffle before: the order of the images stays.
+    the recipe's seed only. Shuffle before: the order of the images stays.
 
     Args:
         recipe: A `Recipe`, such as `ck.recipes.RECIPES["cifar10"]`.

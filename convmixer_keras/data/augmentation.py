@@ -135,8 +135,8 @@ def batch_transform(recipe, channels, classes):
 
     Returns:
         A function from uint8 images (batch, size, size, channels), integer labels (batch,) and the draws of
-        each image, tensors (batch, ...), to float32 images of the same shape, 0..255 but for erasing noise,
-        and float32 labels (batch, classes), each row of which sums to 1.
+        each image, tensors (batch, ...), to float32 images of the same shape, 0..255 except where
+        noise erases, and float32 labels (batch, classes), each row of which sums to 1.
     """
     with _in_float32():
         rand_augment = randaugment.rand_augment(recipe, channels) if recipe.randaugment_ops else None

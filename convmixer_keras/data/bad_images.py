@@ -117,7 +117,7 @@ class BadImages:
                     f"{message}, and max_bad_images is {self.limit}: mend it, remove it, or allow more"
                 )
                 return
-            warnings.warn(f"{message}; doing without it", stacklevel=2)
+            warnings.warn(f"{message}; it is left out", stacklevel=2)
 
 
 def map_batch(function, guarded, batch):
@@ -149,7 +149,7 @@ def read_file(path):
 
 
 def _or_empty(function, argument):
-    """`function(argument)`, or a tensor of no elements where that fails, without leaving the graph."""
+    """`function(argument)`, or an empty tensor where that fails, inside the graph."""
     attempt = tf.data.Dataset.from_tensors(argument).map(function)
     nothing = zeros_like_spec(attempt.element_spec)
     either = attempt.ignore_errors().concatenate(tf.data.Dataset.from_tensors(nothing))

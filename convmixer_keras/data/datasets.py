@@ -1,4 +1,4 @@
-"""What `tf.data` lacks: an order that depends on a seed alone, and an approximate number of batches."""
+"""What `tf.data` lacks: an order that depends only on a seed, and an approximate number of batches."""
 
 import tensorflow as tf
 

@@ -39,7 +39,7 @@ class Folder:
         train_split: Name of the training split.
         validation_share: Share of each class's photographs, over 0 and below 1, that become the split
             `HELD_OUT` where the folder has none to validate on. Which ones follows from the names of the
-            files alone, and so is the same on every machine. 0 makes no such split.
+            files only, and so is the same on every machine. 0 makes no such split.
         named: Further names that are splits, whatever they look like.
 
     Attributes:
@@ -162,7 +162,7 @@ def _part(split, share, root, held_out):
 
 
 def _rank(path):
-    """A number that follows from a relative path alone, as every file system writes it."""
+    """A number that follows from a relative path only, as every file system writes it."""
     name = unicodedata.normalize("NFC", path.replace(os.sep, "/"))
     return hashlib.sha256(name.encode()).digest()
 

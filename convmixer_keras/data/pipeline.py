@@ -38,7 +38,7 @@ class Data(NamedTuple):
         channels: Number of channels.
         steps, validation_steps: Number of batches in a full pass, the same for every worker.
         epoch: A `tf.Variable` that counts the passes over `train`. The order of a pass follows from the seed
-            and this number alone, so that a run that goes on later sets it to where it was.
+            and this number only, so that a run that goes on later sets it to where it was.
         first_batch: A `tf.Variable`: how many batches the next pass leaves out from its beginning, without
             decoding them. What follows is as it would have been. Back to 0 as soon as that pass has begun.
             Keras warns that such a pass "ran out of data", and goes on as it should.
@@ -156,7 +156,7 @@ class Validation(NamedTuple):
 
 
 def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None):
-    """Makes the validation pipeline alone.
+    """Makes only the validation pipeline.
 
     Args:
         recipe, data_dir, max_bad_images: As in `load`.

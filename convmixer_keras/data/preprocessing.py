@@ -1,6 +1,6 @@
 """How a photograph becomes what a network takes: one record, which travels in every model file.
 
-Pillow and NumPy alone, so that a device can use it; `transforms` has the same inside tf.data.
+Only Pillow and NumPy, so that a device can use it; `transforms` has the same inside tf.data.
 """
 
 import dataclasses

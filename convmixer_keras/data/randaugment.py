@@ -35,7 +35,7 @@ Images of one channel have no Color.
 Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for
 each channel, RandomBrightness adds, Posterization has one number of bits for all images, Solarization with an
 addition adds to every pixel and inverts the bright ones. Its RandomColorDegeneration and Equalization do the
-same as Pillow (but for Equalization's step between grey levels), more slowly and with complaints from
+same as Pillow (except Equalization's step between grey levels), more slowly and with complaints from
 TensorFlow.
 """
 

@@ -89,7 +89,7 @@ def picture(text):
 
 
 def need_tensorflow():
-    """Makes TensorFlow Keras' backend, whatever KERAS_BACKEND or Keras' own settings say; call it first.
+    """Selects Keras' TensorFlow backend, whatever KERAS_BACKEND or Keras' settings say; call it first.
 
     Training in `train_keras.py` and the export to `.tflite` are TensorFlow's.
     """

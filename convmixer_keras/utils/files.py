@@ -75,7 +75,7 @@ def _exists(path):
 
 
 def check_local(path):
-    """Raises InputError for an address such as gs://bucket/run: files are written to local folders alone."""
+    """Raises InputError for an address such as gs://bucket/run: files are written to local folders only."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):
         raise InputError(f"cannot write {path}: only local folders are written to; copy the result there")
     if not str(path).strip():

@@ -66,7 +66,7 @@ def download(text, wanted, folder=None):
 
 
 def _check_hash(path, text):
-    """Raises InputError for a damaged file, and removes it; huggingface_hub looks at the size alone."""
+    """Raises InputError for a damaged file, and removes it; huggingface_hub checks only the size."""
     stored = os.path.realpath(path)  # Named after the SHA-256 that the hub states for large files.
     stated = os.path.basename(stored)
     if not re.fullmatch("[0-9a-f]{64}", stated):

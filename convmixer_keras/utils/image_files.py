@@ -56,7 +56,7 @@ def entries_of(folder):
 
 
 def is_folder(entry):
-    """Whether an `os.DirEntry` is a folder, or a link to one; a link that leads to itself is none."""
+    """Whether an `os.DirEntry` is a folder, or a link to one; a link that leads to itself is not."""
     try:
         return entry.is_dir()
     except OSError:

@@ -21,7 +21,7 @@ def own_address():
 
 
 def secure(server, address):
-    """Lets a server speak HTTPS alone, with a certificate made for this one run.
+    """Lets a server speak only HTTPS, with a certificate made for this one run.
 
     Args:
         server: A threading `http.server`.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Serves the page that runs a .tflite file in the browser, to this machine alone.
+"""Serves the page that runs a .tflite file in the browser, to this machine only.
 
   python examples/web/serve.py model.tflite               then open the address that it prints
   python examples/web/serve.py model.tflite --network     to the phones of this network, too, by HTTPS

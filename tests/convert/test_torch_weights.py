@@ -3,6 +3,7 @@
 import argparse
 import collections
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
+from conftest import Outcome
 from safetensors.torch import save_file
 from torch import nn
 
@@ -287,8 +289,9 @@ def test_converted_weights_load_into_a_model_without_top(tmp_path, convmixer_con
     np.testing.assert_allclose(logits(model, batch), features(reference, batch), rtol=0, atol=1e-4)
 
 
+# Runs commands one after the other, and prints how each ended.
 BLOCKED_TORCH = """
-import sys
+import contextlib, io, json, sys
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "torch":
@@ -296,33 +299,39 @@ class NotInstalled:
 sys.meta_path.insert(0, NotInstalled())
 from convmixer_keras.utils import command_line
 from convmixer_keras.commands import convert as torch_command
-command_line.run(lambda: torch_command.main(sys.argv[1:]))
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command_line.run(lambda: torch_command.main(arguments))
+    except SystemExit as ended:
+        print("outcome", json.dumps([ended.code, out.getvalue(), err.getvalue()]))
 """
 
 
-def without_torch(*arguments):
-    command = [sys.executable, "-c", BLOCKED_TORCH, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_safetensors_both_ways_without_pytorch(tmp_path):
+def test_without_pytorch(tmp_path):
+    """safetensors go both ways; pickled files say what they need."""
     reference = torch_reference.random_model("timm", *SMALL)
-    path = saved(tmp_path / "m.safetensors", reference)
-    done = without_torch(path, tmp_path / "m.keras", "--activation", "gelu")
-    assert done.returncode == 0, done.stderr
-    assert "not verified: PyTorch is not installed" in done.stdout
+    tensors, pickled = (saved(tmp_path / f"m{ending}", reference) for ending in (".safetensors", ".pth"))
+    commands = [
+        [tensors, tmp_path / "m.keras", "--activation", "gelu"],
+        [tmp_path / "m.keras", tmp_path / "back.safetensors", "--to", "timm"],
+        [pickled, tmp_path / "p.keras", "--activation", "gelu"],
+    ]
+    arguments = json.dumps([list(map(str, command)) for command in commands])
+    command = [sys.executable, "-c", BLOCKED_TORCH, arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [
+        line.removeprefix("outcome ") for line in done.stdout.splitlines() if line.startswith("outcome ")
+    ]
+    there, back, refused = (Outcome(*json.loads(line)) for line in lines)
+    assert there.code == 0, there.stderr
+    assert "not verified: PyTorch is not installed" in there.stdout
     assert_same_logits(keras.saving.load_model(tmp_path / "m.keras"), reference, images(2, 3))
-
-    done = without_torch(tmp_path / "m.keras", tmp_path / "back.safetensors", "--to", "timm")
-    assert done.returncode == 0, done.stderr
+    assert back.code == 0, back.stderr
     assert torch_weights.open_checkpoint(tmp_path / "back.safetensors", activation="gelu")
-
-
-def test_pickled_files_say_that_they_need_pytorch(tmp_path):
-    path = saved(tmp_path / "m.pth", torch_reference.random_model("timm", *SMALL))
-    done = without_torch(path, tmp_path / "m.keras", "--activation", "gelu")
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "needs PyTorch" in done.stderr
+    assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "needs PyTorch" in refused.stderr
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])

@@ -180,7 +180,7 @@ def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_m
             np.testing.assert_array_equal(2 - images.mean((1, 2)).argmax(1), labels)
             assert len(labels_of(loaded.validation)) == 14
     messages = sorted(str(warning.message) for warning in caught)
-    assert messages == [f"{path} cannot be decoded as an image; doing without it" for path in bad]
+    assert messages == [f"{path} cannot be decoded as an image; it is left out" for path in bad]
     assert sorted(loaded.bad_images.paths) == bad
 
     # Other workers' shares are what they were, and what a bad image leaves weighs nothing.
@@ -194,7 +194,7 @@ def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_m
         assert sum(float(sum(weights)) for part in parts for *_, weights in part.validation) == 14
 
 
-@pytest.mark.filterwarnings("ignore:.*doing without it")
+@pytest.mark.filterwarnings("ignore:.*it is left out")
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkeypatch, in_memory):
     monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
