@@ -52,10 +52,9 @@ def decode_crop(image, channels, recipe, draws):
 
     if image.dtype != tf.string or not _crops(recipe):
         return wholly()
-    # Whether a file has been cut off shows at its end, and all of it is decoded where it may have been.
-    begin, end = tf.strings.substr(image, 0, 3), tf.strings.substr(image, -2, 2)
+    # A file that has been cut off is not decoded in part: the missing end may lie outside of the crop.
     pixels = tf.cond(
-        (begin == b"\xff\xd8\xff") & (end == b"\xff\xd9"),
+        transforms.is_whole_jpeg(image),
         lambda: tf.cond(tf.image.extract_jpeg_shape(image)[2] <= 3, partly, wholly),  # more is CMYK
         wholly,
     )

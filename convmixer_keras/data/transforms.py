@@ -14,7 +14,8 @@ def decode(contents, channels, orientation="stored"):
     """Decodes an image file inside a TensorFlow graph to the pixels that `image_file.read` gives.
 
     TensorFlow decodes JPEG and PNG files to the same pixels, bit for bit, if its JPEG decoder is told to be
-    accurate. CMYK JPEG and any other format, whatever the file's name, go through Pillow itself.
+    accurate. CMYK JPEG, JPEG that has been cut off, and any other format, whatever the file's name, go
+    through Pillow itself: of a damaged file TensorFlow's decoder prints lines that do not name it.
 
     Args:
         contents: The file's bytes, a scalar string tensor.
@@ -29,7 +30,7 @@ def decode(contents, channels, orientation="stored"):
     """
     contents = tf.convert_to_tensor(contents)
     head = tf.io.decode_raw(contents, tf.uint8, fixed_length=4)
-    is_jpeg = tf.reduce_all(head[:3] == list(b"\xff\xd8\xff"))
+    is_jpeg = is_whole_jpeg(contents)
     is_png = tf.reduce_all(head == list(b"\x89PNG"))
 
     def with_pillow():
@@ -56,6 +57,12 @@ def decode(contents, channels, orientation="stored"):
 
     image = tf.case([(is_jpeg, jpeg), (is_png, png)], default=with_pillow)
     return tf.ensure_shape(image, (None, None, channels))
+
+
+def is_whole_jpeg(contents):
+    """Whether bytes, a scalar string tensor, begin and end as a JPEG file does."""
+    begin, end = tf.strings.substr(contents, 0, 3), tf.strings.substr(contents, -2, 2)
+    return (begin == b"\xff\xd8\xff") & (end == b"\xff\xd9")
 
 
 def _checked_size(height, width):
@@ -111,7 +118,11 @@ def turned(image, orientation):
     def turn():
         rows, columns, transposed = _turn(orientation)
         mirrored = tf.reverse(image, tf.boolean_mask([0, 1], [rows, columns]))
-        return tf.transpose(mirrored, tf.where(transposed, [1, 0, 2], [0, 1, 2]))
+        return tf.cond(transposed, lambda: swapped(mirrored), lambda: mirrored)
+
+    def swapped(image):
+        # By NumPy: of a transposition of uint8, TensorFlow's oneDNN logs an error that is none.
+        return tf.numpy_function(lambda pixels: pixels.swapaxes(0, 1).copy(), [image], tf.uint8, stateful=False)
 
     shown = tf.cond(orientation > 1, turn, lambda: image)
     return tf.ensure_shape(shown, (None, None, image.shape[-1]))

@@ -105,12 +105,12 @@ def need_tensorflow():
 
 
 def quiet_start():
-    """Imports TensorFlow without its start-up chatter; its warnings and errors are still shown.
+    """Imports TensorFlow without its start-up chatter; its errors are still shown.
 
     TensorFlow writes these lines from C++ before any log level is honoured, so standard error
     itself is captured during the import, and its warnings and errors printed afterwards.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryFile() as held_back:
         try:
             with _descriptors_into(held_back, 2):

@@ -186,8 +186,7 @@ def test_a_folder_of_classes_from_training_to_its_report(image_folder, tmp_path)
     done = run(*arguments, "--class-weight", "balanced", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("recipe photos: ConvMixer-8/1, patch 3, kernel 7, on photos at 12x12")
-    bad = [line for line in done.stderr.splitlines() if "cannot be decoded" in line]
-    assert len(bad) == 1
+    assert done.stderr == "warning: photos/red/1.jpg cannot be decoded as an image; doing without it\n"
     more = run(
         "--resume", "--output", "runs/photos", "--epochs", "2", "--learning-rate", "0.001", cwd=tmp_path
     )

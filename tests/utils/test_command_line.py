@@ -135,7 +135,6 @@ def in_a_pipe(*command):
     return done.stdout, done.stderr
 
 
-@pytest.mark.xfail(reason="--evaluate shows a line of oneDNN's about uint8 on standard error")
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [on_terminal, in_a_pipe])
 def test_long_work_shows_how_far_it_is(run, image_folder, tmp_path):
@@ -172,7 +171,6 @@ def test_long_work_shows_how_far_it_is(run, image_folder, tmp_path):
             assert not set("\r\x1b\x08") & set(lines)
 
 
-@pytest.mark.xfail(reason="huggingface_hub also asks the server for /api/agent-harnesses")
 @pytest.mark.slow
 def test_predict_fetches_the_published_weights(server, tmp_path, image_folder):  # noqa: F811
     """Over real HTTP, from a server on loopback; the second time from the cache."""
@@ -186,7 +184,7 @@ def test_predict_fetches_the_published_weights(server, tmp_path, image_folder): 
         assert ("fetching " in shown) == (times == 1)
         scores = re.findall(r"^ +(\d+\.\d) %  (.+)$", shown, re.MULTILINE)
         assert len(scores) == 3
-    assert server.asked == [HUB_FILE]
+    assert [path for path in server.asked if "/api/" not in path] == [HUB_FILE]  # The rest is the library's.
 
 
 def test_commands_that_need_tensorflow_take_it(tmp_path):
