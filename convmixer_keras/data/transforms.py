@@ -122,7 +122,9 @@ def turned(image, orientation):
 
     def swapped(image):
         # By NumPy: of a transposition of uint8, TensorFlow's oneDNN logs an error that is none.
-        return tf.numpy_function(lambda pixels: pixels.swapaxes(0, 1).copy(), [image], tf.uint8, stateful=False)
+        return tf.numpy_function(
+            lambda pixels: pixels.swapaxes(0, 1).copy(), [image], tf.uint8, stateful=False
+        )
 
     shown = tf.cond(orientation > 1, turn, lambda: image)
     return tf.ensure_shape(shown, (None, None, image.shape[-1]))
