@@ -164,7 +164,7 @@ class _Built(NamedTuple):
 
 def _start(folder, workers, others, name, recipe, settings):
     """Starts the strategy. Returns a `_Place`."""
-    if settings.steps_per_execution > 1 and name in ("mirrored", "multiworker"):  # Keras fails on the loop.
+    if settings.steps_per_execution > 1 and name == "mirrored":  # It cannot exchange anything in a loop.
         raise InputError(
             f"steps_per_execution must be 1 with strategy {name}, got {settings.steps_per_execution}"
         )

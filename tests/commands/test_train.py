@@ -85,7 +85,7 @@ def test_interrupt_and_resume(tmp_path):
     with started([*COMMAND, *arguments], tmp_path) as process:
         wait_for((tmp_path / "run" / "checkpoint.weights.h5").exists, process)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert re.search(r"interrupted; \d+ of 20 epochs are finished and saved in run", errors)
     assert "Traceback" not in errors

@@ -128,7 +128,7 @@ def camera_film(digits, tmp_path_factory):
 def open_page(page, address):
     """Waits until the model is ready."""
     page.goto(address)
-    page.wait_for_selector("#loading", state="hidden", timeout=60_000)
+    page.wait_for_selector("#loading", state="hidden", timeout=180_000)
     assert page.text_content("#problem") == ""
 
 
@@ -136,7 +136,7 @@ def choose(page, path):
     """Chooses a photograph, and returns {class: probability} of what is shown, best first."""
     page.evaluate("document.getElementById('results').replaceChildren()")
     page.set_input_files("#file", path)
-    page.wait_for_selector("#results li", timeout=60_000)
+    page.wait_for_selector("#results li", timeout=180_000)
     return shown(page)
 
 
@@ -146,7 +146,7 @@ def shown(page):
 
 
 def problem(page):
-    page.wait_for_selector("#problem:not([hidden])", timeout=60_000)
+    page.wait_for_selector("#problem:not([hidden])", timeout=180_000)
     return page.get_by_role("alert").text_content()
 
 
@@ -643,7 +643,7 @@ def test_progress(page, address, models):
         page.wait_for_timeout(50)
     assert page.get_by_role("progressbar").get_attribute("aria-labelledby") == "progress-text"
     line.send("Network.emulateNetworkConditions", {**slow, "downloadThroughput": -1})
-    page.wait_for_selector("#file:enabled", timeout=60_000)
+    page.wait_for_selector("#file:enabled", timeout=180_000)
     seen = page.evaluate("seen")
     assert {size for _, size in seen} == {models["float32"].stat().st_size}
     received = [value for value, _ in seen]

@@ -48,7 +48,7 @@ def address(folder):
 def start(*arguments, web=WEB, **options):
     """Runs the command to its end."""
     command = [sys.executable, str(web / "serve.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, **options)
 
 
 def raw(address, request):

@@ -3,7 +3,8 @@
 usage: distributed_run.py STRATEGY REPLICAS OUTPUT RECIPE [SEEN]
 
 Trains the digits recipe with the changes RECIPE (JSON) over so many logical CPUs, and prints the history as
-JSON. SEEN is a file for the images that this process trains on, in their order.
+JSON. RECIPE may also name the steps_per_execution. SEEN is a file for the images that this process trains on,
+in their order.
 """
 
 import dataclasses
@@ -24,9 +25,12 @@ def main(strategy, replicas, output, changes, seen=None):
         cpu = tf.config.list_physical_devices("CPU")[0]
         devices = [tf.config.LogicalDeviceConfiguration()] * int(replicas)
         tf.config.set_logical_device_configuration(cpu, devices)
-    recipe = dataclasses.replace(recipes.DIGITS, **json.loads(changes))
+    changes = json.loads(changes)
+    steps = changes.pop("steps_per_execution", 1)
+    recipe = dataclasses.replace(recipes.DIGITS, **changes)
     images = record_images() if seen else None
-    history = training.train(recipe, output, Settings(strategy=strategy, peer_timeout=60))
+    settings = Settings(strategy=strategy, peer_timeout=60, steps_per_execution=steps)
+    history = training.train(recipe, output, settings)
     print(json.dumps(history))
     if seen:
         np.save(seen, np.stack(images))

@@ -55,7 +55,7 @@ def run_together(folder, strategy, replicas, changes, configs=("",), seen=()):
         )
     outputs = []
     for process in processes:
-        stdout, stderr = process.communicate(timeout=300)
+        stdout, stderr = process.communicate(timeout=1500)
         assert process.returncode == 0, stderr
         outputs.append(stdout.splitlines())
     return outputs
@@ -117,6 +117,16 @@ def test_figures_are_those_of_all_images(runs, strategy):
     assert last["val_accuracy"] == pytest.approx((logits.argmax(1) == labels.argmax(1)).mean(), abs=1e-6)
 
 
+@pytest.mark.slow
+def test_several_steps_a_call_end_with_the_same_weights(runs, tmp_path):
+    root, _ = runs
+    changes = ELEVEN_STEPS | {"steps_per_execution": 4}
+    run_together(tmp_path, "auto", "1", changes, tf_configs(2))
+    expected = numbers(root / "multiworker/process0/run/checkpoint.weights.h5")
+    for name, value in numbers(tmp_path / "process0/run/checkpoint.weights.h5").items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
 def test_workers_share_every_batch_without_loss_or_repetition(runs):
     root, _ = runs
     halves = [np.load(root / f"seen{i}.npy")[:11] for i in range(2)]
@@ -171,8 +181,8 @@ def test_a_lost_worker_is_named_and_both_resume(tmp_path):
         started([*COMMAND, *arguments, "--resume"], folders[1], TF_CONFIG=configs[1]) as other,
         started([*COMMAND, "--resume", "--output", "run"], folders[0], TF_CONFIG=configs[0]) as chief,
     ):
-        output, errors = chief.communicate(timeout=180)
-        assert other.wait(timeout=60) == 0
+        output, errors = chief.communicate(timeout=900)
+        assert other.wait(timeout=300) == 0
     assert chief.returncode == 0, errors
     assert f"Epoch {finished + 1}/6" in output
     assert f"Epoch {finished}/6" not in output
@@ -203,8 +213,8 @@ def test_workers_with_other_flags_are_refused(tmp_path):
         started([*COMMAND, *small, "--seed", "1"], tmp_path, TF_CONFIG=configs[1]) as other,
         started([*COMMAND, *small], tmp_path, TF_CONFIG=configs[0]) as chief,
     ):
-        _, errors = other.communicate(timeout=60)
-        _, chiefs_errors = chief.communicate(timeout=60)
+        _, errors = other.communicate(timeout=300)
+        _, chiefs_errors = chief.communicate(timeout=300)
     assert other.returncode == 2
     assert errors.splitlines()[-1] == "error: worker 1 must be given the same flags as worker 0"
     assert chief.returncode == 1
@@ -260,7 +270,7 @@ def test_keras_still_needs_the_distributed_model():
         for config in tf_configs(2)
     ]
     for process in processes:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=600)
         assert "trained" not in output, "plain Keras trains under MultiWorkerMirroredStrategy by now"
         assert "PerReplica" in output
 

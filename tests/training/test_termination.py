@@ -89,7 +89,7 @@ def test_two_processes_end_together(tmp_path, asked):
             if interrupt is not None:
                 wait_for((folders[0] / "run/checkpoint.weights.h5").exists, chief)
                 (chief, other)[interrupt].send_signal(signal.SIGTERM)
-            results = [process.communicate(timeout=300) for process in (chief, other)]
+            results = [process.communicate(timeout=900) for process in (chief, other)]
             return folders[0], [chief.returncode, other.returncode], [errors for _, errors in results]
 
     folder, codes, errors = both("broken", run, interrupt=asked)
