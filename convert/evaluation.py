@@ -9,6 +9,7 @@ from convmixer_keras.convert.runtime import Classifier
 from convmixer_keras.data.scores import scores, softmax
 from convmixer_keras.data.sources import check_fit, open_source
 from convmixer_keras.data.splits import validation_split
+from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
 
@@ -44,7 +45,8 @@ def evaluate(
     Raises:
         InputError: If the file cannot be run or does not fit the data set, or too many images are bad.
     """
-    classifier = Classifier(path, threads, preprocessing)
+    with command_line.silence():  # LiteRT says that it has begun, and what it finds wrong with a file.
+        classifier = Classifier(path, threads, preprocessing)
     if classifier.output_name == "features":
         raise InputError(f"{path} gives features, and no score for each class")
     source = open_source(recipe, data_dir)

@@ -41,6 +41,8 @@ def main():
     from convmixer_keras.utils.files import written_whole
 
     check_output(arguments.output, ".keras", [arguments.start])
+    if not any(arguments.epochs):
+        raise InputError("--epochs must be at least 1 for the classifier or for all of it, got 0 0")
     names, train, held_out = split(arguments.folder)
     print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
     # Around all of the work, which would be lost if the model could not be written.

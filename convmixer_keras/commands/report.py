@@ -8,6 +8,7 @@ import numpy as np
 from convmixer_keras import visualization
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_local, written_whole
+from convmixer_keras.utils.text import one_line
 
 
 def write_report(folder, scores):
@@ -57,7 +58,7 @@ def confusion_matrix(counts, class_names):
     axes.set_xlabel("taken for")
     axes.set_ylabel("is")
     if classes <= 40:
-        labels = [name[:20].replace("$", r"\$") for name in class_names]
+        labels = [one_line(name)[:20].replace("$", r"\$") for name in class_names]
         axes.set_xticks(range(classes), labels, rotation=90)
         axes.set_yticks(range(classes), labels)
     if classes <= 20:

@@ -153,6 +153,10 @@ def recipe_text(recipe, name):
 def report(folder, history):
     from convmixer_keras.training import run_folder
 
+    if not history:
+        raise InputError(
+            f"{folder.path} has no epoch in its {run_folder.HISTORY}: the file was emptied or removed"
+        )
     best = max(history, key=lambda row: row["val_accuracy"])
     last = history[-1]
     model = folder[run_folder.BEST_MODEL]

@@ -133,7 +133,10 @@ def _is_chatter(line):
 
 @contextlib.contextmanager
 def silence():
-    """Holds back what libraries print, from Python or C++; if the block raises, standard error shows it."""
+    """Holds back what libraries print, from Python or C++.
+
+    If the block raises, standard error shows it, except beside an InputError, which says all in one line.
+    """
     python = io.StringIO()
     with tempfile.TemporaryFile() as held_back:
         try:
@@ -143,6 +146,8 @@ def silence():
                 contextlib.redirect_stderr(python),
             ):
                 yield
+        except InputError:
+            raise
         except BaseException:
             for line in (python.getvalue() + _text(held_back)).splitlines():
                 print(one_line(line), file=sys.stderr)

@@ -15,6 +15,8 @@ from processes import COMMAND, run, started, wait_for
 
 from convmixer_keras.commands import train
 from convmixer_keras.recipes import RECIPES
+from convmixer_keras.training.run_folder import RunFolder
+from convmixer_keras.utils.errors import InputError
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]
 
@@ -218,3 +220,8 @@ def test_a_test_split_is_evaluated_once(tmp_path):
     again = run("--resume", "--output", "runs/digits", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert found[0] in again.stdout
+
+
+def test_a_finished_run_without_its_history_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"has no epoch in its history\.csv"):
+        train.report(RunFolder(tmp_path), [])

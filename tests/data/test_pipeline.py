@@ -4,6 +4,7 @@ import http.server
 import io
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -15,8 +16,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
+from tensorflow_datasets.core.download import downloader
 
 from convmixer_keras.data import pipeline as data
+from convmixer_keras.data import sources
 from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
 from convmixer_keras.utils.errors import InputError
@@ -413,6 +416,18 @@ def test_downloads_that_fail_say_why_in_one_line(empty_server, tmp_path, monkeyp
         with pytest.raises(ValueError, match=f"dataset {name} cannot be downloaded.*{reason}") as raised:
             data.load(plain(name), data_dir=tmp_path)
         assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sources, "DOWNLOAD_SECONDS", 0.2)
+    plain_function = getattr(downloader._open_with_requests, "func", downloader._open_with_requests)
+    monkeypatch.setattr(downloader, "_open_with_requests", plain_function)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(Missing, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/images.tar")
+        with pytest.raises(ValueError, match=r"dataset missing cannot be downloaded.*timed out") as raised:
+            data.load(plain("missing"), data_dir=tmp_path)
+    assert "\n" not in str(raised.value)
+    assert sum("Retrying" in record.getMessage() for record in caplog.records) == downloader.MAX_RETRIES == 4
 
 
 def test_validation_alone_needs_no_training_split(image_folder, tmp_path):

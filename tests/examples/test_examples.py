@@ -339,7 +339,7 @@ def bad(all_bad, tmp_path):
     [
         ("predict none.jpg --model good.keras", "there is no file none.jpg"),
         ("predict text.jpg --model good.keras", "cannot read text.jpg as an image"),
-        ("predict empty --model good.keras", "cannot read empty as an image"),
+        ("predict empty --model good.keras", "cannot read empty: it is a folder"),
         ("predict photo.png --model none.keras", "there is no file none.keras"),
         ("predict photo.png --model text.keras", "text.keras is not a zip archive"),
         ("predict photo.png --model text.tflite", "a model is a .keras file or one of ConvMixer1536_20"),
@@ -365,6 +365,7 @@ def bad(all_bad, tmp_path):
         ("finetune splits", "the classes of splits must be the same"),
         ("finetune broken --from good.keras", "cannot read broken/dog/3.jpg as an image"),
         ("finetune one --epochs 1 none", "--epochs: must be a positive integer, got none"),
+        ("finetune one --epochs 0 0", "--epochs must be at least 1 for the classifier or for all of it"),
         ("features none --model good.keras", "there is no folder none"),
         ("features empty --model good.keras", "at least two images in empty, found 0"),
         ("features broken --model good.keras", "cannot read broken/dog/3.jpg as an image"),
