@@ -50,7 +50,8 @@ NOT_RUN = {
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
 }
 SLOW = re.compile(
-    r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://|convmixer-train$"
+    r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg"
+    r"|segment.py scenes/|tweet.py$|hf://|convmixer-train$"
     r"|train_keras\.py(?!.*--preview)"  # The program of convmixer-train.
     r"|(predict|features|finetune)\.py(?!.*--(model|from))"  # ImageNet weights.
 )
