@@ -95,7 +95,7 @@ def keras_outputs(model, images, features=False):
         return np.concatenate([_run(model, batch).mean(axis=(1, 2)) for batch in batches])
     if not features and layers["head"].activation is keras.activations.linear:
         return np.concatenate([_run(model, batch) for batch in batches])
-    body = keras.Model(model.inputs, layers["pool"].output)
+    body = keras.Model(model.input, layers["pool"].output)
     pooled = np.concatenate([_run(body, batch) for batch in batches])
     if features:
         return pooled

@@ -138,7 +138,7 @@ def _to_probabilities(model):
     last = getattr(model.layers[-1], "activation", None)
     if last in (keras.activations.softmax, keras.activations.sigmoid):
         return model
-    return keras.Model(model.inputs, keras.layers.Softmax()(model.outputs[0]))
+    return keras.Model(model.input, keras.layers.Softmax()(model.outputs[0]))
 
 
 def _headless(model):
@@ -146,4 +146,4 @@ def _headless(model):
     features = layers["head"].input if "head" in layers else model.outputs[0]
     if len(features.shape) == 4:
         features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    return keras.Model(model.inputs, features)
+    return keras.Model(model.input, features)

@@ -247,7 +247,7 @@ def effective_receptive_field(model, block, share=0.95, images=None):
             images = (images - 128) / 64
     images = tf.convert_to_tensor(images, tf.float32)
 
-    until_here = keras.Model(model.inputs, model.get_layer(f"block{block}_pointwise").output)
+    until_here = keras.Model(model.input, model.get_layer(f"block{block}_pointwise").output)
     with tf.GradientTape() as tape:
         tape.watch(images)
         features = tf.cast(until_here(images, training=False), tf.float32)

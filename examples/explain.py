@@ -26,6 +26,7 @@ def main():
     arguments = parse()
     if arguments.model is None and arguments.curves is None:
         raise InputError("say which MODEL to look into, or --curves RUN, or both")
+    command_line.need_tensorflow()  # For the gradient of the receptive fields.
     command_line.quiet_start()
     from convmixer_keras import inference, visualization
     from convmixer_keras.training.run_folder import RunFolder

@@ -76,7 +76,7 @@ def finetune(names, train, held_out, arguments):
     dtype = np.uint8 if body.preprocessing.mean is None else np.float32
     train, held_out = batches(train, body.read, dtype, training=True), batches(held_out, body.read, dtype)
     head = keras.layers.Dense(len(names), activation="softmax", name="head")
-    model = keras.Model(body.model.inputs, head(body.model.outputs[0]))
+    model = keras.Model(body.model.input, head(body.model.outputs[0]))
 
     # Normalisation that is not trained uses the statistics that it came with. It stays so to the end: a few
     # photographs say too little about means and variances.
@@ -102,7 +102,7 @@ def finetune(names, train, held_out, arguments):
     accuracy = model.evaluate(held_out, return_dict=True, verbose=0)["accuracy"]
     for layer in model.layers:
         layer.trainable = True
-    return keras.Model(model.inputs, model.outputs), body.preprocessing, accuracy
+    return keras.Model(model.input, model.output), body.preprocessing, accuracy
 
 
 def split(folder):

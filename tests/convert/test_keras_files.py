@@ -1,8 +1,13 @@
 """Weights of other Keras packages' ConvMixers give those packages' own logits.
 
-kimm's class is the real one. Those of kmodels (github.com/IMvision12/keras-vision-models, not on PyPI) and
-keras-cv (which builds under Keras 2 only) are written down here, layer for layer.
+kimm's class is the real one. kmodels (github.com/IMvision12/keras-vision-models) is not on PyPI, and
+keras-cv's class builds under Keras 2 only: `other_packages` holds a small file of each with random weights,
+written by their own classes (kmodels at commit 5089754 with `include_normalization=True`, keras-cv 0.9 with
+tf-keras 2.21), and what those gave for two images. For other sizes they are written down here, layer for
+layer.
 """
+
+import pathlib
 
 import h5py
 import keras
@@ -11,6 +16,7 @@ import pytest
 from keras import layers
 from small_models import randomize
 
+from convmixer_keras import presets
 from convmixer_keras.convert import torch_weights
 from convmixer_keras.utils.errors import InputError
 
@@ -48,6 +54,25 @@ def network(names, activation, epsilon, front=(), apart=False):
 def converted(path, **arguments):
     model = torch_weights.convert_checkpoint(path, **arguments)
     return keras.ops.convert_to_numpy(model(IMAGES)), model
+
+
+@pytest.mark.parametrize(
+    ("file", "mean", "std"),
+    [
+        ("kmodels.keras", presets.IMAGENET_MEAN, presets.IMAGENET_STD),
+        ("keras_cv.h5", (0, 0, 0), (1, 1, 1)),
+    ],
+)
+def test_files_of_the_real_classes(file, mean, std):
+    path = pathlib.Path(__file__).parent / "other_packages" / file
+    checkpoint = torch_weights.open_checkpoint(path)
+    assert checkpoint.activation == "gelu"
+    model = torch_weights.build(checkpoint, normalization=(mean, std))
+    with np.load(path.parent / f"{path.stem}.npz") as theirs:
+        logits = model.predict(theirs["images"].astype(np.float32), verbose=0)
+        ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(ours, theirs["probabilities"], rtol=0, atol=1e-6)
+    assert np.ptp(ours) > 0.01
 
 
 def test_kimm(tmp_path):
