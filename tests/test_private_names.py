@@ -65,6 +65,11 @@ NAMES = {
         lambda: tf.distribute.MirroredStrategy(["CPU:0"]).extended,
         "Keras asks it, and then takes metrics of shape (1,)",
     ),
+    "_open_with_requests": (
+        "convmixer_keras/data/sources.py",
+        lambda: importlib.import_module("tensorflow_datasets.core.download.downloader"),
+        "a download of tensorflow-datasets from a silent server ends",
+    ),
     "_keras_history": (
         "convmixer_keras/models/structure.py",
         lambda: keras.Input((2,)),
