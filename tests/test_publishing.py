@@ -17,7 +17,10 @@ from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import Failure
 
 RECIPE = {"dataset": "photos", "epochs": 3, "learning_rate": 0.01, "label_smoothing": 0.1}
-HISTORY = "epoch,loss,val_accuracy\n1,2.0,0.5\n2,1.5,0.75\n3,1.2,0.625\n"
+HISTORY = (
+    "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
+    "1,2.0,0.5,2.0,0.5,0.01\n2,1.5,0.7,1.5,0.75,0.01\n3,1.2,0.8,1.2,0.625,0.01\n"
+)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ HISTORY = "history.csv"
 CURVES = "curves.png"
 TENSORBOARD = "tensorboard"
 CHECKPOINT = "checkpoint.weights.h5"  # weights, optimizer state and step: what --resume continues from
+_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 _FILES = (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES)
 
 
@@ -153,8 +154,8 @@ class RunFolder:
             ]
             # An epoch that was repeated after a resume counts as it was the last time.
             by_epoch = {row["epoch"]: row for row in rows if 1 <= row["epoch"] <= epochs}
-            if any("val_accuracy" not in row for row in rows):
-                raise KeyError("val_accuracy")
+            if missing := next((name for name in _COLUMNS for row in rows if name not in row), None):
+                raise ValueError(f"it has no column {missing}")
         except (ValueError, TypeError, KeyError, csv.Error) as error:
             raise InputError(f"{self[HISTORY]} is damaged: {first_line(error)}") from None
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]

@@ -204,7 +204,7 @@ def test_damaged_configs(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "epoch,loss\n1,0.5\n", "epoch,val_accuracy\none,0\n", "epoch,val_accuracy\n1\n", "\0"]
+    "content", ["", "epoch,loss\n1,0.5\n", "epoch,val_accuracy\none,0\n", "epoch,val_accuracy\n1,1\n", "\0"]
 )
 def test_damaged_histories(tmp_path, content):
     (tmp_path / "history.csv").write_text(content)
