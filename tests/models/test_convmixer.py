@@ -265,7 +265,7 @@ def test_weights_argument(tmp_path):
         ck.ConvMixer256_8(weights="nowhere.weights.h5")
     for name in ("damaged.weights.h5", "damaged.keras"):
         (tmp_path / name).write_text("no weights")
-        with pytest.raises(ValueError, match=f"{name} is damaged"):
+        with pytest.raises(ValueError, match=f"{name} is .*damaged"):
             ck.ConvMixer256_8(weights=tmp_path / name)
 
 
