@@ -1,7 +1,7 @@
 """The commands of the README and the pages of docs/ and examples/ are run, read from the pages.
 
 Each starts in a folder of its own with a reader's files. Training commands are made small by flags that are
-added at their end; what is of full size, and the benchmarks, are slow tests.
+added at their end. What trains is a slow test; what is of full size, and the benchmarks, are real ones.
 """
 
 import argparse
@@ -49,12 +49,11 @@ NOT_RUN = {
     r".* gs://": "needs a TPU",
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
 }
-SLOW = re.compile(
-    r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg"
-    r"|segment.py scenes/|tweet.py$|hf://|convmixer-train$"
-    r"|train_keras\.py(?!.*--preview)"  # The program of convmixer-train.
+REAL = re.compile(
+    r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
     r"|(predict|features|finetune)\.py(?!.*--(model|from))"  # ImageNet weights.
 )
+SLOW = re.compile(r"convmixer-train$|train_keras\.py(?!.*--preview)")  # The program of convmixer-train.
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
 SMALL = "--epochs 1 --batch-size 4 --hidden-dim 8 --depth 1"
 # What is added to a command, by the first pattern that it matches: last flags win.
@@ -76,11 +75,15 @@ def by_pattern(command, table):
     return next((value for pattern, value in table if re.match(pattern, command)), None)
 
 
+def _mark(command):
+    if REAL.search(command):
+        return pytest.mark.real
+    return pytest.mark.slow if SLOW.search(command) else ()
+
+
 ALL = sorted({shlex.join(command) for page in PAGES for command in commands(page)})
 COMMANDS = [
-    pytest.param(command, marks=pytest.mark.slow if SLOW.search(command) else ())
-    for command in ALL
-    if not by_pattern(command, NOT_RUN.items())
+    pytest.param(command, marks=_mark(command)) for command in ALL if not by_pattern(command, NOT_RUN.items())
 ]
 OTHERS = sorted(command for command in ALL if by_pattern(command, NOT_RUN.items()))
 
