@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times one ConvMixer on the CPU: our .tflite files, the stock converter's, and other runtimes.
+"""Times one ConvMixer on the CPU: our .tflite files, the stock converter's, kimm's, and other runtimes.
 
   python benchmarks/tflite_latency.py                                     ConvMixer-1024/20, as in the README
   python benchmarks/tflite_latency.py --network ConvMixer768_32 --threads 1
@@ -26,6 +26,12 @@ from convmixer_keras.convert import tflite
 from convmixer_keras.utils import command_line
 
 RUNS_A_TURN = 3
+# kimm's names of the networks.
+KIMM = {
+    "ConvMixer1536_20": "ConvMixer1536D20",
+    "ConvMixer768_32": "ConvMixer736D32",
+    "ConvMixer1024_20": "ConvMixer1024D20",
+}
 
 
 def main():
@@ -43,6 +49,8 @@ def main():
     image = np.random.default_rng(0).normal(size=(1, *model.input_shape[1:])).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(model, image, folder)
+        if preset.name in KIMM:
+            files |= write_kimms(KIMM[preset.name], image, folder)
         network = torch_network(model, preset)
         onnx = write_onnx(network, image, folder)
         columns = {}
@@ -66,6 +74,20 @@ def write_files(model, image, folder):
     for mode in tflite.MODES:
         files[f"ours {mode}"] = os.path.join(folder, f"ours_{mode}.tflite")
         tflite.export(model, files[f"ours {mode}"], mode, calibration=image, logits=True)
+    return files
+
+
+def write_kimms(name, image, folder):
+    """As `write_files`, by kimm's own export of its own network."""
+    import kimm
+
+    files = {}
+    with command_line.silence():
+        model = getattr(kimm.models, name)(weights=None)
+        for mode in ("float32", "float16", "int8"):  # It has no dynamic.
+            files[f"kimm {mode}"] = os.path.join(folder, f"kimm_{mode}.tflite")
+            samples = (lambda: [[image]]) if mode == "int8" else None
+            kimm.export.export_tflite(model, image.shape[1:], files[f"kimm {mode}"], mode, samples)
     return files
 
 

@@ -1,36 +1,42 @@
 """Images/s of inference at 224x224 on the CPU, float32: the paper's table of throughputs in spirit.
 
-This package's ConvMixers (Keras on TensorFlow, `keras.Model.predict_on_batch`) beside timm's, and ResNet-152,
-DeiT-B and ResMLP-B24/8 from timm, all with random weights. Each contender has a process of its own and works
-only when it has its turn. Parameters and multiply-adds are counted here, the latter of convolutions and dense
-layers; top-1 is what the networks' authors published.
+This package's ConvMixers (`keras.Model.predict_on_batch`, on TensorFlow and on JAX) beside kimm's and timm's,
+and ResNet-152, DeiT-B and ResMLP-B24/8 from timm, all with random weights. Each contender has a process of
+its own and works only when it has its turn; the ResNet and the others have theirs among those of 1024/20.
+Parameters and multiply-adds are counted here, the latter of convolutions and dense layers; top-1 is what the
+networks' authors published.
 
-  pip install -e ".[bench]" && python benchmarks/throughput.py [--batch 4] [--rounds 5] [--only 1024/20 ...]
+  pip install -e ".[bench]" && python benchmarks/throughput.py [--batch 4] [--rounds 5]
 """
 
 import argparse
+import os
 from functools import partial
 
 from side_by_side import seconds_per_step
 
 SIDE = 224
-# Name, (builder of this package or None, timm's name, published top-1).
-NETWORKS = {
-    "ConvMixer-1536/20": ("ConvMixer1536_20", "convmixer_1536_20", 81.37),
-    "ConvMixer-768/32": ("ConvMixer768_32", "convmixer_768_32", 80.16),
-    "ConvMixer-1024/20": ("ConvMixer1024_20", "convmixer_1024_20_ks9_p14", 76.94),
-    "ResNet-152": (None, "resnet152", 79.6),
-    "DeiT-B": (None, "deit_base_patch16_224", 81.8),
-    "ResMLP-B24/8": (None, "resmlp_big_24_224", 81.0),
-}
+# Those that take turns: from a name to (this package's builder, kimm's, timm's, published top-1).
+TURNS = (
+    {"ConvMixer-1536/20": ("ConvMixer1536_20", "ConvMixer1536D20", "convmixer_1536_20", 81.37)},
+    {"ConvMixer-768/32": ("ConvMixer768_32", "ConvMixer736D32", "convmixer_768_32", 80.16)},
+    {
+        "ConvMixer-1024/20": ("ConvMixer1024_20", "ConvMixer1024D20", "convmixer_1024_20_ks9_p14", 76.94),
+        "ResNet-152": (None, None, "resnet152", 79.6),
+        "DeiT-B": (None, None, "deit_base_patch16_224", 81.8),
+        "ResMLP-B24/8": (None, None, "resmlp_big_24_224", 81.0),
+    },
+)
 
 
-def keras_step(builder, batch):
+def keras_step(package, builder, backend, batch):
+    os.environ["KERAS_BACKEND"] = backend
+    import importlib
+
     import numpy as np
 
-    import convmixer_keras as ck
-
-    model = getattr(ck, builder)()
+    module = importlib.import_module(package)
+    model = getattr(module, builder)(weights=None)
     images = np.random.default_rng(0).normal(size=(batch, SIDE, SIDE, 3)).astype(np.float32)
     return lambda: model.predict_on_batch(images)
 
@@ -72,28 +78,38 @@ def size_of(name):
     return sum(parameter.numel() for parameter in model.parameters()), multiply_adds
 
 
+def contenders_of(builder, kimms, timms, batch):
+    found = {"timm": partial(timm_step, timms, batch)}
+    if builder:
+        found["this package, TensorFlow"] = partial(
+            keras_step, "convmixer_keras", builder, "tensorflow", batch
+        )
+        found["this package, JAX"] = partial(keras_step, "convmixer_keras", builder, "jax", batch)
+        found["kimm, TensorFlow"] = partial(keras_step, "kimm.models", kimms, "tensorflow", batch)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS), metavar="NETWORK")
     args = parser.parse_args()
-    contenders = {}
-    for name in args.only:
-        builder, timms_name, _ = NETWORKS[name]
-        if builder:
-            contenders[name, "this package"] = partial(keras_step, builder, args.batch)
-        contenders[name, "timm"] = partial(timm_step, timms_name, args.batch)
-    seconds = seconds_per_step(contenders, args.rounds, repeats=1)
     print("| network | parameters | multiply-adds | top-1 | program | images/s |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for (name, program), value in seconds.items():
-        _, timms_name, top1 = NETWORKS[name]
-        parameters, multiply_adds = size_of(timms_name)
-        print(
-            f"| {name} | {parameters / 1e6:.1f} M | {multiply_adds / 1e9:.2f} G | {top1} | {program} | "
-            f"{args.batch / value:.2f} |"
-        )
+    print("| --- | ---: | ---: | ---: | --- | ---: |")
+    for networks in TURNS:
+        contenders = {
+            (name, program): step
+            for name, (builder, kimms, timms, _) in networks.items()
+            for program, step in contenders_of(builder, kimms, timms, args.batch).items()
+        }
+        for (name, program), value in seconds_per_step(contenders, args.rounds, repeats=1).items():
+            *_, timms, top1 = networks[name]
+            parameters, multiply_adds = size_of(timms)
+            print(
+                f"| {name} | {parameters / 1e6:.1f} M | {multiply_adds / 1e9:.2f} G | {top1} | {program} | "
+                f"{args.batch / value:.2f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
