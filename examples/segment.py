@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
 """Learns to say what each pixel of a photograph belongs to: a small dense head on a ConvMixer's feature maps.
 
-  python examples/segment.py --draw scenes/                           600 drawn scenes to try it on
   python examples/segment.py scenes/                                  scenes/images/*.png, scenes/masks/*.png
   python examples/segment.py photos/ --from runs/photos/model.keras   start from a body of your own
 
 A mask has the name of its image, and for each pixel the number of its class: 0, 1, 2, ...; 255 does not
-count. A fifth of the images is held out. Prints the mean intersection over union on those, and draws some of
-them: image, truth and prediction.
+count. `draw_scenes.py` draws some to try it on. A fifth of the images is held out. Prints the mean
+intersection over union on those, and draws some of them: image, truth and prediction.
 """
 
 import os
@@ -23,12 +22,6 @@ SEED = 0
 
 def main():
     arguments = parse()
-    if arguments.draw:
-        draw_scenes(arguments.draw)
-    if arguments.folder is None:
-        if arguments.draw:
-            return
-        raise InputError("say which FOLDER to learn from, or --draw FOLDER")
     command_line.quiet_start()
     from convmixer_keras.models.saving import save_model
     from convmixer_keras.utils.files import written_whole
@@ -147,38 +140,9 @@ def draw(images, masks, predicted, path):
     figure.savefig(path)
 
 
-def draw_scenes(folder, count=600, size=96):
-    """Draws discs (1), squares (2) and triangles (3) of similar colours on a noisy background (0)."""
-    from PIL import Image, ImageDraw, ImageFilter
-
-    random = np.random.default_rng(SEED)
-    for part in ("images", "masks"):
-        os.makedirs(os.path.join(folder, part), exist_ok=True)
-    for number in range(count):
-        ground = Image.fromarray(random.integers(0, 256, (12, 12, 3)).astype(np.uint8)).resize((size, size))
-        mask = Image.new("L", (size, size))
-        for _ in range(random.integers(2, 6)):
-            x, y, r = *random.integers(8, size - 8, 2), random.integers(7, 20)
-            kind, colour = random.integers(1, 4), tuple(int(c) for c in random.integers(0, 256, 3))
-            for picture, fill in ((ground, colour), (mask, int(kind))):
-                pen = ImageDraw.Draw(picture)
-                if kind == 1:
-                    pen.ellipse((x - r, y - r, x + r, y + r), fill)
-                elif kind == 2:
-                    pen.rectangle((x - r, y - r, x + r, y + r), fill)
-                else:
-                    pen.polygon([(x, y - r), (x - r, y + r), (x + r, y + r)], fill)
-        pixels = np.asarray(ground.filter(ImageFilter.GaussianBlur(0.7)), np.float32)
-        pixels = np.clip(pixels + random.normal(0, 12, pixels.shape), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(os.path.join(folder, "images", f"{number:03}.png"))
-        mask.save(os.path.join(folder, "masks", f"{number:03}.png"))
-    print(f"wrote {count} scenes to {folder}")
-
-
 def parse():
     parser = command_line.parser(__doc__)
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="holds images/ and masks/")
-    parser.add_argument("--draw", metavar="FOLDER", help="draw scenes to try it on")
+    parser.add_argument("folder", metavar="FOLDER", help="holds images/ and masks/")
     parser.add_argument(
         "--from", dest="start", metavar="MODEL", help="a body that is trained already, .keras"
     )

@@ -10,6 +10,7 @@ from PIL import Image
 SCRIPT = ROOT / "examples" / "segment.py"
 sys.path.insert(0, str(SCRIPT.parent))
 
+import draw_scenes  # noqa: E402
 import segment  # noqa: E402
 
 
@@ -21,7 +22,7 @@ def test_intersection_over_union_by_hand():
 
 
 def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
-    segment.draw_scenes(tmp_path / "scenes", count=10, size=48)
+    draw_scenes.draw_scenes(tmp_path / "scenes", count=10, size=48)
     monkeypatch.chdir(tmp_path)
     done = here(lambda arguments: segment.main(), "scenes", "--size", 32, "--epochs", 1)
     assert done.code == 0, done.stderr
