@@ -245,7 +245,7 @@ def test_include_preprocessing_takes_raw_pixels(preset, mean, std, tmp_path, mon
 
 def test_include_preprocessing_is_not_known_for_any_network(tmp_path):
     path = saved(tmp_path / "m.pth", torch_reference.random_model("timm", 8, 1, 3, 2, 5, 4))
-    with pytest.raises(InputError, match="only known for the published variants"):
+    with pytest.raises(InputError, match="known for the published variants only"):
         torch_weights.convert_checkpoint(path, activation="gelu", include_preprocessing=True)
 
 

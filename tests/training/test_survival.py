@@ -110,7 +110,7 @@ def test_no_room_at_any_point_of_writing(stopped):
     # Room for the model, and not for the checkpoint with its optimizer.
     between = weights_size(keras.saving.load_model(stopped / "run/last.keras")) + 1000
     for limit, file in (
-        (100, "(tensorboard|last.keras)"),
+        (100, "(config.json|tensorboard|last.keras)"),
         (20_000, "last.keras"),
         (between, "checkpoint.weights.h5"),
     ):
