@@ -6,7 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras import __version__
-from convmixer_keras.convert import agreement, archive, flatbuffer, metadata, quantization, runtime, versions
+from convmixer_keras.convert import (
+    agreement,
+    archive,
+    flatbuffer,
+    metadata,
+    operation_versions,
+    quantization,
+    runtime,
+)
 from convmixer_keras.convert.calibration import calibration_images
 from convmixer_keras.data.scores import softmax
 from convmixer_keras.utils import command_line, extras, progress
@@ -206,7 +214,7 @@ def _network(small, mode, output_name, images, takes_pixels, say, counted):
     if mode in ("float16", "dynamic"):
         flatbuffer.store_as_float16(network)
     flatbuffer.name_ends(network, output_name)
-    versions.set_versions(network)
+    operation_versions.set_versions(network)
     return network
 
 
