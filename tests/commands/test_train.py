@@ -188,7 +188,7 @@ def test_a_folder_of_classes_from_training_to_its_report(image_folder, tmp_path)
     done = run(*arguments, "--class-weight", "balanced", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("recipe photos: ConvMixer-8/1, patch 3, kernel 7, on photos at 12x12")
-    assert done.stderr == "warning: photos/red/1.jpg cannot be decoded as an image; doing without it\n"
+    assert done.stderr == "warning: photos/red/1.jpg cannot be decoded as an image; it is left out\n"
     more = run(
         "--resume", "--output", "runs/photos", "--epochs", "2", "--learning-rate", "0.001", cwd=tmp_path
     )
