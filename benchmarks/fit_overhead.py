@@ -67,7 +67,7 @@ def measure(folder, batch_size, steps, rounds):
     writer = RunWriter(place.folder, built.model, names, [])
     clock = Clock()
     keep_run = KeepRun(writer, data, Progress(), built.metrics)
-    callbacks = [clock, *trainer._tensorboard(place.folder), keep_run]
+    callbacks = [clock, keep_run]
     bare = []
     for epoch in range(rounds + 1):
         options = {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": steps}
