@@ -101,7 +101,7 @@ def start_strategy(name, workers, others=None):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     # By default TensorFlow gives every exchange of every step a key of its own, and keeps what it notes about
-    # each in memory: 1.6 kB, with synchronised BatchNorm over 100 kB a step.
+    # each in memory: 1.6 kB, which is 39 kB a step for a network of one block with synchronised BatchNorm.
     cross_device_utils.CollectiveReplicaLauncher._prefer_unique_instance_key = False
     with others.starting() if others else contextlib.nullcontext():
         return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))

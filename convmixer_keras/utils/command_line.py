@@ -108,7 +108,7 @@ def quiet_start():
     """Imports TensorFlow without its start-up chatter; its errors are still shown.
 
     TensorFlow writes these lines from C++ before any log level is honoured, so standard error
-    itself is captured during the import, and its warnings and errors printed afterwards.
+    itself is captured during the import, and all but the chatter printed afterwards.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryFile() as held_back:
