@@ -79,7 +79,10 @@ def make_step(network, batch_norm, cores, tf_config=None, steps=0):
 
 
 def two_processes(network, batch_norm, cores, steps=0):
-    """A step of two processes: this one, and another that always waits for it in the exchange."""
+    """A step of two processes: this one, and another that begins each of its steps when this one does.
+
+    Where `batch_norm` is None, each trains alone.
+    """
     with socket.socket() as first, socket.socket() as second:
         for free in (first, second):
             free.bind(("127.0.0.1", 0))
@@ -88,15 +91,25 @@ def two_processes(network, batch_norm, cores, steps=0):
         json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
         for i in range(2)
     ]
+    if batch_norm is None:
+        batch_norm, configs = "replica", [None, None]
     other = json.dumps([network, batch_norm, cores[1:2], configs[1]])
     command = [sys.executable, __file__, "--other-process", other]
-    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return make_step(network, batch_norm, cores[:1], configs[0], steps)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, **quiet)
+    step = make_step(network, batch_norm, cores[:1], configs[0], steps)
+
+    def both():
+        other.stdin.write(b"\n")
+        return step()
+
+    return both
 
 
-def step_for_ever(options):
+def step_when_asked(options):
+    """Makes a step for each line of standard input, until the first process is gone."""
     step = make_step(*options)
-    while True:  # Until the other process is gone, which ends this one.
+    for _ in sys.stdin.buffer:
         step()
 
 
@@ -129,7 +142,7 @@ def main():
     parser.add_argument("--other-process", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.other_process:
-        return step_for_ever(arguments.other_process)
+        return step_when_asked(arguments.other_process)
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         sys.exit("error: needs two cores")
@@ -139,8 +152,11 @@ def main():
         return profile(arguments.profile, networks[0], batch_norms[0], cores)
     for network in networks:
         steps = 2 + 2 * arguments.rounds
-        one = functools.partial(make_step, network, "replica", cores[:1], steps=steps)
-        contenders = {"one process": one}
+        contenders = {
+            "one process": functools.partial(make_step, network, "replica", cores[:1], steps=steps),
+            # What the machine allows: two cores share its memory.
+            "two processes, each alone": functools.partial(two_processes, network, None, cores, steps),
+        }
         for batch_norm in batch_norms:
             name = f"two processes, BatchNorm {batch_norm}"
             contenders[name] = functools.partial(two_processes, network, batch_norm, cores, steps)

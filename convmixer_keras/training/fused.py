@@ -2,8 +2,8 @@
 
 Keras 3 composes batch normalisation from a dozen element-wise operations, which on a CPU cost more than the
 convolutions around them (benchmarks/train_step.py). The twin computes the same with TensorFlow's fused
-operation, and on a CPU, in float32, the convolutions with those of cpu_ops.py. It shares every weight with
-the model it was made from, so that the model itself, of stock Keras layers, is what is saved.
+operation, and on a CPU the convolutions with those of cpu_ops.py. It shares every weight with the model it
+was made from, so that the model itself, of stock Keras layers, is what is saved.
 """
 
 import keras
@@ -62,26 +62,66 @@ class FusedBatchNormalization(keras.layers.Layer):
     def _fused(self, inputs, mean=None, variance=None):
         """Returns outputs, mean and unbiased variance; those of `inputs` where none are given."""
         layer = self.batch_norm
-        return tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.convert_to_tensor(layer.gamma),
-            offset=tf.convert_to_tensor(layer.beta),
-            mean=tf.zeros(0) if mean is None else tf.convert_to_tensor(mean),
-            variance=tf.zeros(0) if variance is None else tf.convert_to_tensor(variance),
-            epsilon=layer.epsilon,
-            is_training=mean is None,
-        )[:3]
+        gamma, beta = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta)
+        return _batch_norm(inputs, gamma, beta, layer.epsilon, mean, variance)
 
     def _over_replicas(self, inputs):
         """As `_fused` for the batch of all replicas together, each of which has a part of equal size."""
         layer = self.batch_norm
-        x = tf.cast(inputs, tf.float32)
-        mean, variance, unbiased = replicas.moments(x)
-        outputs = tf.nn.batch_normalization(x, mean, variance, layer.beta, layer.gamma, layer.epsilon)
-        return tf.cast(outputs, inputs.dtype), mean, unbiased
+        gamma, beta = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta)
+        outputs, mean, variance = _batch_norm_over_replicas(inputs, gamma, beta, layer.epsilon)
+        outputs.set_shape(inputs.shape)
+        return outputs, mean, variance
 
     def compute_output_shape(self, input_shape):
         return input_shape
+
+
+def _batch_norm(x, gamma, beta, epsilon, mean=None, variance=None):
+    return tf.raw_ops.FusedBatchNormV3(
+        x=x,
+        scale=gamma,
+        offset=beta,
+        mean=tf.zeros(0) if mean is None else tf.convert_to_tensor(mean),
+        variance=tf.zeros(0) if variance is None else tf.convert_to_tensor(variance),
+        epsilon=epsilon,
+        is_training=mean is None,
+    )[:3]
+
+
+def _batch_norm_over_replicas(x, gamma, beta, epsilon):
+    """Normalizes with the moments of all replicas' images, by fused operations and one exchange each way.
+
+    Ioffe and Szegedy, "Batch Normalization", section 3: with `g = gamma / sqrt(variance + epsilon)` and `y`
+    for `x` normalized, the gradient is `g * dy`, as for fixed moments, less
+    `g * (mean(dy) + y * mean(dy * y))`. The latter is linear in `y`, so a batch normalisation computes it.
+    """
+    size = tf.cast(tf.size(x) / tf.shape(x)[-1] * replicas.count(), tf.float32)
+
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        mean, variance = replicas.moments(*_batch_norm(x, gamma, beta, epsilon)[1:], size)
+        outputs = _batch_norm(x, gamma, beta, epsilon, mean, variance)[0]
+
+        def gradient(dy, *_):
+            dx, dgamma, dbeta = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=dy,
+                x=x,
+                scale=gamma,
+                reserve_space_1=mean,
+                reserve_space_2=variance,
+                reserve_space_3=tf.zeros(0),
+                epsilon=epsilon,
+                is_training=False,
+            )[:3]
+            slope, shift = replicas.total([dgamma, dbeta])
+            factor = -gamma * tf.math.rsqrt(variance + epsilon) / size
+            dx += _batch_norm(x, factor * slope, factor * shift, epsilon, mean, variance)[0]
+            return dx, dgamma, dbeta
+
+        return (outputs, mean, variance * size / (size - 1)), gradient
+
+    return normalize(x, gamma, beta)
 
 
 class FusedConvolution(keras.layers.Layer):
@@ -119,7 +159,11 @@ def faster_on_cpu(layer):
         return False
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return False
-    if not layer.use_bias or layer.compute_dtype != "float32" or layer.data_format != "channels_last":
+    if (
+        not layer.use_bias
+        or layer.compute_dtype != "float32"
+        or layer.data_format != "channels_last"
+    ):
         return False
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         plain = (layer.strides, layer.dilation_rate, layer.depth_multiplier) == ((1, 1), (1, 1), 1)

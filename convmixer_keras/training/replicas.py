@@ -35,22 +35,23 @@ def total(tensors):
     return sums
 
 
-def moments(x):
-    """Mean and unbiased variance of each channel over the images of all replicas.
+def moments(mean, variance, size):
+    """Mean and variance of each channel over all replicas, from those of each.
 
     Args:
-        x: Float32 tensor (batch, height, width, channels), the same shape in every replica.
+        mean: Float32 tensor (channels,), over one replica's images.
+        variance: Float32 tensor (channels,), the unbiased one. Every replica has as many values.
+        size: How many values of a channel there are in all replicas together.
 
     Returns:
-        Mean, biased variance and unbiased variance, each (channels,).
+        Mean and biased variance, each (channels,).
     """
     # Gathered, and not averaged with the mean of squares: that loses the variance of channels that hardly
     # vary. A sum of what only one replica fills in gathers with a single exchange.
     context = tf.distribute.get_replica_context()
+    biased = variance * (1 - count() / size)
     place = tf.one_hot(context.replica_id_in_sync_group, count())[:, None, None]
-    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, place * tf.stack(tf.nn.moments(x, [0, 1, 2])))
+    gathered = context.all_reduce(tf.distribute.ReduceOp.SUM, place * tf.stack([mean, biased]))
     means, variances = tf.unstack(gathered, axis=1)
     mean = tf.reduce_mean(means, 0)
-    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
-    size = tf.cast(tf.reduce_prod(tf.shape(x)[:3]) * count(), tf.float32)
-    return mean, variance, variance * size / (size - 1)
+    return mean, tf.reduce_mean(variances + tf.square(means - mean), 0)
