@@ -18,8 +18,7 @@ def main():
     parser.add_argument("run", metavar="RUN", help="folder that train_keras.py wrote")
     arguments = parser.parse_args()
     command_line.quiet_start()
-    from convmixer_keras.convert import evaluation as tflite_evaluation
-    from convmixer_keras.convert import tflite
+    from convmixer_keras.convert import tflite, tflite_evaluation
     from convmixer_keras.data import preprocessing
     from convmixer_keras.models.saving import load_class_names, load_model
     from convmixer_keras.recipes import from_saved

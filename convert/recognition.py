@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from convmixer_keras.convert.structure import by_structure, refuse_separable
+from convmixer_keras.convert.recognition_by_shape import by_structure, refuse_separable
 from convmixer_keras.convert.torch_layouts import LAYOUTS, NORM_TENSORS, tensor_names, tensor_shape
 from convmixer_keras.models.sizes import Sizes
 from convmixer_keras.utils.errors import InputError

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras import presets
-from convmixer_keras.convert import keras_files, timm_config, torch_checkpoint, torch_layouts
+from convmixer_keras.convert import other_keras_files, timm_config, torch_checkpoint, torch_layouts
 from convmixer_keras.convert.recognition import Recognised, recognise
 from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
 from convmixer_keras.data import preprocessing
@@ -96,8 +96,8 @@ def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_t
     if activation is not None and activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     normalization = None
-    if keras_files.is_keras_file(path) and not ema:
-        tensors, stated, normalization = keras_files.read(path, epsilon)
+    if other_keras_files.is_keras_file(path) and not ema:
+        tensors, stated, normalization = other_keras_files.read(path, epsilon)
         activation = activation or stated
     elif epsilon is not None:
         raise InputError(f"epsilon is only for Keras files, got {path}")

@@ -24,7 +24,7 @@ def evaluate(arguments, recipe):
         "confusion": arguments.report is not None,
     }
     if arguments.evaluate.endswith(".tflite"):
-        from convmixer_keras.convert import evaluation as tflite_evaluation
+        from convmixer_keras.convert import tflite_evaluation
 
         def counted(examples, size):
             return progress.shown(examples, "evaluating", size, "images")

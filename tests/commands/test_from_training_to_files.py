@@ -11,7 +11,7 @@ from PIL import Image
 
 from convmixer_keras.commands import tflite as tflite_command
 from convmixer_keras.commands import train as train_command
-from convmixer_keras.convert import evaluation, tflite
+from convmixer_keras.convert import tflite, tflite_evaluation
 from convmixer_keras.convert.runtime import Classifier
 from convmixer_keras.data import preprocessing
 from convmixer_keras.data.preprocessing import Preprocessing
@@ -109,7 +109,7 @@ def test_a_file_is_measured_through_files(image_folder, tmp_path):
     logits = model.predict(np.stack([record(file) for file in files]), verbose=0).astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     labels = np.repeat([0, 1, 2], 5)
-    found = evaluation.evaluate(path, recipe)
+    found = tflite_evaluation.evaluate(path, recipe)
     assert found.images == 15
     expected = -np.log(probabilities[np.arange(15), labels]).mean()
     np.testing.assert_allclose(found.loss, expected, rtol=1e-4)
@@ -124,7 +124,7 @@ def test_a_file_is_measured_through_files(image_folder, tmp_path):
             (bad / split / name / "0.png").write_text("no image")
     recipe = dataclasses.replace(PHOTOS, dataset=str(bad))
     with pytest.raises(InputError, match=r"cannot read .*0\.png as an image"):
-        evaluation.evaluate(path, recipe)
+        tflite_evaluation.evaluate(path, recipe)
     tflite.export(model, path, labels=["blue", "green", "pink"], preprocessing=record)
     with pytest.raises(InputError, match=r"knows a class 'pink' where .* has 'red'"):
-        evaluation.evaluate(path, dataclasses.replace(PHOTOS, dataset=str(image_folder)))
+        tflite_evaluation.evaluate(path, dataclasses.replace(PHOTOS, dataset=str(image_folder)))

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from convmixer_keras.convert import unnamed
+from convmixer_keras.convert import recognition_by_order
 from convmixer_keras.utils.errors import InputError
 
 # How programs call the four tensors of a normalisation, in PyTorch's order and under its names.
@@ -88,7 +88,7 @@ def refuse_separable(tensors, source):
 
 def _modules_by_order(tensors, source, in_order):
     """As `_modules`, where no name says anything."""
-    pairs, groups, other = unnamed.sequence(tensors, in_order)
+    pairs, groups, other = recognition_by_order.sequence(tensors, in_order)
     convolutions, matrices = [], []
     for weight, bias in pairs:
         kind = matrices if len(tensors[weight].shape) == 2 else convolutions
@@ -99,7 +99,7 @@ def _modules_by_order(tensors, source, in_order):
             f"{source} is not a ConvMixer: it has tensors of another number of axes than 1, 2 or 4"
         )
     # Which vector is which is only asked where all of them have their place.
-    found = [{}] * len(groups) if other else unnamed.norm_keys(groups, tensors, source)
+    found = [{}] * len(groups) if other else recognition_by_order.norm_keys(groups, tensors, source)
     norms = [_Module(f"normalisation.{i}", keys, ()) for i, keys in enumerate(found)]
     return convolutions, norms, matrices, other
 
@@ -121,10 +121,10 @@ def _modules(tensors, source, in_order):
             module = _Module(name, {"weight": large[0], "bias": small[0]}, shape)
             (matrices if len(shape) == 2 else convolutions).append(module)
         elif len(small) == len(keys) == len(_NORM_NAMES):
-            by_value[name] = unnamed.in_file_order(keys, in_order)
+            by_value[name] = recognition_by_order.in_file_order(keys, in_order)
         else:
             other += keys
-    found = unnamed.norm_keys(list(by_value.values()), tensors, source)
+    found = recognition_by_order.norm_keys(list(by_value.values()), tensors, source)
     norms += [
         _Module(name, norm, tensors[norm["weight"]].shape) for name, norm in zip(by_value, found, strict=True)
     ]
@@ -199,7 +199,7 @@ def _numbering(names, source):
     The number is where the names of the depthwise convolutions differ. Of 3.fn.0, 7.fn.0, ... the modules
     3 to 6 are a block.
     """
-    split = [unnamed.tokens(name) for name in names]
+    split = [recognition_by_order.tokens(name) for name in names]
     at = next((i for i, tokens in enumerate(zip(*split, strict=False)) if len(set(tokens)) > 1), None)
     if at is None or at % 2 == 0:  # Words differ, no number.
         if len(names) > 1:
@@ -216,7 +216,7 @@ def _numbering(names, source):
         )
 
     def number(name):
-        tokens = unnamed.tokens(name)
+        tokens = recognition_by_order.tokens(name)
         if tokens[:at] != before or len(tokens) <= at:
             return None
         block = (tokens[at] - starts[0]) // step
@@ -264,7 +264,7 @@ def _words(name):
 
 
 def _by_number(module):
-    return unnamed.tokens(module.name)
+    return recognition_by_order.tokens(module.name)
 
 
 def _names(modules):
