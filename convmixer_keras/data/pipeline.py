@@ -226,7 +226,7 @@ def _training_pipeline(source, split, recipe, share, epoch, first_batch, bad_ima
         return epoch.assign_add(1) - 1, skipped
 
     def examples_of_pass(epoch, skipped):
-        shuffled = shuffle(examples, _shuffle_window(split), recipe.seed, epoch).enumerate()
+        shuffled = _shuffled(split, examples, recipe.seed, epoch).enumerate()
         rest = shuffled.take(steps * recipe.batch_size).skip(skipped * recipe.batch_size)
         return share.of(rest).map(lambda position, example: (epoch, position, *example))
 
@@ -293,14 +293,14 @@ def _in_memory(split):
     return examples.cache(), tf.identity
 
 
-def _shuffle_window(split):
-    """How many examples to shuffle at a time: all of them, if these are paths or at most `SHUFFLED_BYTES`.
-
-    The order of a run follows from it, so it follows from the data set and not from the machine.
-    """
-    if split.files is not None:
-        return split.size
-    return max(1, min(split.size, int(split.size * SHUFFLED_BYTES / max(split.bytes, 1))))
+def _shuffled(split, examples, seed, epoch):
+    """Shuffles paths and small data sets as a whole, others within a window of `SHUFFLED_BYTES`."""
+    window = split.size  # It follows from the data set and not from the machine, and so does the order.
+    if split.files is None and split.bytes > SHUFFLED_BYTES:
+        window = max(1, int(split.size * SHUFFLED_BYTES / split.bytes))
+        if split.shards:
+            examples = split.shards(seed, epoch).map(lambda image, label: (image, label, ""))
+    return shuffle(examples, window, seed, epoch)
 
 
 def _filled_up(examples, size):

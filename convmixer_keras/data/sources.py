@@ -16,6 +16,7 @@ from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError, first_line
 
 DIGITS_TEST_SHARE = 0.2
+TURNS = 16  # Files to read at a time, and images of each in its turn.
 DOWNLOAD_SECONDS = 20  # To connect, and between any two parts of a download.
 _KINDS = (
     "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
@@ -26,13 +27,16 @@ _KINDS = (
 class Split(NamedTuple):
     """Undecoded examples (image, label): a uint8 array, the bytes of a JPEG or PNG file, or its path.
 
-    Paths are what a folder gives; `files` then lists all of them, each with its label.
+    Paths are what a folder gives; `files` then lists all of them, each with its label. `shards` is a function
+    from seed and epoch, which may be tensors, to the same examples from files in an order of that epoch; None
+    where they are not in several files.
     """
 
     examples: tf.data.Dataset
     size: int
     bytes: float
     files: list[tuple[str, int]] | None = None
+    shards: Callable | None = None
 
 
 class Source(NamedTuple):
@@ -174,14 +178,15 @@ def _tfds(name, data_dir):
     def read(split):
         with _named_split(split, name):
             images, whole = splits[split].num_examples, splits[base_name(split)]
-        # Several files at a time, 16 images of each by turns, always in the same order.
+        # Always in the same order.
         read_config = tfds.ReadConfig(
-            interleave_cycle_length=16, interleave_block_length=16, try_autocache=False
+            interleave_cycle_length=TURNS, interleave_block_length=TURNS, try_autocache=False
         )
         return Split(
             _undecoded(builder, split, read_config=read_config),
             images,
             whole.num_bytes * images / whole.num_examples,
+            shards=_shards(builder, split),
         )
 
     def parts(split):
@@ -220,6 +225,37 @@ def _undecoded(builder, split, **options):
     decoders = {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, decoders=decoders, **options)
     return examples.map(lambda example: (example["image"], example["label"]))
+
+
+def _shards(builder, split):
+    """Returns `Split.shards`. tensorflow-datasets itself shuffles files by a seed that is no tensor."""
+    import tensorflow_datasets as tfds
+
+    parts = builder.info.splits[split].file_instructions
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD or len(parts) < 2:
+        return None
+    names = np.array([str(part.filename) for part in parts])
+    skipped, taken = np.array([(part.skip, part.take) for part in parts], np.int64).T
+
+    def read(name, skip, take):
+        return tf.data.TFRecordDataset(name).skip(skip).take(take)
+
+    def parse(record):
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        example = builder.info.features.deserialize_example(record, decoders=decoders)
+        return example["image"], example["label"]
+
+    def shards(seed, epoch):
+        seeds = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+        order = tf.argsort(tf.random.stateless_uniform((len(parts),), seeds))
+        files = tuple(tf.gather(values, order) for values in (names, skipped, taken))
+        return (
+            tf.data.Dataset.from_tensor_slices(files)
+            .interleave(read, TURNS, TURNS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        )
+
+    return shards
 
 
 def check_fit(path, channels, classes, class_names, source):

@@ -255,6 +255,7 @@ def with_threads(dataset, count):
     return dataset.with_options(options)
 
 
+@pytest.mark.slow
 def test_augmentation_is_the_same_at_any_parallelism(image_folder):
     loaded = data.load(augmented(image_folder))
     first = images_of(with_threads(loaded.train, 1))
@@ -307,6 +308,7 @@ def test_folder(image_folder):
         np.testing.assert_array_equal(2 - strongest, labels)
 
 
+@pytest.mark.slow
 def test_cifar10_files(cifar10_folder):
     loaded = data.load(plain(cifar10_folder, batch_size=40))
     assert (loaded.train_size, loaded.validation_size) == (400, 100)
@@ -372,6 +374,30 @@ def test_tfds_name(tfds_folder):
             data.load(
                 dataclasses.replace(recipe, train_split="train[:50%]", validation_split=split), tfds_folder
             )
+
+
+def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, monkeypatch):
+    """Their images come within a window, so a fixed order would never bring those of the last file first."""
+    builder = Shapes(data_dir=tmp_path)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
+    assert len(builder.info.splits["train"].file_instructions) == 5
+    recipe = plain("shapes", image_size=8, mean=(0.5,), std=(0.5,), batch_size=5, train_split="train[10%:]")
+    size = builder.info.splits["train"].num_bytes
+    monkeypatch.setattr(data, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
+
+    def passes():
+        loaded = data.load(recipe, data_dir=tmp_path)
+        return [[int(image.mean()) for image in images_of(loaded.train)] for _ in range(6)]
+
+    found = passes()
+    assert found == passes()
+    every = {value for order in found for value in order}
+    assert len(every) == 18
+    assert all(len(set(order)) == 15 for order in found)
+    unshuffled = data.open_source(recipe, tmp_path).read(recipe.train_split).examples
+    place = {int(tf.io.decode_png(image)[0, 0, 0]): i for i, (image, _) in enumerate(unshuffled)}
+    assert set(place) == every
+    assert max(place[value] - i for order in found for i, value in enumerate(order)) > 10
 
 
 def test_published_datasets_are_known():
