@@ -1,7 +1,8 @@
 """Images/s of a training step on the CPU.
 
 Forward, backward, clipping and AdamW on the same batch again and again, no input pipeline. Compared are this
-package's training (the fused twin of fused.py), the same Keras model as it is, and PyTorch (channels_last).
+package's training (the fused twin of fused.py), in float32 and in mixed_bfloat16, the same Keras model as it
+is, and PyTorch (channels_last).
 
   pip install -e ".[bench]" && python benchmarks/train_step.py [--network cifar10|wide] [--rounds 7]
 """
@@ -20,7 +21,8 @@ SIDES = {"cifar10": 32, "wide": 224}
 BATCHES = {"cifar10": 128, "wide": 16}
 
 
-def _keras_step(network, twin):
+def _keras_step(network, twin, dtype_policy="float32"):
+    import keras
     import numpy as np
     import tensorflow as tf
 
@@ -30,6 +32,7 @@ def _keras_step(network, twin):
     from convmixer_keras.training.fused import fused_twin
     from convmixer_keras.training.optimizer import build_optimizer
 
+    keras.config.set_dtype_policy(dtype_policy)
     side, batch, classes = SIDES[network], BATCHES[network], NETWORKS[network]["classes"]
     model = ConvMixer(**NETWORKS[network], input_shape=(side, side, 3))
     model = fused_twin(model) if twin else model
@@ -41,6 +44,10 @@ def _keras_step(network, twin):
 
 def ours(network):
     return _keras_step(network, twin=True)
+
+
+def ours_in_bfloat16(network):
+    return _keras_step(network, twin=True, dtype_policy="mixed_bfloat16")
 
 
 def plain_keras(network):
@@ -75,7 +82,12 @@ if __name__ == "__main__":
     parser.add_argument("--network", choices=NETWORKS, help="default: both, one after the other")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    contenders = {"this package": ours, "plain Keras layers": plain_keras, "PyTorch": pytorch}
+    contenders = {
+        "this package": ours,
+        "this package, mixed_bfloat16": ours_in_bfloat16,
+        "plain Keras layers": plain_keras,
+        "PyTorch": pytorch,
+    }
     for network in [args.network] if args.network else NETWORKS:
         print(f"{network}: {NETWORKS[network]}, {SIDES[network]}x{SIDES[network]}, batch {BATCHES[network]}")
         steps = {name: partial(make, network) for name, make in contenders.items()}

@@ -1,14 +1,13 @@
 """Operations of a training step that TensorFlow is slow at on a CPU, computed in another way.
 
-Measured in benchmarks/train_step.py. All take and return float32, channels last.
+Measured in benchmarks/train_step.py. All take and return float32 or bfloat16, channels last, and sum in
+float32.
 """
 
 import math
 
 import tensorflow as tf
 
-_IMAGES = tf.TensorSpec((None, None, None, None), tf.float32)
-_BIAS = tf.TensorSpec((None,), tf.float32)
 # How many bytes of a batch to correlate at a time: they stay in a core's second-level cache.
 _CHUNK_BYTES = 2**20
 
@@ -30,22 +29,31 @@ def bias_gelu(x, bias):
     def gradient(dy):
         dx = _bias_gelu_gradient(x, bias, dy)
         dx.set_shape(x.shape)
-        return dx, tf.raw_ops.BiasAddGrad(out_backprop=dx)
+        return dx, tf.cast(_channel_sums(dx), bias.dtype)
 
     return y, gradient
 
 
-@tf.function(jit_compile=True, input_signature=[_IMAGES, _BIAS])
+@tf.function(jit_compile=True, reduce_retracing=True)
 def _bias_gelu(x, bias):
-    x += bias
-    return x * _normal_cdf(x)
+    y = _sum(x, bias)
+    return tf.cast(y * _normal_cdf(y), x.dtype)
 
 
-@tf.function(jit_compile=True, input_signature=[_IMAGES, _BIAS, _IMAGES])
+@tf.function(jit_compile=True, reduce_retracing=True)
 def _bias_gelu_gradient(x, bias, dy):
-    x += bias
-    density = tf.exp(-0.5 * tf.square(x)) / math.sqrt(2 * math.pi)
-    return dy * (_normal_cdf(x) + x * density)
+    y = _sum(x, bias)
+    density = tf.exp(-0.5 * tf.square(y)) / math.sqrt(2 * math.pi)
+    return tf.cast(tf.cast(dy, tf.float32) * (_normal_cdf(y) + y * density), x.dtype)
+
+
+@tf.function(jit_compile=True, reduce_retracing=True)
+def _channel_sums(x):
+    return tf.reduce_sum(tf.cast(x, tf.float32), (0, 1, 2))  # TensorFlow's BiasAddGrad sums in bfloat16.
+
+
+def _sum(x, bias):
+    return tf.cast(x, tf.float32) + tf.cast(bias, tf.float32)
 
 
 def _normal_cdf(x):
@@ -68,7 +76,7 @@ def depthwise_conv(x, kernel):
     def gradient(dy):
         dx = tf.nn.depthwise_conv2d_backprop_input(tf.shape(x), kernel, dy, (1, 1, 1, 1), "SAME")
         dx.set_shape(x.shape)
-        return dx, _kernel_gradient(x, dy, kernel.shape)
+        return dx, tf.cast(_kernel_gradient(x, dy, kernel.shape), kernel.dtype)
 
     return tf.nn.depthwise_conv2d(x, kernel, (1, 1, 1, 1), "SAME"), gradient
 
@@ -83,7 +91,7 @@ def _kernel_gradient(x, dy, shape):
         """One image of all, below each other, with gaps so that the kernel never sees two of them."""
         images = tf.pad(images, [[0, 0], [0, after[0]], [0, 0], [0, 0]])
         batch, height, width, channels = tf.unstack(tf.shape(images))
-        return tf.reshape(images, (batch * height, width, channels, 1))
+        return tf.cast(tf.reshape(images, (batch * height, width, channels, 1)), tf.float32)
 
     def add(first, total):
         inputs, gradients = (stacked(images[first : first + chunk]) for images in (x, dy))

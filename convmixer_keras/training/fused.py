@@ -159,7 +159,11 @@ def faster_on_cpu(layer):
         return False
     if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
         return False
-    if not layer.use_bias or layer.compute_dtype != "float32" or layer.data_format != "channels_last":
+    if (
+        not layer.use_bias
+        or layer.compute_dtype not in ("float32", "bfloat16")
+        or layer.data_format != "channels_last"
+    ):
         return False
     if isinstance(layer, keras.layers.DepthwiseConv2D):
         plain = (layer.strides, layer.dilation_rate, layer.depth_multiplier) == ((1, 1), (1, 1), 1)

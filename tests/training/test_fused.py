@@ -125,6 +125,25 @@ def test_depthwise_gradients_equal_pytorch(monkeypatch, batch, height, width, ch
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_bfloat16_rounds_and_no_more():
+    """Results are those of float32 on the same rounded numbers, to the 8 bits of a bfloat16."""
+    generator = np.random.default_rng(0)
+    x, dy = (tf.cast(generator.normal(size=(300, 6, 5, 4)), tf.bfloat16) for _ in range(2))
+    kernel, bias = (tf.cast(generator.normal(size=size), tf.bfloat16) for size in ((3, 3, 4, 1), (4,)))
+
+    def with_gradients(dtype):
+        arguments = [tf.cast(tensor, dtype) for tensor in (x, kernel, bias)]
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(arguments)
+            outputs = [cpu_ops.depthwise_conv(*arguments[:2]), cpu_ops.bias_gelu(arguments[0], arguments[2])]
+        gradients = tape.gradient(outputs, arguments, [tf.cast(dy, dtype)] * 2)
+        assert all(tensor.dtype == dtype for tensor in outputs + gradients)
+        return [tf.cast(tensor, tf.float32).numpy() for tensor in outputs + gradients]
+
+    for found, expected in zip(with_gradients(tf.bfloat16), with_gradients(tf.float32), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-2, atol=1e-2 * np.abs(expected).max())
+
+
 def test_gelu_equals_pytorchs():
     generator = np.random.default_rng(0)
     x, dy = generator.normal(0, 3, (2, 4, 3, 5, 6)).astype(np.float32)
