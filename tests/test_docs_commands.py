@@ -53,7 +53,7 @@ REAL = re.compile(
     r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
     r"|(predict|features|finetune)\.py(?!.*--(model|from))"  # ImageNet weights.
 )
-SLOW = re.compile(r"convmixer-train$|train_keras\.py(?!.*--preview)")  # The program of convmixer-train.
+SLOW = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
 SMALL = "--epochs 1 --batch-size 4 --hidden-dim 8 --depth 1"
 # What is added to a command, by the first pattern that it matches: last flags win.
@@ -65,7 +65,7 @@ ADDED = (
     (r".*finetune.py", "--epochs 1 0"),
     (r".*segment.py scenes", "--epochs 1 --size 32"),
     (r".*serve.py", "--port 0 --litert litert"),
-    (r".*benchmarks/(train_step|checkpoint|predict)", "--rounds 1"),
+    (r".*benchmarks/(train_step|checkpoint|predict|keras_packages)", "--rounds 1"),
     (r".*benchmarks/tflite_latency", "--rounds 1 --threads 1"),
     (r".*benchmarks/input_pipeline", "--rounds 1 --images 192"),
 )

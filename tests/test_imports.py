@@ -47,6 +47,7 @@ def saved(tmp_path_factory):
     return model, images, np.load(folder / "logits.npy"), stages
 
 
+@pytest.mark.slow
 def test_saved_model_loads_without_this_package(saved):
     model, images, logits, (keras_alone, _, _) = saved
     assert not any(name.startswith("convmixer") for name in keras_alone)

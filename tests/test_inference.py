@@ -69,6 +69,7 @@ def test_a_free_size_becomes_224(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.slow
 def test_models_of_mixed_precision_run_in_float32(policy, pixels, tmp_path):
     """Half precision is slow on a CPU, and fine-tuning in it needs its loss scaled."""
     plain = build(**PIXELS)

@@ -27,6 +27,7 @@ def digits_run(tmp_path_factory):
     return folder, run(*SHORT, "--epochs", "2", cwd=folder)
 
 
+@pytest.mark.slow
 def test_trains_and_says_what_it_wrote(digits_run):
     folder, done = digits_run
     assert done.returncode == 0, done.stderr
@@ -102,6 +103,7 @@ def test_interrupt_and_resume(tmp_path):
     assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 21
 
 
+@pytest.mark.slow
 def test_folder_dataset_and_preview(image_folder, tmp_path, here, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = ["--recipe", "cifar10_fast", "--dataset", str(image_folder), "--batch-size", "12", *SHORT]

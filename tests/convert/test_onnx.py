@@ -105,6 +105,7 @@ def test_what_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_under_another_backend(tmp_path):
     ck.save_model(build(**PIXELS), tmp_path / "m.keras", list("abcde"))
     done = subprocess.run(

@@ -309,6 +309,7 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 def test_without_pytorch(tmp_path):
     """safetensors go both ways; pickled files say what they need."""
     reference = torch_reference.random_model("timm", *SMALL)

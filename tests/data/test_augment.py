@@ -44,6 +44,7 @@ def test_files_of_images(image_folder):
     assert labels.shape == (8, 3)
 
 
+@pytest.mark.slow
 def test_a_fit_of_ones_own():
     model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(16, 16, 3), input_mean=120, input_std=60)
     optimizer = ck.training.build_optimizer(SMALL, model, total_steps=4)

@@ -109,6 +109,7 @@ def test_erasing_share_rectangles_and_noise():
 
 
 @pytest.mark.parametrize("changes", [{"mixup_alpha": 0.5}, {"cutmix_alpha": 0.5}])
+@pytest.mark.slow
 def test_mixing_keeps_images_and_labels_together(changes):
     """Images as bright as their label: a pixel's brightness then says of which label it is made."""
     labels = np.arange(40) // 20
@@ -205,6 +206,7 @@ def test_whole_recipes_run_on_their_shapes(policy):
         np.testing.assert_allclose(labels.numpy().sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_draws_follow_from_seed_epoch_and_position():
     recipe = dataclasses.replace(IMAGENET, image_size=32)
     images = photographs(6, 32)

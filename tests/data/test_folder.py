@@ -170,6 +170,7 @@ def test_slices_that_are_none(split):
         slice_of(split, 10)
 
 
+@pytest.mark.slow
 def test_slices_of_digits_and_folders(photos):
     parts = [
         data.load(dataclasses.replace(DIGITS, train_split=split, batch_size=1), max_bad_images=0).train_size

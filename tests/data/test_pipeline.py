@@ -169,7 +169,8 @@ def damaged_folder(tmp_path, image_folder):
     return root
 
 
-@pytest.mark.parametrize("in_memory", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_memory):
     monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
     bad = [str(damaged_folder / name) for name in ("train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg")]

@@ -96,6 +96,7 @@ def test_settings_of_earlier_runs_mean_what_they_did():
     assert from_saved(settings) == ABLATION
 
 
+@pytest.mark.slow
 def test_a_run_of_before_the_new_settings_goes_on(image_folder, tmp_path):
     recipe = dataclasses.replace(
         CIFAR10_FAST,
@@ -116,6 +117,7 @@ def test_a_run_of_before_the_new_settings_goes_on(image_folder, tmp_path):
         training.train(dataclasses.replace(recipe, residual=False), tmp_path, resume=True, verbose=0)
 
 
+@pytest.mark.slow
 def test_study_writes_table_and_chart_and_trains_nothing_twice(study, image_folder, tmp_path):
     results = tmp_path / "results"
     rows = study(results=results)

@@ -130,6 +130,7 @@ def cifar10_or_colours(request, tmp_path):
     return folder, names, next((source / names[-1]).glob("*.jpg"))
 
 
+@pytest.mark.slow
 def test_the_body_moves_in_the_second_half_alone(photos, body, tmp_path, monkeypatch, in_process):
     seen, fit = [], keras.Model.fit
 

@@ -21,6 +21,7 @@ def test_intersection_over_union_by_hand():
     np.testing.assert_allclose(scores, [1 / 2, 2 / 3, np.nan])
 
 
+@pytest.mark.slow
 def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
     draw_scenes.draw_scenes(tmp_path / "scenes", count=10, size=48)
     monkeypatch.chdir(tmp_path)

@@ -84,6 +84,7 @@ def numbers(path):
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
+@pytest.mark.slow
 def test_replicas_take_the_steps_of_one_device(runs, strategy):
     """Weights, running statistics, moments and moving averages after eleven clipped steps."""
     root, _ = runs
@@ -100,6 +101,7 @@ def test_replicas_take_the_steps_of_one_device(runs, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["mirrored", "multiworker"])
+@pytest.mark.slow
 def test_figures_are_those_of_all_images(runs, strategy):
     """The 360 test scans leave the last batch 104: 64 + 40, or 52 for each of two workers."""
     root, printed = runs
@@ -127,6 +129,7 @@ def test_several_steps_a_call_end_with_the_same_weights(runs, tmp_path):
         np.testing.assert_allclose(value, expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_workers_share_every_batch_without_loss_or_repetition(runs):
     root, _ = runs
     halves = [np.load(root / f"seen{i}.npy")[:11] for i in range(2)]
@@ -138,6 +141,7 @@ def test_workers_share_every_batch_without_loss_or_repetition(runs):
         np.testing.assert_array_equal(sorted(map(tuple, both)), sorted(map(tuple, alone)))
 
 
+@pytest.mark.slow
 def test_the_first_line_says_who_trains_what(runs):
     _, printed = runs
     assert printed["one"][0][0] == "strategy one: 1 replica of 128 images, 128 in a step"
@@ -146,6 +150,7 @@ def test_the_first_line_says_who_trains_what(runs):
         assert lines[0] == (f"strategy multiworker, worker {i} of 2: 2 replicas of 64 images, 128 in a step")
 
 
+@pytest.mark.slow
 def test_only_the_chief_writes(runs):
     root, _ = runs
     assert "checkpoint.weights.h5" in os.listdir(root / "multiworker/process0/run")
@@ -221,6 +226,7 @@ def test_workers_with_other_flags_are_refused(tmp_path):
     assert "lost worker 1" in chiefs_errors
 
 
+@pytest.mark.slow
 def test_a_worker_that_never_starts_is_named(tmp_path):
     done = run("--peer-timeout", "1", cwd=tmp_path, TF_CONFIG=tf_configs(2)[0])
     assert done.returncode == 1
@@ -294,6 +300,7 @@ def test_unknown_strategy():
         distribution.choose_strategy("two")
 
 
+@pytest.mark.slow
 def test_a_tpu_that_is_not_there(tmp_path):
     done = run(cwd=tmp_path, TPU_NAME="nosuch")
     assert done.returncode == 2

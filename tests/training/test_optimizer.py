@@ -58,7 +58,7 @@ def official_weights(model):
     return arrays
 
 
-@pytest.mark.parametrize("sizes", [(32, 3, 5, 2), (24, 2, 3, 4)])
+@pytest.mark.parametrize("sizes", [pytest.param((32, 3, 5, 2), marks=pytest.mark.slow), (24, 2, 3, 4)])
 def test_twenty_steps_equal_pytorchs(sizes):
     """The whole recipe on equal weights and batches: AdamW, decay, clipping, schedule, mixed labels."""
     hidden_dim, depth, kernel_size, patch_size = sizes

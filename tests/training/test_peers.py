@@ -95,6 +95,7 @@ def test_a_process_that_was_stopped_and_goes_on_ends_as_well():
         assert "lost worker 0" in last_line(other)
 
 
+@pytest.mark.slow
 def test_work_without_a_break_is_no_loss():
     with members(2, work="computes") as processes:
         for process in processes:

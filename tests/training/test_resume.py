@@ -117,6 +117,7 @@ def test_one_unbroken_run(recipe, tmp_path, monkeypatch):
     np.testing.assert_allclose(sorted(logged), sorted(expected), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_history_shorter_than_the_checkpoint(finished, recipe):
     lines = (finished / "history.csv").read_text().splitlines()
     (finished / "history.csv").write_text(f"{lines[0]}\n{lines[2]}\n")
@@ -124,6 +125,7 @@ def test_a_history_shorter_than_the_checkpoint(finished, recipe):
     assert [row["epoch"] for row in history] == [2, 3]
 
 
+@pytest.mark.slow
 def test_the_process_is_left_as_it_was(recipe, tmp_path):
     from tensorflow.python.eager import context
     from tensorflow.python.framework import config
@@ -142,6 +144,7 @@ def test_the_process_is_left_as_it_was(recipe, tmp_path):
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
+@pytest.mark.slow
 def test_patience(recipe, tmp_path):
     rows = [{"epoch": i + 1, "val_accuracy": a} for i, a in enumerate([0.1, 0.5, 0.5, 0.4])]
     assert exhausted(rows, 2)

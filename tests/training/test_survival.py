@@ -169,7 +169,13 @@ def test_a_checkpoint_cut_short_by_hand(unbroken, tmp_path):
     assert {path: digest(path) for path in (tmp_path / "run").glob("*.*")} == before
 
 
-@pytest.mark.parametrize("strategy", ["one", pytest.param("mirrored", marks=pytest.mark.real)])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        pytest.param("one", marks=pytest.mark.slow),
+        pytest.param("mirrored", marks=pytest.mark.real),
+    ],
+)
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     arguments = [*SMALL, "--strategy", strategy, "--epochs", "3", "--clip-norm", "0"]
     done = run(*arguments, "--learning-rate", "1e12", cwd=tmp_path)

@@ -52,7 +52,7 @@ def assert_same_models(one, other):
 @pytest.mark.parametrize(
     ("phase", "batch", "step"),
     [
-        ("test", 1, 11),
+        pytest.param("test", 1, 11, marks=pytest.mark.slow),
         pytest.param("train", 4, 4, marks=pytest.mark.real),
         pytest.param("train", 0, 0, marks=pytest.mark.real),
     ],

@@ -132,6 +132,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkey
             np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_saved(recipe, tmp_path):
     """Two runs that differ in the average alone: the one saves it, the other its last weights."""
     recipe = dataclasses.replace(recipe, ema_momentum=0.8, epochs=2)
@@ -184,6 +185,7 @@ def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
+@pytest.mark.slow
 def test_mixed_precision_learns(recipe, tmp_path, policy):
     recipe = dataclasses.replace(recipe, dtype_policy=policy, epochs=8)
     history = training.train(recipe, tmp_path / "run", verbose=0)
