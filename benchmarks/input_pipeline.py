@@ -76,6 +76,12 @@ def ours(root, recipe_name, changes, cores=None):
 def timm(root):
     import torch
     from PIL import Image, ImageOps
+
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # Made for another PyTorch; the transforms use none of its operations.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
     from timm.data import Mixup, auto_augment, create_transform
 
     # timm keeps no bit at a magnitude of 10, which Pillow 12 refuses; earlier ones made such an image black.

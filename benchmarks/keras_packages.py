@@ -11,6 +11,7 @@ PYTHONPATH. keras-cv builds its ConvMixer under Keras 2 only: pip install keras-
 """
 
 import argparse
+import importlib.util
 import multiprocessing
 import os
 import pathlib
@@ -44,6 +45,8 @@ def build(package):
         from kmodels.models.convmixer import ConvMixer1024D20
 
         return ConvMixer1024D20(weights=None, include_normalization=False, input_shape=shape)
+    if importlib.util.find_spec("tf_keras") is None:
+        raise ImportError("No module named 'tf_keras'")  # keras-cv does not say it.
     os.environ["TF_USE_LEGACY_KERAS"] = "1"  # Before TensorFlow is imported.
     from keras_cv.src.models.legacy.convmixer import ConvMixer_512_16
 
