@@ -176,6 +176,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=4608, help="images in a pass")
     arguments = parser.parse_args()
+    if arguments.images <= WARM_UP * BATCH:
+        parser.error(f"--images must be more than {WARM_UP * BATCH}, the first of which do not count")
 
     def measure(contenders, reference):
         seconds = seconds_per_step(contenders, arguments.rounds, repeats=1, own_clock=True)

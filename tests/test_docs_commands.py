@@ -67,7 +67,7 @@ ADDED = (
     (r".*serve.py", "--port 0 --litert litert"),
     (r".*benchmarks/(train_step|checkpoint|predict|keras_packages)", "--rounds 1"),
     (r".*benchmarks/tflite_latency", "--rounds 1 --threads 1"),
-    (r".*benchmarks/input_pipeline", "--rounds 1 --images 192"),
+    (r".*benchmarks/input_pipeline", "--rounds 1 --images 1152"),
 )
 
 
