@@ -78,23 +78,27 @@ def make_step(network, batch_norm, cores, tf_config=None, steps=0):
     return step
 
 
+def tf_configs():
+    """TF_CONFIG of two processes on this machine."""
+    with socket.socket() as first, socket.socket() as second:
+        for free in (first, second):
+            free.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
+        for i in range(2)
+    ]
+
+
 def two_processes(network, batch_norm, cores, steps=0):
     """A step of two processes: this one, and another that begins each of its steps when this one does.
 
     Where `batch_norm` is None, each trains alone.
     """
-    with socket.socket() as first, socket.socket() as second:
-        for free in (first, second):
-            free.bind(("127.0.0.1", 0))
-        addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in (first, second)]
-    configs = [
-        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": i}})
-        for i in range(2)
-    ]
-    if batch_norm is None:
-        batch_norm, configs = "replica", [None, None]
-    other = json.dumps([network, batch_norm, cores[1:2], configs[1]])
-    command = [sys.executable, __file__, "--other-process", other]
+    configs = tf_configs() if batch_norm else [None, None]
+    batch_norm = batch_norm or "replica"
+    options = json.dumps([network, batch_norm, cores[1:2], configs[1]])
+    command = [sys.executable, __file__, "--other-process", options]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     other = subprocess.Popen(command, stdin=subprocess.PIPE, bufsize=0, **quiet)
     step = make_step(network, batch_norm, cores[:1], configs[0], steps)

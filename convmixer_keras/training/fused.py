@@ -37,12 +37,12 @@ class FusedBatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=False, mask=None):  # Images have no mask, but Keras passes one on.
         layer = self.batch_norm
+        parameters = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta), layer.epsilon
         if not (training and layer.trainable):
-            return self._fused(inputs, layer.moving_mean, layer.moving_variance)[0]
-        if self.over_replicas and replicas.count() > 1:
-            outputs, mean, variance = self._over_replicas(inputs)
-        else:
-            outputs, mean, variance = self._fused(inputs)
+            return _batch_norm(inputs, *parameters, layer.moving_mean, layer.moving_variance)[0]
+        over_replicas = self.over_replicas and replicas.count() > 1
+        normalize = _batch_norm_over_replicas if over_replicas else _batch_norm
+        outputs, mean, variance = normalize(inputs, *parameters)
         if self.keeps_statistics:
             self.statistics = (mean, variance)
         else:
@@ -59,25 +59,12 @@ class FusedBatchNormalization(keras.layers.Layer):
         for running, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             running.assign(running * keep + tf.math.multiply_no_nan(value, 1 - keep))
 
-    def _fused(self, inputs, mean=None, variance=None):
-        """Returns outputs, mean and unbiased variance; those of `inputs` where none are given."""
-        layer = self.batch_norm
-        gamma, beta = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta)
-        return _batch_norm(inputs, gamma, beta, layer.epsilon, mean, variance)
-
-    def _over_replicas(self, inputs):
-        """As `_fused` for the batch of all replicas together, each of which has a part of equal size."""
-        layer = self.batch_norm
-        gamma, beta = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta)
-        outputs, mean, variance = _batch_norm_over_replicas(inputs, gamma, beta, layer.epsilon)
-        outputs.set_shape(inputs.shape)
-        return outputs, mean, variance
-
     def compute_output_shape(self, input_shape):
         return input_shape
 
 
 def _batch_norm(x, gamma, beta, epsilon, mean=None, variance=None):
+    """Returns outputs, mean and unbiased variance; those of `x` where none are given."""
     return tf.raw_ops.FusedBatchNormV3(
         x=x,
         scale=gamma,
@@ -90,11 +77,12 @@ def _batch_norm(x, gamma, beta, epsilon, mean=None, variance=None):
 
 
 def _batch_norm_over_replicas(x, gamma, beta, epsilon):
-    """Normalizes with the moments of all replicas' images, by fused operations and one exchange each way.
+    """As `_batch_norm` for the batch of all replicas together, each of which has a part of equal size.
 
-    Ioffe and Szegedy, "Batch Normalization", section 3: with `g = gamma / sqrt(variance + epsilon)` and `y`
-    for `x` normalized, the gradient is `g * dy`, as for fixed moments, less
-    `g * (mean(dy) + y * mean(dy * y))`. The latter is linear in `y`, so a batch normalisation computes it.
+    There is one exchange each way. Ioffe and Szegedy, "Batch Normalization", section 3: with
+    `g = gamma / sqrt(variance + epsilon)` and `y` for `x` normalized, the gradient is `g * dy`, as for fixed
+    moments, less `g * (mean(dy) + y * mean(dy * y))`. The latter is linear in `y`, so a batch normalisation
+    computes it.
     """
     size = tf.cast(tf.size(x) / tf.shape(x)[-1] * replicas.count(), tf.float32)
 
@@ -121,7 +109,9 @@ def _batch_norm_over_replicas(x, gamma, beta, epsilon):
 
         return (outputs, mean, variance * size / (size - 1)), gradient
 
-    return normalize(x, gamma, beta)
+    outputs, mean, variance = normalize(x, gamma, beta)
+    outputs.set_shape(x.shape)
+    return outputs, mean, variance
 
 
 class FusedConvolution(keras.layers.Layer):

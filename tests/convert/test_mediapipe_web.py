@@ -2,13 +2,13 @@
 
 import functools
 import http.server
-import os
 import shutil
 import subprocess
 import threading
 
 import numpy as np
 import pytest
+from chromium import chromium
 from pages import blocks
 from PIL import Image
 from small_models import build
@@ -57,13 +57,8 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []  # It does not work for root.
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=chromium, args=[*flags, "--enable-unsafe-swiftshader"])
+    with chromium() as launch:
+        yield launch("--enable-unsafe-swiftshader")
 
 
 @pytest.mark.parametrize("mode", tflite.MODES)

@@ -4,7 +4,6 @@ import functools
 import http.server
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
+from chromium import chromium
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from web_server import WEB, served
@@ -33,21 +33,14 @@ SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "-
 @pytest.fixture(scope="module")
 def launch():
     """Function from Chromium's flags to a running browser."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next(filter(None, map(shutil.which, names)), None)
-    if chromium is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    if not (WEB / "litert").is_dir() and shutil.which("npm") is None:
-        pytest.skip("needs Node, to fetch LiteRT.js: apt-get install nodejs npm")
-    fetch = "import pathlib, fetch_litert; fetch_litert.ensure(pathlib.Path('litert').resolve())"
-    done = subprocess.run([sys.executable, "-c", fetch], cwd=WEB, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"needs LiteRT.js: {done.stderr.splitlines()[-1]}")
-    # Chromium's sandbox does not work for root.
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        yield lambda *flags: driver.chromium.launch(executable_path=chromium, args=[*sandbox, *flags])
+    with chromium() as launch:
+        if not (WEB / "litert").is_dir() and shutil.which("npm") is None:
+            pytest.skip("needs Node, to fetch LiteRT.js: apt-get install nodejs npm")
+        fetch = "import pathlib, fetch_litert; fetch_litert.ensure(pathlib.Path('litert').resolve())"
+        done = subprocess.run([sys.executable, "-c", fetch], cwd=WEB, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"needs LiteRT.js: {done.stderr.splitlines()[-1]}")
+        yield launch
 
 
 @pytest.fixture(scope="module")
