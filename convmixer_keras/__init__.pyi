@@ -5,6 +5,7 @@ from . import recipes as recipes
 from . import training as training
 from . import visualization as visualization
 from .applications import ConvMixer256_8 as ConvMixer256_8
+from .applications import ConvMixer256_8_P2 as ConvMixer256_8_P2
 from .applications import ConvMixer512_16 as ConvMixer512_16
 from .applications import ConvMixer768_32 as ConvMixer768_32
 from .applications import ConvMixer1024_20 as ConvMixer1024_20

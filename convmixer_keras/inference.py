@@ -1,19 +1,20 @@
 """A model with what it takes to show it photographs: how they become its input, and its classes' names."""
 
 import dataclasses
+import sys
 
 import keras
 
 from convmixer_keras import applications as variants
 from convmixer_keras import presets, pretrained
 from convmixer_keras.data import preprocessing as preprocessing_module
-from convmixer_keras.data.class_names import imagenet_classes
+from convmixer_keras.data.class_names import published_classes
 from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
-BUILDERS = tuple(pretrained.RELEASE_FILES)  # Those that have published ImageNet weights.
+BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
 FREE_SIZE = 224  # What a model is shown that leaves the size of its images open, and does not say.
 
 
@@ -57,12 +58,12 @@ class PhotoModel:
 def load(source, include_top=True, **changes):
     """Opens a trained model, whatever it comes from, to be shown photographs.
 
-    How a photograph becomes its input is what the file says, or for ImageNet weights what their authors'
+    How a photograph becomes its input is what the file says, or for published weights what their authors'
     evaluation does.
 
     Args:
         source: The path of a `.keras` file; "hf://USER/REPO", a Hugging Face repository that holds one; or
-            the name of one of `BUILDERS`, which stands for its ImageNet weights.
+            the name of one of `BUILDERS`, which stands for its published weights.
         include_top: Whether the model ends in class probabilities, or in features.
         changes: Fields of `Preprocessing` to take in place of what the file says, such as
             `orientation="exif"`.
@@ -72,15 +73,15 @@ def load(source, include_top=True, **changes):
 
     Raises:
         InputError: If there is no such model, if it does not take images, if `changes` do not fit it, or if
-            ImageNet weights are neither there nor can be fetched.
+            ImageNet weights are neither here nor can be fetched.
     """
     if hub.is_name(source):
         source = hub.download(source, ("model.keras", ".keras"))
     if source in BUILDERS:
         preset = next(preset for preset in presets.PRESETS if preset.name == source)
-        model = getattr(variants, source)(weights="imagenet", include_preprocessing=True)
+        model = getattr(variants, source)(weights=preset.weights, include_preprocessing=True)
         preprocessing = preprocessing_module.published(preset, takes_pixels=True)
-        names = [name for _, name in imagenet_classes()]
+        names = published_classes(preset.weights)
     else:
         if not str(source).endswith(".keras"):
             raise InputError(f"a model is a .keras file or one of {', '.join(BUILDERS)}, got {source}")
@@ -98,6 +99,22 @@ def load(source, include_top=True, **changes):
         raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
     names = names or [str(i) for i in range(model.output_shape[-1])]
     return PhotoModel(_to_probabilities(model), names, preprocessing, source)
+
+
+def default_builder():
+    """Returns the builder to take where nobody names one: ConvMixer1024_20 if its weights are here.
+
+    Otherwise it is the one whose weights come with this package, which is said on standard error.
+    """
+    if pretrained.are_here(presets.CONVMIXER_1024_20):
+        return presets.CONVMIXER_1024_20.name
+    name = presets.CONVMIXER_256_8_P2.name
+    print(
+        f"note: taken: {name}, which knows CIFAR-10's ten classes; name {presets.CONVMIXER_1024_20.name} to "
+        "fetch ImageNet's weights",
+        file=sys.stderr,
+    )
+    return name
 
 
 def _changed(preprocessing, model, source, changes):

@@ -1,6 +1,8 @@
-"""The published ImageNet weights: fetched once, converted once, kept under Keras' cache directory.
+"""The weights that builders know by name: "imagenet" and "cifar10".
 
-Two files per variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME in place of `~/.keras`:
+CIFAR-10's, in float16, are part of this package. ImageNet's are fetched once, converted once, and kept under
+Keras' cache directory. Two files per variant, under `~/.keras/models/convmixer_keras` or with KERAS_HOME in
+place of `~/.keras`:
 
     convmixer_768_32.in1k.weights.h5    the converted weights
     convmixer_768_32.in1k.json          where they came from, and SHA-256 of what was fetched and converted
@@ -21,6 +23,9 @@ from convmixer_keras.utils.files import read_text, sha256_of, written_whole
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
 RELEASES = "https://github.com/locuslab/convmixer/releases/download/timm-v1.0"
+NAMES = ("imagenet", "cifar10")
+# Written by a model under the dtype policy float16.
+CIFAR10_FILE = os.path.join(os.path.dirname(__file__), "convmixer_256_8_p2.cifar10.weights.h5")
 RELEASE_FILES = {
     presets.CONVMIXER_1536_20.name: "convmixer_1536_20_ks9_p7.pth.tar",
     presets.CONVMIXER_768_32.name: "convmixer_768_32_ks7_p7_relu.pth.tar",
@@ -28,14 +33,14 @@ RELEASE_FILES = {
 }
 
 
-def load_imagenet_weights(model, preset):
+def load_published_weights(model, preset):
     """Gives a model the published weights of its variant.
 
     The classifier's are left out where the model has none, or one of other than the published classes.
 
     Args:
         model: A `keras.Model` from the builder of `preset`.
-        preset: One of the three variants whose weights are published.
+        preset: A variant whose weights are published.
 
     Raises:
         InputError: If the variant's weights are not published or the model does not take 3 channels; or if
@@ -46,10 +51,10 @@ def load_imagenet_weights(model, preset):
     channels = layers["stem_conv"].kernel.shape[2]
     if channels != len(preset.mean):
         raise InputError(
-            f"weights='imagenet' are for images of {len(preset.mean)} channels, got {channels} channels"
+            f"weights={preset.weights!r} are for images of {len(preset.mean)} channels, got {channels}"
         )
     published = _plain_model(preset)
-    published.load_weights(imagenet_weights_file(preset))
+    published.load_weights(weights_file(preset))
     for layer in published.layers:
         if not layer.weights:
             continue
@@ -58,22 +63,40 @@ def load_imagenet_weights(model, preset):
         layers[layer.name].set_weights(layer.get_weights())
 
 
-def check_published(preset):
-    """Raises InputError if the variant's weights were never published."""
-    if preset.name not in RELEASE_FILES:
+def check_published(preset, weights):
+    """Raises InputError if a variant has no published weights of that name."""
+    if preset.weights != weights:
+        having = [other.name for other in presets.PRESETS if other.weights == weights]
         raise InputError(
-            f"weights='imagenet' are published for {', '.join(RELEASE_FILES)}, got {preset.name}; weights "
-            "may also be None or the path of a .weights.h5 or .keras file"
+            f"weights={weights!r} are published for {', '.join(having)}, got {preset.name}; weights may also "
+            "be None or the path of a .weights.h5 or .keras file"
         )
+
+
+def are_here(preset):
+    """Whether a variant's published weights can be loaded without a network."""
+    if preset.weights == "cifar10":
+        return True
+    names = (f"{_stem(preset)}.weights.h5", *(name for _, name in sources(preset)))
+    return any(os.path.isfile(os.path.join(cache_folder(), name)) for name in names)
+
+
+def weights_file(preset):
+    """Returns the path of a variant's published weights (`.weights.h5`), fetching them if need be.
+
+    Raises:
+        InputError: As `load_published_weights`.
+    """
+    return CIFAR10_FILE if preset.weights == "cifar10" else imagenet_weights_file(preset)
 
 
 def imagenet_weights_file(preset):
     """Returns the path of a variant's converted weights (`.weights.h5`), fetching them if need be.
 
     Raises:
-        InputError: As `load_imagenet_weights`.
+        InputError: As `load_published_weights`.
     """
-    check_published(preset)
+    check_published(preset, "imagenet")
     weights, record = (os.path.join(cache_folder(), _stem(preset) + end) for end in (".weights.h5", ".json"))
     known = _read_record(record)
     if os.path.isfile(weights) and known:

@@ -2,7 +2,7 @@
 """Shows what a ConvMixer looks like inside, and how runs went.
 
   python examples/explain.py runs/digits/model.keras
-  python examples/explain.py ConvMixer1024_20                      the published ImageNet weights
+  python examples/explain.py ConvMixer1024_20                      published weights, here ImageNet's
   python examples/explain.py --curves runs/digits runs/cifar10     several runs in one plot
 
 Writes into --output, and prints what it wrote:
@@ -24,8 +24,6 @@ from convmixer_keras.utils.errors import InputError
 
 def main():
     arguments = parse()
-    if arguments.model is None and arguments.curves is None:
-        raise InputError("say which MODEL to look into, or --curves RUN, or both")
     command_line.need_tensorflow()  # For the gradient of the receptive fields.
     command_line.quiet_start()
     from convmixer_keras import inference, visualization
@@ -39,8 +37,8 @@ def main():
         if empty:
             raise InputError(f"{empty[0]} holds no run with a finished epoch")
         figures["curves.png"] = visualization.learning_curves(runs)
-    if arguments.model:
-        opened = inference.load(arguments.model, include_top=False)
+    if arguments.model or not arguments.curves:
+        opened = inference.load(arguments.model or inference.default_builder(), include_top=False)
         model = opened.model
         figures["patches.png"] = visualization.patch_embeddings(model)
         figures["depthwise.png"] = visualization.depthwise_kernels(model)
@@ -81,7 +79,7 @@ def feature_maps(opened, photo):
 
 def parse():
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a .keras file, or a builder's name")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=command_line.MODEL)
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
     parser.add_argument("--photo", metavar="FILE", help="draw the feature maps of this photograph")
     parser.add_argument("--output", default="explained", metavar="DIR", help="folder for the pictures")

@@ -46,7 +46,8 @@ def draw_neighbours(paths, arguments, picture):
     from convmixer_keras.utils.files import written_whole
     from convmixer_keras.visualization import image_grid
 
-    headless = inference.load(arguments.model, False, **preprocessing_changes(arguments))
+    source = arguments.model or inference.default_builder()
+    headless = inference.load(source, False, **preprocessing_changes(arguments))
     model = headless.model
     if arguments.block is not None:
         model = ck.features(model, arguments.block)
@@ -99,9 +100,7 @@ def nearest(features, count):
 def parse():
     parser = command_line.parser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="images, at any depth")
-    parser.add_argument(
-        "--model", default="ConvMixer1024_20", help="a .keras file, or a builder that has ImageNet weights"
-    )
+    parser.add_argument("--model", help=command_line.MODEL)
     parser.add_argument(
         "--output",
         type=command_line.picture,

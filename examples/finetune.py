@@ -150,7 +150,7 @@ def parse():
         dest="start",
         default="ConvMixer1024_20",
         metavar="MODEL",
-        help="a .keras file, or a builder that has ImageNet weights",
+        help="a .keras file, or a builder that has published weights",
     )
     parser.add_argument("--output", default="finetuned.keras", metavar="FILE", help="the model to write")
     parser.add_argument(

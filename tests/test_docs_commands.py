@@ -51,7 +51,7 @@ NOT_RUN = {
 }
 REAL = re.compile(
     r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
-    r"|(predict|features|finetune)\.py(?!.*--(model|from))"  # ImageNet weights.
+    r"|finetune\.py(?!.*--from)"  # ImageNet weights.
 )
 SLOW = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
@@ -169,7 +169,7 @@ def prepare(words, request):
         request.getfixturevalue("published_checkpoint")
     if "kimm.keras" in words:
         request.getfixturevalue("kimm_file")
-    if SLOW.search(text) and "benchmarks" not in text:
+    if (SLOW.search(text) and "benchmarks" not in text) or re.search(r"finetune\.py(?!.*--from)", text):
         request.getfixturevalue("published_weights")
     if "hf://" in text:
         server = request.getfixturevalue("hub")

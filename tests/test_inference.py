@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 from small_models import build, randomize
 
@@ -147,3 +148,24 @@ def test_read_gives_what_the_model_takes(channels, image_folder, tmp_path):
     assert pixels.shape == (9, 12, channels)
     assert pixels.dtype == np.float32
     assert pixels.max() > 100
+
+
+def test_the_default_is_what_needs_no_network(tmp_path, monkeypatch, capsys):
+    """CIFAR-10's weights until ImageNet's have been fetched."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    assert inference.default_builder() == "ConvMixer256_8_P2"
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1
+    assert "CIFAR-10's ten classes" in note
+    opened = inference.load("ConvMixer256_8_P2")
+    path = ROOT / "examples" / "photos" / "horse" / "0000.jpg"
+    np.testing.assert_array_equal(opened.read(path), np.asarray(Image.open(path), np.float32))
+    scores = opened.model.predict(opened.read(path)[None], verbose=0)
+    assert opened.class_names[scores[0].argmax()] == "horse"
+    assert scores.sum() == pytest.approx(1, abs=1e-5)
+
+    folder = tmp_path / "models" / "convmixer_keras"
+    folder.mkdir(parents=True)
+    (folder / "convmixer_1024_20_ks9_p14.in1k.safetensors").write_bytes(b"put there by hand")
+    assert inference.default_builder() == "ConvMixer1024_20"
+    assert capsys.readouterr().err == ""

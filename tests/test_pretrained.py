@@ -1,4 +1,4 @@
-"""`weights="imagenet"` over real HTTP, from a server on loopback that this file starts."""
+"""`weights="imagenet"` over real HTTP, from a server on loopback; `weights="cifar10"` from the package."""
 
 import contextlib
 import dataclasses
@@ -8,12 +8,15 @@ import pathlib
 import socket
 import time
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import torch
 import torch_reference
+from conftest import ROOT
 from hub_server import hub  # noqa: F401
+from PIL import Image
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
@@ -79,7 +82,7 @@ def test_fetched_and_converted_once(server, tmp_path, capsys):
     server.files[HUB_FILE] = (200, {}, body)
     for _ in range(2):
         model = small_model()
-        pretrained.load_imagenet_weights(model, SMALL)
+        pretrained.load_published_weights(model, SMALL)
         assert_has_weights_of(model, reference)
     assert server.asked == [HUB_FILE]
     assert cached() == CONVERTED
@@ -107,17 +110,17 @@ def test_body_alone(server, tmp_path):
     reference = reference_of(SMALL)
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))
     body = small_model(include_top=False, pooling="avg", classes=None)
-    pretrained.load_imagenet_weights(body, SMALL)
+    pretrained.load_published_weights(body, SMALL)
     other_classes = small_model(classes=3)
     new_head = [weight.copy() for weight in other_classes.get_layer("head").get_weights()]
-    pretrained.load_imagenet_weights(other_classes, SMALL)
+    pretrained.load_published_weights(other_classes, SMALL)
     for before, after in zip(new_head, other_classes.get_layer("head").get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     inputs = keras.Input((None, None, 3))
     on_top_of_another = small_model(
         input_tensor=keras.layers.Conv2D(3, 1, name="before")(inputs), input_shape=None
     )
-    pretrained.load_imagenet_weights(on_top_of_another, SMALL)
+    pretrained.load_published_weights(on_top_of_another, SMALL)
     for model in (body, other_classes, on_top_of_another):
         for name, expected in (
             ("block1_pointwise", reference.blocks[1][1].bias),
@@ -147,7 +150,7 @@ def test_the_fallback_is_used_when_the_hub_fails(trouble, server, tmp_path, caps
     server.files[RELEASE_FILE] = (200, {}, (tmp_path / "served.pth.tar").read_bytes())
 
     model = small_model()
-    pretrained.load_imagenet_weights(model, SMALL)
+    pretrained.load_published_weights(model, SMALL)
     assert_has_weights_of(model, other)
     assert server.asked == ([] if trouble == "absent" else [HUB_FILE]) + [RELEASE_FILE]
     assert cached() == CONVERTED
@@ -161,13 +164,13 @@ def test_a_connection_cut_in_the_middle_leaves_nothing(server, tmp_path, monkeyp
     before = model.get_weights()
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Between the library's five attempts.
     with pytest.raises(InputError, match=r"cannot fetch hf://timm/convmixer_768_32\.in1k"):
-        pretrained.load_imagenet_weights(model, SMALL)
+        pretrained.load_published_weights(model, SMALL)
     assert cached() == []
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
     server.cut = None  # The next attempt starts afresh.
-    pretrained.load_imagenet_weights(model, SMALL)
+    pretrained.load_published_weights(model, SMALL)
     assert cached() == CONVERTED
 
 
@@ -200,7 +203,7 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
     reference = reference_of(SMALL)
     by_hand.write_bytes(safetensors_bytes(reference, tmp_path))
     model = small_model()
-    pretrained.load_imagenet_weights(model, SMALL)
+    pretrained.load_published_weights(model, SMALL)
     assert_has_weights_of(model, reference)
     assert by_hand.exists()
 
@@ -214,7 +217,7 @@ def test_a_changed_cache_is_noticed_and_mended(server, tmp_path):
     path.write_bytes(content)
     model = small_model()
     with pytest.warns(UserWarning, match="has changed since it was written"):
-        pretrained.load_imagenet_weights(model, SMALL)
+        pretrained.load_published_weights(model, SMALL)
     assert_has_weights_of(model, reference)
 
 
@@ -225,7 +228,7 @@ def test_weights_without_a_record_are_made_anew(content, server, tmp_path):
     record = weights.parent / CONVERTED[0]
     record.unlink() if content is None else record.write_bytes(content)
     weights.write_bytes(b"of nobody knows where")
-    pretrained.load_imagenet_weights(small_model(), SMALL)
+    pretrained.load_published_weights(small_model(), SMALL)
     assert server.asked == [HUB_FILE, HUB_FILE]
 
 
@@ -248,9 +251,42 @@ def test_variants_whose_weights_are_not_published(builder, server):
     assert server.asked == []
 
 
+@pytest.mark.parametrize("builder", [ck.ConvMixer256_8, ck.ConvMixer768_32])
+def test_cifar10_weights_are_of_one_network(builder, server):
+    with pytest.raises(InputError, match=f"'cifar10' .* ConvMixer256_8_P2, got {builder.__name__}"):
+        builder(weights="cifar10")
+    assert server.asked == []
+
+
+def test_cifar10_weights_need_no_network(server):
+    """Photographs of CIFAR-10's test split are named right; what is loaded is what the file holds."""
+    model = ck.ConvMixer256_8_P2(weights="cifar10", include_preprocessing=True)
+    with h5py.File(pretrained.CIFAR10_FILE) as file:
+        stored = file["layers/conv2d_1/vars/0"]
+        assert stored.dtype == np.float16
+        np.testing.assert_array_equal(model.get_layer("block0_pointwise").get_weights()[0], stored)
+    photos = sorted((ROOT / "examples" / "photos").glob("*/*.jpg"))
+    pixels = np.stack([np.asarray(Image.open(path), np.float32) for path in photos])
+    names = np.array(sorted({path.parent.name for path in photos}))
+    found = names[model.predict(pixels, verbose=0).argmax(-1)]
+    assert sum(found == [path.parent.name for path in photos]) >= 17  # Of 20.
+    assert server.asked == []
+
+
+def test_cifar10_weights_for_other_classes_are_those_of_the_body():
+    whole = ck.ConvMixer256_8_P2(weights="cifar10")
+    other = ck.ConvMixer256_8_P2(weights="cifar10", classes=3, input_shape=(64, 48, 3))
+    assert other.output_shape == (None, 3)
+    for layer in other.layers[1:-1]:
+        for ours, theirs in zip(layer.get_weights(), whole.get_layer(layer.name).get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_other_channels_are_refused_before_anything_is_fetched(server):
-    with pytest.raises(InputError, match="3 channels"):
+    with pytest.raises(InputError, match="'imagenet' are for images of 3 channels"):
         ck.ConvMixer768_32(weights="imagenet", input_shape=(28, 28, 1))
+    with pytest.raises(InputError, match="'cifar10' are for images of 3 channels"):
+        ck.ConvMixer256_8_P2(weights="cifar10", input_shape=(28, 28, 1))
     assert server.asked == []
 
 

@@ -25,6 +25,7 @@ same = ck.ConvMixer(**sizes, input_mean=120, input_std=60, weights="m.weights.h5
 np.testing.assert_array_equal(same.predict(images, verbose=0), model.predict(images, verbose=0))
 ck.save_model(model, "m.keras", ["cat", "dog"])
 assert ck.inference.load("m.keras").class_names == ["cat", "dog"]
+assert ck.inference.load("ConvMixer256_8_P2").class_names[9] == "truck"
 safetensors.numpy.save_file(torch_weights.to_state_dict(model, "timm"), "m.safetensors")
 extras = {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn", "ai_edge_quantizer"}
 assert not extras & set(sys.modules)

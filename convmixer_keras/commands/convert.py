@@ -229,9 +229,9 @@ def _preprocessing(checkpoint, arguments):
 
 def _class_names(preset, model):
     """Returns ImageNet's names for a classifier of a published ImageNet variant, or None."""
-    from convmixer_keras.data.class_names import imagenet_classes
+    from convmixer_keras.data.class_names import published_classes
 
-    names = [name for _, name in imagenet_classes()]
+    names = published_classes("imagenet")
     return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
 
 

@@ -103,7 +103,7 @@ def body_to_start_from(path, recipe, overrides):
 
     preset = next((preset for preset in presets.PRESETS if preset.name == path), None)
     if preset is not None:
-        path = pretrained.imagenet_weights_file(preset)
+        path = pretrained.weights_file(preset)
     elif hub.is_name(path):
         path = hub.download(path, ("model.keras", ".keras", ".weights.h5"))
     return dataclasses.replace(recipe_for(path, recipe, preset), **overrides), path

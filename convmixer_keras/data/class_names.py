@@ -1,4 +1,4 @@
-"""ImageNet's class names, and from scores to names."""
+"""ImageNet's and CIFAR-10's class names, and from scores to names."""
 
 import importlib.resources
 
@@ -6,6 +6,19 @@ import numpy as np
 
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
+
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 
 
 def decode_predictions(predictions, top=5, class_names=None):
@@ -46,3 +59,8 @@ def imagenet_classes():
     """Returns ImageNet's 1,000 classes as pairs of WordNet id and name, in the usual order."""
     text = importlib.resources.files("convmixer_keras").joinpath("imagenet_classes.txt").read_text("ascii")
     return [tuple(line.split(" ", 1)) for line in text.splitlines()]
+
+
+def published_classes(weights):
+    """Returns the class names of published weights as a list: `weights` is "imagenet" or "cifar10"."""
+    return list(CIFAR10_CLASSES) if weights == "cifar10" else [name for _, name in imagenet_classes()]

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Serves the page that runs a .tflite file in the browser, to this machine only.
 
-  python examples/web/serve.py model.tflite               then open the address that it prints
+  python examples/web/serve.py                            then open the address that it prints
   python examples/web/serve.py model.tflite --network     to the phones of this network, too, by HTTPS
 
-`model.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input. The
-first start fetches LiteRT.js (12 MB) from the npm registry into the folder litert/ beside this file; later
-ones need no network.
+`model.tflite` is a file that convmixer-tflite wrote, with class names in it and raw pixels as its input;
+without it the page runs examples/cifar10.tflite, which knows CIFAR-10's ten classes. The first
+start fetches LiteRT.js (12 MB) from the npm registry into the folder litert/ beside this file; later ones
+need no network.
 """
 
 import errno
@@ -68,7 +69,10 @@ def main(argv=None):
 
 def parse(argv):
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", metavar="MODEL.tflite", type=pathlib.Path, help="the network to run")
+    parser.add_argument(
+        "model", nargs="?", default=HERE.parent / "cifar10.tflite", metavar="MODEL.tflite", type=pathlib.Path,
+        help="the network to run",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=8000, help="where to listen; 0 takes a free one")
     parser.add_argument(
         "--network", action="store_true", help="serve the devices of this network, by HTTPS; needs openssl"

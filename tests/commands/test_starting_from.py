@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from small_models import build
 
 import convmixer_keras as ck
-from convmixer_keras import presets
+from convmixer_keras import presets, pretrained
 from convmixer_keras.commands import train
 from convmixer_keras.data.preprocessing import Preprocessing
 
@@ -56,6 +57,19 @@ def test_a_published_variant_by_its_name(image_folder, hub, monkeypatch, tmp_pat
     assert_same_kernels(model, kernels)
     assert model.get_layer("stem_conv").activation is keras.activations.relu
     assert config["recipe"]["mean"] == list(presets.IMAGENET_MEAN)
+    assert model.output_shape == (None, 3)
+
+
+def test_the_weights_of_the_package(image_folder, tmp_path):
+    flags = ("--init-from", "ConvMixer256_8_P2", "--image-size", "16")
+    model, config = start(image_folder, tmp_path / "run", *flags)
+    with h5py.File(pretrained.CIFAR10_FILE) as file:
+        kernels = {
+            "stem_conv": file["layers/conv2d/vars/0"][:],
+            "block7_pointwise": file["layers/conv2d_8/vars/0"][:],
+        }
+    assert_same_kernels(model, kernels)
+    assert config["recipe"]["mean"] == list(presets.CIFAR10_MEAN)
     assert model.output_shape == (None, 3)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from small_models import build, randomize
 
 import convmixer_keras as ck
-from convmixer_keras.convert import tflite
+from convmixer_keras.convert import runtime, tflite
 from convmixer_keras.data.preprocessing import Preprocessing
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
@@ -236,6 +236,42 @@ def test_a_sheet_marks_what_is_wrong(body, tmp_path, in_process):
     assert sum(reds) > 500
 
 
+PHOTOS = sorted((ROOT / "examples" / "photos").glob("*/*.jpg"))
+
+
+def test_examples_work_at_the_first_try(tmp_path, in_process, monkeypatch):
+    """Without a model, a download or a file of one's own."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    code, printed, errors = in_process("predict", *PHOTOS, "--sheet", tmp_path / "sheet.png", "--top", 1)
+    assert code == 0, errors
+    assert errors.startswith("note: taken: ConvMixer256_8_P2")
+    answers = [line.split("%  ")[1] for line in printed.splitlines() if "%  " in line]
+    assert sum(name == path.parent.name for name, path in zip(answers, PHOTOS, strict=True)) >= 17
+    folder, picture = ROOT / "examples" / "photos", tmp_path / "neighbours.png"
+    code, printed, errors = in_process("features", folder, "--output", picture)
+    assert code == 0, errors
+    assert "the nearest neighbour is in the same subfolder" in printed
+    code, printed, errors = in_process("explain", "--photo", PHOTOS[0], "--output", tmp_path / "inside")
+    assert code == 0, errors
+    assert {path.name for path in (tmp_path / "inside").iterdir()} == {
+        "depthwise.png",
+        "maps.png",
+        "patches.png",
+    }
+
+
+def test_the_file_for_devices_is_the_network_of_the_package():
+    opened = ck.inference.load("ConvMixer256_8_P2")
+    expected = opened.model.predict(np.stack([opened.read(path) for path in PHOTOS]), verbose=0)
+    classifier = runtime.Classifier(ROOT / "examples" / "cifar10.tflite")
+    got = classifier.predict(PHOTOS)
+    assert (got.argmax(-1) == expected.argmax(-1)).sum() >= 18  # Of 20: its numbers have eight bits.
+    assert np.abs(got - expected).mean() < 0.02
+    printed = good(example("on_device", PHOTOS[0], "--top", 1))
+    assert printed.splitlines()[1].split()[1] == classifier.class_names[got[0].argmax()]
+
+
 def test_nearest_neighbours():
     from sklearn.neighbors import NearestNeighbors
 
@@ -370,7 +406,6 @@ def bad(all_bad, tmp_path):
         ("features none --model good.keras", "there is no folder none"),
         ("features empty --model good.keras", "at least two images in empty, found 0"),
         ("features broken --model good.keras", "cannot read broken/dog/3.jpg as an image"),
-        ("explain", "say which MODEL to look into"),
         ("explain none.keras", "there is no file none.keras"),
         ("explain other.keras", "is not a ConvMixer"),
         ("explain --curves empty", "empty holds no run"),
@@ -393,7 +428,7 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, bad, in_process, m
     ("arguments", "message"),
     [
         ("none.jpg --model {bad}/text.tflite", "cannot run"),
-        ("none.jpg", "the following arguments are required: --model"),
+        ("none.jpg", "cannot read none.jpg as an image"),
         ("none.jpg --model {bad}/text.tflite --threads 0", "must be at least 1"),
     ],
 )

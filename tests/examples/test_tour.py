@@ -21,16 +21,16 @@ def test_is_stored_as_it_was_run_and_small(notebook):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, 1 + len(code)))
-    assert len(pictures(notebook)) == 3  # Images, curves, kernels.
+    assert len(pictures(notebook)) == 4  # Images, curves, kernels, answers.
     assert PATH.stat().st_size < 300_000
 
 
 @pytest.mark.slow
-def test_runs_from_top_to_bottom(notebook, tmp_path):
+def test_runs_from_top_to_bottom(notebook):
     from nbclient import NotebookClient
 
     stored = len(pictures(notebook))
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": PATH.parent}}).execute()
     assert len(pictures(notebook)) == stored
     printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert float(printed.split("test accuracy ")[1].split()[0]) > 95
