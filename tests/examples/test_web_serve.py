@@ -212,7 +212,7 @@ def test_wrong_use(folder, arguments, message):
 
 
 def test_arguments_that_are_none(folder):
-    for arguments in ([], [folder / "model.tflite", "--port", "http"], [folder / "model.tflite", "--wrong"]):
+    for arguments in ([folder / "model.tflite", "--port", "http"], [folder / "model.tflite", "--wrong"]):
         done = start(*arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
