@@ -30,6 +30,7 @@ class Preset:
         image_size: Side of the input in pixels at which accuracy is reported.
         crop_pct: Share of the resized image's side that the centre crop keeps at evaluation.
         interpolation: Resizing method at evaluation.
+        orientation: Whether photographs are turned as their EXIF data says ("exif") or not ("stored").
         mean, std: Normalisation per channel, in units of 0..1.
         parameters: Number of trainable parameters.
         multiply_adds: Of all convolutions and the dense layer, for one image of `image_size`.
@@ -54,6 +55,7 @@ class Preset:
     image_size: int = 224
     crop_pct: float = 0.96
     interpolation: str = "bicubic"
+    orientation: str = "stored"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
@@ -170,6 +172,7 @@ CONVMIXER_256_8_P2 = Preset(
     classes=10,
     image_size=32,
     crop_pct=1.0,
+    orientation="exif",
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )

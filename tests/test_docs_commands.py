@@ -49,9 +49,10 @@ NOT_RUN = {
     r".* gs://": "needs a TPU",
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
 }
+IMAGENET_FINETUNE = r"finetune\.py(?!.*--from)"  # Starts from ImageNet's weights.
 REAL = re.compile(
     r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
-    r"|finetune\.py(?!.*--from)"  # ImageNet weights.
+    rf"|{IMAGENET_FINETUNE}"
 )
 SLOW = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
@@ -169,7 +170,7 @@ def prepare(words, request):
         request.getfixturevalue("published_checkpoint")
     if "kimm.keras" in words:
         request.getfixturevalue("kimm_file")
-    if (SLOW.search(text) and "benchmarks" not in text) or re.search(r"finetune\.py(?!.*--from)", text):
+    if (SLOW.search(text) and "benchmarks" not in text) or re.search(IMAGENET_FINETUNE, text):
         request.getfixturevalue("published_weights")
     if "hf://" in text:
         server = request.getfixturevalue("hub")

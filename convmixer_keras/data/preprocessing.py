@@ -235,7 +235,7 @@ def published(preset, takes_pixels):
         len(preset.mean),
         preset.crop_pct,
         preset.interpolation,
-        "exif" if preset.weights == "cifar10" else "stored",  # The former are of a run of this package.
+        preset.orientation,
         None if takes_pixels else preset.mean,
         None if takes_pixels else preset.std,
     )
