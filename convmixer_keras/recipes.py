@@ -15,6 +15,7 @@ SIDE, WIDTH, SEED = (1, 4096), (1, 65_536), (0, 2**32 - 1)
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NORMALIZATIONS = ("batch", "layer")
 CLASS_WEIGHTS = ("none", "balanced")
+DECAYED = ("kernels", "all")
 BATCH_NORMS = ("global", "replica")  # All images of a step on all devices, or each device its own.
 
 
@@ -76,7 +77,10 @@ class Recipe:
         choices=BATCH_NORMS,
     )
     learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run", AMOUNT)
-    weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW), on kernels only", AMOUNT)
+    weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW)", AMOUNT)
+    decayed_weights: str = _setting(
+        "kernels", "optimisation", "what decays: not biases and BatchNorm, or all", choices=DECAYED
+    )
     epsilon: float = _setting(1e-3, "optimisation", "of AdamW", AMOUNT)
     clip_norm: float = _setting(
         1.0, "optimisation", "largest global norm of the gradient; 0 for no limit", AMOUNT
@@ -194,7 +198,7 @@ DIGITS = Recipe(
 )
 
 # The authors' CIFAR-10 script, github.com/locuslab/convmixer-cifar10: 92.6 % after 25 epochs. It counts
-# RandAugment's strength to 30 and uses 12, and leaves AdamW's epsilon and the gradient as PyTorch has them.
+# RandAugment's strength to 30 and uses 12, and leaves AdamW as PyTorch has it: epsilon, what decays, the gradient.
 CIFAR10_FAST = Recipe(
     dataset="cifar10",
     image_size=32,
@@ -208,6 +212,7 @@ CIFAR10_FAST = Recipe(
     batch_size=512,
     learning_rate=0.05,
     weight_decay=0.005,
+    decayed_weights="all",
     epsilon=1e-8,
     clip_norm=0.0,
     flip=True,
@@ -253,6 +258,7 @@ ABLATION = dataclasses.replace(
     batch_size=128,
     learning_rate=IMAGENET.learning_rate,
     weight_decay=IMAGENET.weight_decay,
+    decayed_weights=IMAGENET.decayed_weights,
     epsilon=IMAGENET.epsilon,
     clip_norm=IMAGENET.clip_norm,
     crop_area=(0.75, 1.0),

@@ -28,8 +28,8 @@ magnitudes.
 
 What differs from timm and torchvision: timm rotates, shears and translates with bilinear or bicubic
 interpolation at random, and we with bilinear always, as TensorFlow has no bicubic transform; at the edge of
-the image ours mixes with the filling. (torchvision takes the nearest pixel, and so does that policy.)
-torchvision translates by whole pixels. Grey levels may differ by one or two where Pillow cuts decimals off.
+the image ours mixes with the filling. (torchvision takes the nearest pixel and translates by whole ones, cut
+off, and so does that policy.) Grey levels may differ by one or two where Pillow cuts decimals off.
 Images of one channel have no Color.
 
 Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for
@@ -202,6 +202,12 @@ def operations(channels, fill, interpolation="bilinear"):
         rows = tf.reshape(moved, tf.shape(rows)) + colour
         return tf.reshape(rows, tf.shape(images))
 
+    def shift(share, side):
+        pixels = share * tf.cast(side, tf.float32)
+        if interpolation == "nearest":  # Whole pixels, as torchvision's int().
+            pixels = tf.cast(tf.cast(pixels, tf.int32), tf.float32)
+        return -pixels[:, None] / tf.cast(side, tf.float32)
+
     def solarize(images, threshold):
         transformations = {"additions": 0.0, "thresholds": of_image(threshold)}
         return solarization.augment_images(images, transformations)
@@ -231,14 +237,14 @@ def operations(channels, fill, interpolation="bilinear"):
         "TranslateX": lambda images, share: moved(
             translation,
             images,
-            width_translations=-share[:, None],
+            width_translations=shift(share, tf.shape(images)[2]),
             height_translations=tf.zeros_like(share)[:, None],
         ),
         "TranslateY": lambda images, share: moved(
             translation,
             images,
             width_translations=tf.zeros_like(share)[:, None],
-            height_translations=-share[:, None],
+            height_translations=shift(share, tf.shape(images)[1]),
         ),
     }
     if channels == 3:

@@ -105,7 +105,7 @@ class AdamW(keras.optimizers.AdamW):
 
 
 def build_optimizer(recipe, model, total_steps, gradients_are_summed=False):
-    """Builds a recipe's AdamW, with weight decay on kernels only, clipping, schedule and averaging.
+    """Builds a recipe's AdamW, with weight decay, clipping, schedule and averaging.
 
     Args:
         recipe: A `Recipe`.
@@ -124,5 +124,6 @@ def build_optimizer(recipe, model, total_steps, gradients_are_summed=False):
     )
     if recipe.ema_momentum:
         optimizer.statistics = [v for v in model.non_trainable_variables if v.name in STATISTICS]
-    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
+    if recipe.decayed_weights == "kernels":
+        optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if v.name != "kernel"])
     return optimizer

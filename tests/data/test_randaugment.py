@@ -118,6 +118,19 @@ def test_nearest_pixels_where_the_policy_says_so():
     assert (out[0] == np.asarray(theirs)).all(-1).mean() > 0.97
 
 
+@pytest.mark.parametrize("share", [-0.1813, 0.1813])
+def test_torchvision_translates_by_whole_pixels(share):
+    """Its `int(150 / 331 * 0.4 * 32)` is 5 pixels of 5.8."""
+    images = np.random.default_rng(0).integers(1, 256, (2, 32, 32, 3), np.uint8)
+    to_the_left = np.zeros_like(images)
+    to_the_left[:, :, :-5] = images[:, :, 5:]
+    to_the_right = np.zeros_like(images)
+    to_the_right[:, :, 5:] = images[:, :, :-5]
+    operation = randaugment.operations(3, (0, 0, 0), "nearest")["TranslateX"]
+    out = operation(tf.cast(images, tf.float32), tf.fill((2,), share))
+    np.testing.assert_array_equal(out, to_the_left if share > 0 else to_the_right)
+
+
 def timms_transforms():
     """timm's `auto_augment.py` alone: all of timm needs a torchvision that fits the PyTorch installed."""
     package = importlib.util.find_spec("timm").submodule_search_locations[0]

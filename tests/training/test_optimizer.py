@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch_reference
 
-from convmixer_keras.recipes import DIGITS
+from convmixer_keras.recipes import DECAYED, DIGITS
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.averaging import SwapAverages
 from convmixer_keras.training.fused import fused_twin
@@ -31,9 +31,10 @@ def test_schedule_is_serialisable():
     assert float(restored(7)) == float(schedule(7))
 
 
-def test_weight_decay_acts_on_kernels_only():
+@pytest.mark.parametrize("decayed", ["kernels", "all"])
+def test_weight_decay_acts_on_what_the_recipe_says(decayed):
     """With gradients of zero, AdamW multiplies what decays by 1 - rate * decay, and leaves the rest."""
-    recipe = dataclasses.replace(DIGITS, weight_decay=0.5, learning_rate=0.1)
+    recipe = dataclasses.replace(DIGITS, weight_decay=0.5, decayed_weights=decayed, learning_rate=0.1)
     model = training.build_model(recipe, 1, 10)
     optimizer = build_optimizer(recipe, model, total_steps=10)
     before = [v.numpy() for v in model.trainable_variables]
@@ -42,7 +43,7 @@ def test_weight_decay_acts_on_kernels_only():
     )
     rate = 0.1 * 0.1 / 0.4
     for variable, old in zip(model.trainable_variables, before, strict=True):
-        kept = 1 - rate * 0.5 if variable.name == "kernel" else 1.0
+        kept = 1 - rate * 0.5 if variable.name == "kernel" or decayed == "all" else 1.0
         np.testing.assert_allclose(variable, old * kept, rtol=1e-5)
 
 
@@ -58,8 +59,11 @@ def official_weights(model):
     return arrays
 
 
-@pytest.mark.parametrize("sizes", [pytest.param((32, 3, 5, 2), marks=pytest.mark.slow), (24, 2, 3, 4)])
-def test_twenty_steps_equal_pytorchs(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "decayed"),
+    [((24, 2, 3, 4), "kernels"), *[pytest.param((32, 3, 5, 2), d, marks=pytest.mark.slow) for d in DECAYED]],
+)
+def test_twenty_steps_equal_pytorchs(sizes, decayed):
     """The whole recipe on equal weights and batches: AdamW, decay, clipping, schedule, mixed labels."""
     hidden_dim, depth, kernel_size, patch_size = sizes
     steps, batch, classes, peak = 20, 16, 10, 0.01
@@ -82,6 +86,7 @@ def test_twenty_steps_equal_pytorchs(sizes):
         learning_rate=peak,
         epsilon=1e-3,
         weight_decay=0.05,
+        decayed_weights=decayed,
         clip_norm=1.0,
     )
     model = training.build_model(recipe, 3, classes)
@@ -97,7 +102,11 @@ def test_twenty_steps_equal_pytorchs(sizes):
 
     kernels = [p for p in reference.parameters() if p.ndim > 1]
     others = [p for p in reference.parameters() if p.ndim == 1]
-    groups = [{"params": kernels, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    decay_of_others = 0.05 if decayed == "all" else 0.0
+    groups = [
+        {"params": kernels, "weight_decay": 0.05},
+        {"params": others, "weight_decay": decay_of_others},
+    ]
     optimizer = torch.optim.AdamW(groups, eps=1e-3)
     clipped = 0
     for step in range(steps):
