@@ -1,8 +1,8 @@
 """What `fit` and a run's callbacks add to the bare compiled training step, on the CPU.
 
-ConvMixer-256/8, patch 2, kernel 5, 32x32, with the guard, TensorBoard and the callback that keeps a run; no
-input pipeline, and without what is written at the end of an epoch (benchmarks/checkpoint.py). Both take turns
-in one process.
+ConvMixer-256/8, patch 2, kernel 5, 32x32. `fit` has the guard, TensorBoard and the callbacks of a run, the
+bare step none of them; no input pipeline, and without what is written at the end of an epoch
+(benchmarks/checkpoint.py). Both take turns in one process.
 
   python benchmarks/fit_overhead.py [--batch-size 128] [--steps 10] [--rounds 7]
 """
@@ -20,7 +20,7 @@ from convmixer_keras.data.bad_images import BadImages
 from convmixer_keras.data.pipeline import Data
 from convmixer_keras.recipes import CIFAR10_FAST
 from convmixer_keras.training import trainer
-from convmixer_keras.training.callbacks import KeepRun
+from convmixer_keras.training.callbacks import KeepRun, StopEarly
 from convmixer_keras.training.checkpoint import Progress
 from convmixer_keras.training.distribution import ALONE
 from convmixer_keras.training.run_folder import RunFolder
@@ -64,10 +64,13 @@ def measure(folder, batch_size, steps, rounds):
     data = Data(batches, batches, names, 50_000, 10_000, 3, steps, 1, *counters, BadImages())
     place = trainer._Place(RunFolder(folder), ALONE, "one", tf.distribute.get_strategy(), "")
     built = trainer._build(CIFAR10_FAST, data, Settings(), place)
+    unguarded = trainer._build(CIFAR10_FAST, data, Settings(), place).twin
+    unguarded.guard = None
+    unguarded.make_train_function()
     writer = RunWriter(place.folder, built.model, names, [])
     clock = Clock()
     keep_run = KeepRun(writer, data, Progress(), built.metrics)
-    callbacks = [clock, keep_run]
+    callbacks = [clock, keep_run, StopEarly(writer.history, 0)]
     bare = []
     for epoch in range(rounds + 1):
         options = {"initial_epoch": epoch, "epochs": epoch + 1, "steps_per_epoch": steps}
@@ -77,7 +80,7 @@ def measure(folder, batch_size, steps, rounds):
         iterator = iter(batches)
         began = time.perf_counter()
         for _ in range(steps):
-            logs = built.twin.train_function(iterator)
+            logs = unguarded.train_function(iterator)
         float(logs["loss"])
         bare.append(time.perf_counter() - began)
     return bare[1:], list(clock.seconds)[1:]  # The first round traces.

@@ -19,6 +19,7 @@ import pathlib
 import tempfile
 import time
 
+from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
 
 BATCH = 64
@@ -77,11 +78,7 @@ def timm(root):
     import torch
     from PIL import Image, ImageOps
 
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # Made for another PyTorch; the transforms use none of its operations.
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+    import_timm()
     from timm.data import Mixup, auto_augment, create_transform
 
     # timm keeps no bit at a magnitude of 10, which Pillow 12 refuses; earlier ones made such an image black.

@@ -1,10 +1,11 @@
 """The recipe `cifar10_fast` as a plain PyTorch loop with torchvision's transforms, to judge ours by.
 
-Prints a row of `history.csv` for each epoch: accuracy on the augmented training images and on the test images.
-Nothing of this package is imported. Settings are those of github.com/locuslab/convmixer-cifar10 for 92.6 %:
-AdamW at PyTorch's defaults with decay on every parameter, no clipping, the last, smaller batch used.
+Prints a row for each epoch, to lay beside `history.csv`: accuracy on the augmented training images and on the
+test images. Nothing of this package is imported. Settings are those of github.com/locuslab/convmixer-cifar10
+for 92.6 %: AdamW at PyTorch's defaults with decay on every parameter, no clipping, and the last, smaller batch
+is used.
 
-  pip install torch torchvision && python benchmarks/pytorch_cifar10.py cifar10-jpeg [--last-epoch 3] [--seed 0]
+  pip install torch torchvision && python benchmarks/pytorch_cifar10.py cifar10-jpeg [--last-epoch 3]
 """
 
 import argparse

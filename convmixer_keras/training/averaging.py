@@ -17,5 +17,7 @@ class SwapAverages(keras.callbacks.SwapEMAWeights):
             average.assign(value)
 
     def _tf_finalize_ema_values(self, optimizer):
-        for variable, average in optimizer.averaged:
-            average.assign(keras.ops.convert_to_numpy(variable))
+        """Does nothing: the checkpoint of the last epoch keeps the weights beside their averages.
+
+        Keras overwrites one with the other there, and a run that goes on would go on from the averages.
+        """

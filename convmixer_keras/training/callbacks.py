@@ -79,13 +79,13 @@ class KeepRun(keras.callbacks.Callback):
         self.sums_of_epoch = self._read_sums()  # Validation begins its own.
 
     def on_test_batch_begin(self, batch, logs=None):
+        if batch == 0:  # Before a validation that takes a while, with weights that may be useless.
+            self._stop_at_non_finite_loss()
         if self._is_asked_to_end():
             if self.average:  # It has put the averaged weights into the model.
                 self.average.on_test_end()
             self._write_checkpoint(self.sums_of_epoch)
             raise self._terminated()
-        if batch == 0:  # Before a validation that takes a while, with weights that may be useless.
-            self._stop_at_non_finite_loss()
         self.data.bad_images.check()
 
     def on_epoch_end(self, epoch, logs=None):
@@ -139,6 +139,8 @@ class KeepRun(keras.callbacks.Callback):
         failure = self.model.guard.failure()
         if failure is None:
             return
+        if self.average:  # The guard's copies are of training, when the averages are not in the model.
+            self.average.on_test_end()
         self.model.guard.restore()
         step = self.steps_before + failure.step
         epoch, of_epoch = divmod(step - 1, self.data.steps)

@@ -42,22 +42,16 @@ class Guard:
         Args:
             loss: The loss of all replicas together, a scalar tensor.
         """
-        finite = tf.math.is_finite(loss)
-        failed = self._in_a_row >= self._limit
+        # Without a branch: its condition would have to travel from the device to the host.
+        in_a_row = tf.identity(self._in_a_row)
+        good = tf.math.is_finite(loss) & (in_a_row < self._limit)
+        starts = ~good & (in_a_row == 0)
+        for copy, variable in zip(self._copies, self._variables, strict=True):
+            copy.assign(tf.where(good, tf.identity(variable), tf.identity(copy)))
         self._steps.assign_add(1)
-
-        def keep():
-            for copy, variable in zip(self._copies, self._variables, strict=True):
-                copy.assign(variable)
-            self._in_a_row.assign(0)
-
-        def count():
-            starts = self._in_a_row == 0
-            self._first.assign(tf.where(starts, tf.identity(self._steps), tf.identity(self._first)))
-            self._loss.assign(tf.where(starts, tf.cast(loss, tf.float32), tf.identity(self._loss)))
-            self._in_a_row.assign_add(1)
-
-        tf.cond(finite & ~failed, keep, count)
+        self._first.assign(tf.where(starts, tf.identity(self._steps), tf.identity(self._first)))
+        self._loss.assign(tf.where(starts, tf.cast(loss, tf.float32), tf.identity(self._loss)))
+        self._in_a_row.assign(tf.where(good, tf.zeros_like(in_a_row), in_a_row + 1))
 
     def failure(self):
         """Returns a `NonFinite` whose step counts from 1 since this guard was made, or None."""

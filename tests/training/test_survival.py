@@ -1,11 +1,13 @@
 """Runs that are killed, run out of disk, or lose their way: real processes."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 
 import h5py
@@ -15,6 +17,9 @@ import pytest
 from processes import COMMAND, run, started, wait_for
 
 from convmixer_keras.models.saving import weights_size
+from convmixer_keras.recipes import DIGITS
+from convmixer_keras.training import trainer
+from convmixer_keras.training.callbacks import NonFiniteLoss
 
 SMALL = ["--hidden-dim", "8", "--depth", "1", "--batch-size", "64", "--output", "run"]
 # 22 steps an epoch, with everything that is drawn at random.
@@ -192,3 +197,40 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     assert float(message[5]) == pytest.approx(rate, rel=1e-3)
     model = keras.saving.load_model(tmp_path / "run/last.keras")
     assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+class PoisonLastStep(keras.callbacks.Callback):
+    """Makes the loss of the last of 11 steps no number, and notes what the averages were two steps earlier.
+
+    The step before has the last finite loss, and that loss is of the weights at its beginning.
+    """
+
+    def __init__(self, sigterm):
+        super().__init__()
+        self.sigterm = sigterm
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 9:
+            averaged = self.model.optimizer.averaged
+            self.averages = {variable.path: average.numpy() for variable, average in averaged}
+        if batch == 10:
+            bias = self.model.trainable_variables[-1]
+            bias.assign(bias + np.nan)
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if self.sigterm and batch == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("sigterm", [False, True])
+def test_a_loss_that_fails_in_the_last_step_of_an_epoch(tmp_path, sigterm):
+    """It is found before validation, while the averages are in the model, and before a checkpoint is written."""
+    recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=120, ema_momentum=0.9)
+    poison = PoisonLastStep(sigterm)
+    with pytest.raises(NonFiniteLoss, match=r"the loss is nan in step 11 \(epoch 1, step 11 of 11\)"):
+        trainer.train(recipe, tmp_path / "run", callbacks=[poison], verbose=0)
+    assert not (tmp_path / "run/checkpoint.weights.h5").exists()
+    model = keras.saving.load_model(tmp_path / "run/last.keras")
+    found = {variable.path: variable.numpy() for variable in model.variables}
+    for path, average in poison.averages.items():
+        np.testing.assert_array_equal(found[path], average, err_msg=path)
