@@ -46,24 +46,61 @@ def image_folder(tmp_path_factory):
     return root
 
 
+# Files of ../shared/data/imagenet-sample: ImageNet's id of a class, and its name.
+SAMPLE = (
+    "n01484850_great_white_shark",
+    "n01532829_house_finch",
+    "n01644900_tailed_frog",
+    "n01692333_Gila_monster",
+    "n01847000_drake",
+    "n02089867_Walker_hound",
+    "n02099712_Labrador_retriever",
+    "n02342885_hamster",
+    "n02410509_bison",
+    "n02676566_acoustic_guitar",
+    "n02692877_airship",
+    "n02730930_apron",
+    "n03388183_fountain_pen",
+    "n03868242_oxcart",
+    "n03924679_photocopier",
+    "n07930864_cup",
+)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
 @pytest.fixture(scope="session")
-def imagenet_photos():
+def imagenet_photos(tmp_path_factory):
+    """48 photographs of ImageNet; where ../shared/data lacks them, 16 invented ones of such names."""
     folder = SHARED_DATA / "imagenet-sample"
     if not folder.is_dir():
-        pytest.skip("needs the ImageNet photographs in ../shared/data/imagenet-sample")
+        folder = tmp_path_factory.mktemp("imagenet-sample")
+        for seed, name in enumerate(SAMPLE):
+            scenery(seed).save(folder / f"{name}.JPEG", quality=90)
     return sorted(folder.glob("*.JPEG"))
+
+
+def scenery(seed):
+    """Smooth shapes of many sizes in random colours: a stand-in for a photograph."""
+    random = np.random.default_rng(seed)
+    size = tuple(random.integers(300, 501, 2))
+    pixels = np.zeros((size[1], size[0], 3))
+    for patches in (2, 5, 12, 30, 75):
+        grid = Image.fromarray(random.integers(0, 256, (patches, patches, 3), np.uint8))
+        pixels += np.subtract(grid.resize(size, Image.Resampling.BICUBIC), 127.5) / patches**0.4
+    return Image.fromarray(np.clip(127.5 + pixels, 0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
 def cifar10_folder(tmp_path_factory):
-    """A part of CIFAR-10 as files: 40 training and 10 test images of each class."""
-    archive = SHARED_DATA / "cifar10-jpeg.tar.xz"
-    if not archive.is_file():
-        pytest.skip("needs the CIFAR-10 files in ../shared/data/cifar10-jpeg.tar.xz")
-    import tarfile
-
+    """40 training and 10 test images of each class of CIFAR-10; invented where ../shared/data lacks them."""
     root = tmp_path_factory.mktemp("cifar10")
     wanted = {"train": 40, "test": 10}
+    archive = SHARED_DATA / "cifar10-jpeg.tar.xz"
+    if not archive.is_file():
+        invent_cifar10(root, wanted)
+        return root
+    import tarfile
+
     found = {}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -72,6 +109,18 @@ def cifar10_folder(tmp_path_factory):
                 found[split, rest[0]] = found.get((split, rest[0]), 0) + 1
                 tar.extract(member, root, filter="data")
     return root
+
+
+def invent_cifar10(root, wanted):
+    """Writes SPLIT/CLASS/FILE.jpg: noise around a colour of each class."""
+    random = np.random.default_rng(0)
+    colours = random.integers(30, 226, (10, 3))
+    for split, count in wanted.items():
+        for name, colour in zip(CIFAR10, colours, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.clip(random.normal(colour, 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i:04}.jpg")
 
 
 class Outcome(NamedTuple):

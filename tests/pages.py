@@ -23,7 +23,7 @@ def commands(page):
     """The commands of a page, each as a list of words: those of `sh` blocks, and those in a sentence."""
     prose = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`((?:python|convmixer-\w+) [^`]+)`", prose)
+    lines += re.findall(r"`((?:python|pytest|pip install|convmixer-\w+) [^`]+)`", prose)
     return [command for line in lines for command in _split(line)]
 
 

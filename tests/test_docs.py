@@ -1,20 +1,25 @@
-"""The README and the pages of docs/ and examples/: their links and snippets, read from the pages."""
+"""The README and the pages of docs/ and examples/: their links and snippets, read from the pages.
 
+A snippet runs statement by statement, and what the comment behind a statement says of it is compared.
+"""
+
+import ast
+import io
 import re
+import tokenize
 
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT
+from hub_server import hub  # noqa: F401
 from pages import PAGES, blocks
-from readers_files import prepared, published_weights  # noqa: F401
+from readers_files import prepared, published_checkpoint, published_weights  # noqa: F401
 
-IMAGENET = 'weights="imagenet"'  # A full-size network takes its time.
-WITH_SNIPPETS = [
-    pytest.param(page, marks=pytest.mark.slow) if IMAGENET in "".join(blocks(page, "python")) else page
-    for page in PAGES
-    if blocks(page, "python")
-]
+import convmixer_keras as ck
+
+SLOW = re.compile(r'weights="imagenet"|training\.train\(')  # A full-size network, or a run.
+SNIPPETS = {page: blocks(page, "python") for page in PAGES if blocks(page, "python")}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -23,6 +28,13 @@ def test_every_block_has_a_language(page):
     fences = re.findall(r"^```(.*)$", (ROOT / page).read_text(), re.MULTILINE)
     assert all(fences[::2])
     assert not any(fences[1::2])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_text_is_python(page):
+    for block in blocks(page, "text"):
+        with pytest.raises(SyntaxError):
+            ast.parse(block)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -43,8 +55,8 @@ def test_the_readme_is_short():
 
 
 @pytest.fixture
-def reader(prepared, monkeypatch):  # noqa: F811
-    """Sits in the prepared folder, without a network."""
+def reader(prepared, hub, monkeypatch):  # noqa: F811
+    """Sits in the prepared folder, without a network but for the hub on this machine."""
     monkeypatch.chdir(prepared)
     monkeypatch.setenv("KERAS_HOME", str(prepared / "keras"))
     images = np.zeros((10, 32, 32, 3), np.uint8), np.arange(10)[:, None]
@@ -52,12 +64,98 @@ def reader(prepared, monkeypatch):  # noqa: F811
     return prepared
 
 
-@pytest.mark.parametrize("page", WITH_SNIPPETS)
-def test_snippets_run(page, reader, request):
+@pytest.mark.parametrize("page", SNIPPETS)
+def test_snippets_run(page, reader, hub, tmp_path, capsys):  # noqa: F811
     """From the top of the page to its end, in one namespace, as a reader pastes them."""
-    snippets = blocks(page, "python")
-    if any(IMAGENET in snippet for snippet in snippets):
+    if "hf://USER/REPO" in "".join(SNIPPETS[page]):
+        model = ck.ConvMixer256_8_P2(include_preprocessing=True)
+        ck.save_model(model, tmp_path / "model.keras", [str(i) for i in range(10)])
+        hub.put("USER/REPO", {"model.keras": (tmp_path / "model.keras").read_bytes()})
+    run([snippet for snippet in SNIPPETS[page] if not SLOW.search(snippet)], page, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in SNIPPETS if SLOW.search("".join(SNIPPETS[page]))])
+def test_slow_snippets_run(page, reader, hub, request, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """ConvMixer-768/32 is fetched from the hub and converted; ConvMixer-1024/20 is in the cache."""
+    text = "".join(SNIPPETS[page])
+    if "ConvMixer768_32" in text:
+        request.getfixturevalue("published_checkpoint")
+        body = (reader / "convmixer_768_32.safetensors").read_bytes()
+        hub.put("timm/convmixer_768_32.in1k", {"model.safetensors": body})
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    elif "ConvMixer1024_20" in text:
         request.getfixturevalue("published_weights")
+    run(SNIPPETS[page], page, capsys)
+
+
+def run(snippets, page, capsys):
     namespace = {"__name__": "__main__"}
     for snippet in snippets:
-        exec(compile(snippet, page, "exec"), namespace)
+        comments = comments_behind_code(snippet)
+        for statement in ast.parse(snippet).body:
+            capsys.readouterr()
+            if isinstance(statement, ast.Expr):
+                result = eval(compile(ast.Expression(statement.value), page, "eval"), namespace)
+            else:
+                exec(compile(ast.Module([statement], []), page, "exec"), namespace)
+                result = None
+            printed = capsys.readouterr().out
+            for line in range(statement.lineno, statement.end_lineno + 1):
+                if line in comments:
+                    compare(comments[line], statement, result, printed, namespace)
+
+
+def comments_behind_code(snippet):
+    """Dictionary from the number of a line to the comment at its end."""
+    tokens = tokenize.generate_tokens(io.StringIO(snippet).readline)
+    return {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT and token.line[: token.start[1]].strip()
+    }
+
+
+def compare(comment, statement, result, printed, namespace):
+    """Fails where a comment states an output, a value, or an array, and it is another."""
+    if "print(" in ast.unparse(statement):
+        first = comment.removesuffix(" comes first")
+        assert (printed.splitlines()[0] if first != comment else printed.strip()) == first
+    elif comment.startswith("["):
+        same_but_for_scores(result, ast.literal_eval(comment))
+    elif stated := re.findall(r"\(\d+(?:, \d+)+\)", comment):
+        arrays = [namespace[name.id] for name in ast.walk(statement.targets[0]) if isinstance(name, ast.Name)]
+        assert [str(tuple(array.shape)) for array in arrays] == stated
+        assert arrays[0].dtype == "float32"
+        assert "0..255" in comment
+        assert 0 <= np.min(arrays[0]) <= np.max(arrays[0]) <= 255
+
+
+def same_but_for_scores(result, stated):
+    """Compares lists of (index, name, score) of a network that has other weights than the page's."""
+    for got, expected in zip(result, stated, strict=True):
+        assert sorted(row[:2] for row in got) == sorted(row[:2] for row in expected)
+        for rows in (got, expected):
+            scores = [row[2] for row in rows]
+            assert scores == sorted(scores, reverse=True)
+            assert sum(scores) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("snippet", "fails"),
+    [
+        ("print(1 + 1)  # 2", False),
+        ("print(1 + 1)  # 3", True),
+        ("for i in (7, 8):\n    print(i)  # 7 comes first", False),
+        ("for i in (7, 8):\n    print(i)  # 8 comes first", True),
+        ("[[(0, 'a', 1.0)]]  # [[(0, 'b', 1.0)]]", True),
+        ("import numpy as np\nx = np.zeros((1, 2), 'float32')  # float32 (1, 2), 0..255", False),
+        ("import numpy as np\nx = np.zeros((1, 2), 'float32')  # float32 (2, 1), 0..255", True),
+    ],
+)
+def test_a_wrong_comment_is_found(snippet, fails, capsys):
+    if fails:
+        with pytest.raises(AssertionError):
+            run([snippet], "page", capsys)
+    else:
+        run([snippet], "page", capsys)

@@ -7,7 +7,9 @@ added at their end. What trains is a slow test; what is of full size, and the be
 import argparse
 import configparser
 import contextlib
+import importlib.metadata
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -18,6 +20,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import venv
 
 import pytest
 from conftest import ROOT
@@ -203,16 +206,28 @@ class Understood(BaseException):
 
 
 @pytest.mark.parametrize("command", OTHERS)
-def test_other_commands_are_understood(command, monkeypatch):
-    """Ours are parsed by their own parser; pip's are compared with setup.cfg, pytest's with the tests."""
+def test_other_commands_are_understood(command, monkeypatch, tmp_path):
+    """Ours are parsed by their own parser; of the others what they name is looked for."""
     words = shlex.split(command)
     if words[:2] == ["pip", "install"]:
-        for extras in re.findall(r"(?:convmixer-keras|\.)\[([\w,]+)\]", command):
-            assert set(extras.split(",")) <= set(SETUP["options.extras_require"])
+        check_extras(words)
     elif words[0] == "pytest":
         for word in words[1:]:
             assert "/" not in word or (ROOT / word.partition("::")[0]).exists()
-    elif any(word.endswith(".py") for word in words):
+    elif words[0] == "ruff":
+        subprocess.run([sys.executable, "-m", *words, "--help"], check=True, capture_output=True)
+    elif words[1:3] == ["-m", "venv"]:
+        subprocess.run([sys.executable, *words[1:], "--without-pip"], cwd=tmp_path, check=True)
+        assert (tmp_path / words[-1] / "bin" / "python").exists()
+    elif words[0] == "source":
+        environments = [other.split()[-1] for other in OTHERS if other.startswith("python -m venv")]
+        for name in environments:
+            venv.create(tmp_path / name, symlinks=True)
+        printed = subprocess.check_output(
+            ["bash", "-c", f"{command} && which python"], cwd=tmp_path, text=True
+        )
+        assert printed.strip() in [str(tmp_path / name / "bin" / "python") for name in environments]
+    else:
         parse = argparse.ArgumentParser.parse_args
 
         def parse_only(*arguments, **keywords):
@@ -224,6 +239,40 @@ def test_other_commands_are_understood(command, monkeypatch):
         monkeypatch.setattr(sys, "argv", sys.argv)
         with pytest.raises(Understood):
             start(words[words.index("python") :])
+
+
+def check_extras(words):
+    """Fails where pip is to install an extra that the package does not have."""
+    name, extras = re.fullmatch(r"([\w.-]+)(?:\[([\w,-]+)\])?", words[-1]).groups()
+    if words[2:-1] == ["-e"]:
+        assert name == "."
+    else:
+        assert words[2:-1] == []
+        assert importlib.metadata.distribution(name)
+    if name in (".", SETUP["metadata"]["name"]):
+        known = set(SETUP["options.extras_require"])
+    else:
+        known = set(importlib.metadata.metadata(name).get_all("Provides-Extra"))
+    assert set(extras.split(",") if extras else ()) <= known
+
+
+COLLECT = """
+import json, pytest, sys
+options = ["--collect-only", "-qq", "-p", "no:cacheprovider"]
+codes = {command: pytest.main([*options, *words]) for command, words in json.loads(sys.argv[1]).items()}
+print(json.dumps(codes))
+"""
+
+
+@pytest.mark.slow
+def test_pytest_commands_select_tests():
+    """All in one process, which imports the tests once."""
+    commands = {command: shlex.split(command)[1:] for command in OTHERS if command.startswith("pytest")}
+    assert any("-k" in words for words in commands.values())
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT, json.dumps(commands)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == dict.fromkeys(commands, 0)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import venv
 
@@ -39,23 +40,50 @@ from convmixer_keras.convert.runtime import Classifier
 Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save("a.png")
 print(Classifier("m.tflite").top("a.png", k=2))
 """
+TINY = ("--epochs", "1", "--hidden-dim", "8", "--depth", "1")
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory):
+    """A folder with the source archive, and the wheel, which `build` makes from that archive."""
     folder = tmp_path_factory.mktemp("dist")
     subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT], check=True, capture_output=True)
     return folder
 
 
-def test_the_source_archive_is_complete(archives):
-    """It holds what the checkout does; the tests, the training script and the examples run from it."""
+@pytest.fixture(scope="module")
+def unpacked(archives, tmp_path_factory):
+    """The folder that the source archive unpacks to."""
     (path,) = archives.glob("*.tar.gz")
+    folder = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(path) as archive:
-        inside = {name.partition("/")[2] for name in archive.getnames()}
+        archive.extractall(folder, filter="data")
+    (root,) = folder.iterdir()
+    return root
+
+
+def test_the_source_archive_is_complete(unpacked):
+    """It holds every file of the checkout, as it is there."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    missing = set(listed.splitlines()) - inside - {".gitignore"}
-    assert not missing
+    names = [name for name in listed.splitlines() if (ROOT / name).exists()]
+    assert [name for name in names if not (unpacked / name).exists()] == [".gitignore"]
+    names.remove(".gitignore")
+    changed = [name for name in names if (unpacked / name).read_bytes() != (ROOT / name).read_bytes()]
+    assert changed == ["setup.cfg"]  # setuptools adds [egg_info].
+
+
+def test_the_source_archive_works(unpacked):
+    """Its own package trains, and all of its tests and their helpers can be imported."""
+    where = "import convmixer_keras as ck, convmixer_keras.convert as c; print(ck.__file__, c.__file__)"
+    printed = subprocess.check_output([sys.executable, "-c", where], cwd=unpacked, text=True)
+    assert printed.split() == [
+        str(unpacked / name / "__init__.py") for name in ("convmixer_keras", "convert")
+    ]
+    subprocess.run([sys.executable, "train_keras.py", *TINY], cwd=unpacked, check=True, capture_output=True)
+    assert (unpacked / "runs" / "digits" / "model.keras").is_file()
+    collect = ["pytest", "--collect-only", "-qq", "-p", "no:cacheprovider", "-m", ""]
+    done = subprocess.run([sys.executable, "-m", *collect], cwd=unpacked, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +97,26 @@ def empty(archives, tmp_path_factory):
     return place, bin
 
 
-def run(empty, *command, code=0):
-    place, bin = empty
+@pytest.fixture(scope="module")
+def with_everything(archives, tmp_path_factory):
+    """As `empty`, but what the wheel asks for comes from the environment of the tests.
+
+    Only its packages: the `.pth` files in it, which lead to the checkout, are not read.
+    """
+    place = tmp_path_factory.mktemp("everything")
+    venv.create(place / "venv")
+    bin = place / "venv" / "bin"
+    (wheel,) = archives.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", bin / "python", "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(pip, check=True)
+    (packages,) = (place / "venv" / "lib").glob("python*/site-packages")
+    paths = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    (packages / "tests.pth").write_text("\n".join(paths))
+    return place, bin
+
+
+def run(environment, *command, code=0):
+    place, bin = environment
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     done = subprocess.run(
         [bin / command[0], *command[1:]],
@@ -105,3 +151,14 @@ def test_a_missing_extra_is_one_line(empty):
         assert re.fullmatch(
             rf"error: \w+ is not installed: pip install 'convmixer-keras\[{extra}\]'", last_line
         )
+
+
+def test_the_wheel_trains(with_everything):
+    place, _ = with_everything
+    where = "import convmixer_keras as ck; print(ck.__file__)"
+    assert run(with_everything, "python", "-c", where).stdout.startswith(str(place))
+    printed = run(with_everything, "convmixer-train", *TINY).stdout
+    assert (place / "runs" / "digits" / "model.keras").is_file()
+    # What a run prints to do next works where it was started.
+    (following,) = re.findall(r"^ *(convmixer-\w+ .*)$", printed, re.MULTILINE)
+    run(with_everything, *following.split())
