@@ -22,7 +22,7 @@ def write(folder):
 
     import convmixer_keras as ck
     from convmixer_keras.convert import tflite
-    from convmixer_keras.utils import command_line
+    from convmixer_keras.utils import streams
 
     os.makedirs(folder, exist_ok=True)
     random = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def write(folder):
     for depth in (1, 2):
         block = ck.ConvMixer(1024, depth, 9, 14, input_shape=(224, 224, 3), classes=10)
         for mode in COUNTED:
-            with open(f"{folder}/stock_{mode}_{depth}.tflite", "wb") as file, command_line.silence():
+            with open(f"{folder}/stock_{mode}_{depth}.tflite", "wb") as file, streams.silence():
                 file.write(stock_export(block, image, mode))
             tflite.export(block, f"{folder}/ours_{mode}_{depth}.tflite", mode, calibration=image)
 

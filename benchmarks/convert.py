@@ -17,8 +17,8 @@ from convmixer_keras.convert.torch_model import torch_convmixer
 from convmixer_keras.presets import CONVMIXER_1536_20 as PRESET
 
 IMPORTS = """
-from convmixer_keras.utils import command_line
-command_line.quiet_start()
+from convmixer_keras.utils import streams
+streams.quiet_start()
 import convmixer_keras.commands.convert, convmixer_keras.convert.torch_verify
 import convmixer_keras.models.convmixer
 """

@@ -10,14 +10,14 @@ Prints a table: loss, accuracy and the size of the file. Files are calibrated on
 import os
 import tempfile
 
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 
 
 def main():
     parser = command_line.parser(__doc__)
     parser.add_argument("run", metavar="RUN", help="folder that train_keras.py wrote")
     arguments = parser.parse_args()
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras.convert import tflite, tflite_evaluation
     from convmixer_keras.data import preprocessing
     from convmixer_keras.models.saving import load_class_names, load_model

@@ -23,7 +23,7 @@ import numpy as np
 import convmixer_keras as ck
 from convmixer_keras import presets
 from convmixer_keras.convert import tflite
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import streams
 
 RUNS_A_TURN = 3
 # kimm's names of the networks.
@@ -69,7 +69,7 @@ def write_files(model, image, folder):
     files = {}
     for mode in tflite.MODES:
         files[f"stock {mode}"] = os.path.join(folder, f"stock_{mode}.tflite")
-        with open(files[f"stock {mode}"], "wb") as file, command_line.silence():
+        with open(files[f"stock {mode}"], "wb") as file, streams.silence():
             file.write(stock_export(model, image, mode))
     for mode in tflite.MODES:
         files[f"ours {mode}"] = os.path.join(folder, f"ours_{mode}.tflite")
@@ -82,7 +82,7 @@ def write_kimms(name, image, folder):
     import kimm
 
     files = {}
-    with command_line.silence():
+    with streams.silence():
         model = getattr(kimm.models, name)(weights=None)
         for mode in ("float32", "float16", "int8"):  # It has no dynamic.
             files[f"kimm {mode}"] = os.path.join(folder, f"kimm_{mode}.tflite")
@@ -114,7 +114,7 @@ def torch_network(model, preset):
     import torch
 
     from convmixer_keras.convert.torch_model import torch_convmixer
-    from convmixer_keras.convert.torch_weights import to_state_dict
+    from convmixer_keras.convert.torch_state_dict import to_state_dict
 
     network = torch_convmixer(
         preset.hidden_dim,

@@ -11,7 +11,7 @@ TOLERANCES = {"float32": 1e-3, "float16": 0.03, "dynamic": 0.6, "int8": 0.97}
 
 
 def check_finite_outputs(outputs):
-    """Raises InputError if a model gives NaN or infinite outputs, which nothing can be compared with."""
+    """Raises InputError if a model gives NaN or infinite outputs, which cannot be compared."""
     if not np.isfinite(outputs).all():
         raise InputError("the model gives NaN or infinite outputs: there is nothing to convert")
 

@@ -1,4 +1,4 @@
-"""The zip archive behind the network in a `.tflite` file, for what a runtime does not need to know."""
+"""The zip archive behind the network in a `.tflite` file, for class names and preprocessing."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from convmixer_keras.convert import runtime
 from convmixer_keras.data import preprocessing as preprocessing_module
 
 
-def written(labels, takes_pixels, preprocessing, network):
+def to_bytes(labels, takes_pixels, preprocessing, network):
     """Returns the archive as bytes, to stand behind the bytes of the network."""
     buffer = io.BytesIO()
     # Written at the offset that it will have, so that every reader finds its entries.

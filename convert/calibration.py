@@ -6,9 +6,9 @@ import numpy as np
 
 from convmixer_keras.data.folder import Folder
 from convmixer_keras.data.preprocessing import Preprocessing
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_files import image_paths
+from convmixer_keras.utils.image_listing import image_paths
 
 CALIBRATION_IMAGES = 128
 RANDOM_IMAGES = 8
@@ -64,7 +64,7 @@ def _folder_images(folder, preprocessing, counted):
 
 
 def _training_images(folder):
-    """Returns the images of a folder that training may have seen: those to validate on are for measuring.
+    """Returns a folder's images without those to validate on, which are for measuring.
 
     A folder without splits is divided as `finetune.py` does, which holds out more than `train_keras.py`. To
     calibrate on a validation split, name its folder.
@@ -96,6 +96,6 @@ def _dataset_images(name, preprocessing):
         raise InputError(
             f"images of {name} have {found.channels} channels, and the model takes {preprocessing.channels}"
         )
-    with command_line.silence():  # TensorFlow warns that the rest of the images is not read.
+    with streams.silence():  # TensorFlow warns that the rest of the images is not read.
         images, _ = next(iter(found.images))
     return np.asarray(images, np.float32)

@@ -1,6 +1,6 @@
 """Changes to a `.tflite` file itself, after the converter and the quantiser.
 
-The schema's objects and what reads and writes them are ai-edge-litert's own. A `model` here is a
+The schema's classes, and the functions that read and write them, are ai-edge-litert's. A `model` here is a
 `schema.ModelT` with one subgraph, and is changed in place.
 """
 
@@ -18,8 +18,8 @@ def read(content):
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
 
 
-def written(model):
-    """Returns a file's bytes, with all weights inside the flatbuffer.
+def serialize(model):
+    """Returns a model as a file's bytes, with all weights inside the flatbuffer.
 
     ai-edge-quantizer puts weights of more than 256 KiB behind it, where other tools cut them off.
     """

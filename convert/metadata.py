@@ -89,7 +89,7 @@ def metadata(*, name, description, input_shape, takes_pixels, output_name, label
         "min_parser_version": _PARSER,
     }
     builder = flatbuffers.Builder()
-    builder.Finish(_written(builder, ("ModelMetadata", model)), file_identifier=_IDENTIFIER)
+    builder.Finish(_add_value(builder, ("ModelMetadata", model)), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
 
 
@@ -103,14 +103,14 @@ def _normalization(mean, std):
     return "ProcessUnit", {"options_type": _NORMALIZATION_OPTIONS, "options": options}
 
 
-def _written(builder, value):
-    """Writes a string, a list of floats, a table (kind, fields) or a list of tables; returns where it is."""
+def _add_value(builder, value):
+    """Adds a string, a list of floats, a table (kind, fields) or a list of tables; returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, list) and isinstance(value[0], float):
         return builder.CreateNumpyVector(np.array(value, np.float32))
     if isinstance(value, list):
-        places = [_written(builder, table) for table in value]
+        places = [_add_value(builder, table) for table in value]
         builder.StartVector(4, len(places), 4)
         for place in reversed(places):
             builder.PrependUOffsetTRelative(place)
@@ -119,7 +119,9 @@ def _written(builder, value):
     fields = {name: field for name, field in fields.items() if field is not None}
     # What a table refers to stands before it.
     places = {
-        name: _written(builder, field) for name, field in fields.items() if not isinstance(field, np.integer)
+        name: _add_value(builder, field)
+        for name, field in fields.items()
+        if not isinstance(field, np.integer)
     }
     builder.StartObject(len(_FIELDS[kind]))
     for slot, name in enumerate(_FIELDS[kind]):

@@ -8,7 +8,7 @@ taps, and slow ones beyond. Four things are done, all of them exact up to roundi
 * Depthwise kernels see at most 208 channels at a time. XNNPACK walks through all channels of one place
   before it goes on to the next place, and with 1024 channels the neighbours that both places share have
   left the first-level cache by then: 2.6 times slower per tap.
-* Normalisation moves into the weights around it wherever that divides by nothing (`_Scaled`).
+* Normalisation moves into the weights around it wherever that needs no division (`_Scaled`).
 * The patch embedding reads a whole row of a patch at once, where a plain convolution would read
   three channels.
 """
@@ -162,9 +162,9 @@ def _stem(x, parts, mean, std, integer, whole):
 def _stem_by_size(x, kernel, bias, sizes, parts):
     """The patch embedding in four parts, each with channels of like sizes.
 
-    An embedding of few numbers has channels that the activation leaves almost nothing of, and that the
-    normalisation makes as large as any other: with one scale for all channels nothing of those comes
-    through. On digits (one grey pixel a patch) four fifths of the error of int8 came from there.
+    Where a patch has few numbers, the activation makes some channels tiny, and the normalisation makes them
+    as large as any other: with one scale for all channels they would be rounded away. On digits (one grey
+    pixel a patch) four fifths of the error of int8 came from there.
     """
     scale, shift = _scale_and_shift(parts.layers["stem_bn"])
     order = np.argsort(sizes, kind="stable")

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from convmixer_keras import __version__
+from convmixer_keras.models.structure import takes_pixels
 from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.files import written_whole
@@ -248,7 +249,7 @@ def _difference(model, path, logits):
     height, width, channels = model.inputs[0].shape[1:]
     side = 16 * model.get_layer("stem_conv").kernel.shape[0]
     images = np.random.default_rng(0).uniform(0, 255, (2, height or side, width or side, channels))
-    if "input_normalization" not in {layer.name for layer in model.layers}:
+    if not takes_pixels(model):
         images = (images - 128) / 64
     images = images.astype(np.float32)
     expected = keras.ops.convert_to_numpy(model(images, training=False)).astype(np.float64)

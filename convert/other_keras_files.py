@@ -1,6 +1,6 @@
 """Weights files of other Keras ConvMixers: keras-cv's, kimm's, kmodels', or anyone's own class.
 
-Nothing of them is run: only arrays and the settings beside them are read. The arrays come out as a PyTorch
+No code in them is run: only arrays and the settings beside them are read. The arrays come out as a PyTorch
 checkpoint's would, with PyTorch's names and axes, so that everything after is the same.
 """
 

@@ -3,7 +3,7 @@
 import contextlib
 
 from convmixer_keras.convert.flatbuffer import SIGNATURE
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import streams
 
 
 def dynamic(content):
@@ -42,12 +42,12 @@ def ranges(content, images, takes_pixels, counted):
         images = images.copy()
         images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
     recipe = recipe_manager.RecipeManager()
-    with command_line.silence():
+    with streams.silence():
         # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
         # which cuts off what the rarer images reach: three times the error on CIFAR-10.
         calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
         recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
     for image in counted(images, "calibrating"):
-        with command_line.silence():
+        with streams.silence():
             calibration.calibrate({SIGNATURE: [{"image": image[None]}]}, recipe)
     return calibration.get_model_qsvs()

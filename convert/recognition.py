@@ -16,7 +16,7 @@ BY_STRUCTURE = "its own"
 _WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
-# What stands beside weights without being any: BatchNorm's, AveragedModel's and thop's counters.
+# Not weights: BatchNorm's, AveragedModel's and thop's counters.
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 # How many of a broken checkpoint's tensors an error names.
 _NAMED_FAULTS = 4
@@ -38,7 +38,7 @@ class Recognised(NamedTuple):
     keys: dict
 
     def modules(self):
-        """Returns lines that say which module was taken for what, a line for each block."""
+        """Returns lines that name the module of each layer, a line for each block."""
         keys = {}
         for (layer, _), key in self.keys.items():
             keys.setdefault(layer, []).append(key)
@@ -85,15 +85,16 @@ def recognise(tensors, source, include_top=True, in_order=False):
         return _from_structure(found, original, source, include_top, in_order)
     names, sizes, missing, unexpected, misshapen = _compare(layout, found, include_top)
     faults = [*missing, *misshapen, *unexpected]
-    if faults and not misshapen and len(missing) == len(unexpected):  # Not lost, but called otherwise.
+    if faults and not misshapen and len(missing) == len(unexpected):  # Not lost, but under another name.
         return _from_structure(found, original, source, include_top, in_order)
     if faults:
         lines = [
-            f"missing {key}: expected shape {_written(shape)}, found none" for key, shape in missing.items()
+            f"missing {key}: expected shape {_shape_text(shape)}, found none"
+            for key, shape in missing.items()
         ]
         lines += [f"{original[key]} has the wrong shape: {text}" for key, text in misshapen.items()]
         lines += [
-            f"unexpected {original[key]}: expected none, found shape {_written(shape)}"
+            f"unexpected {original[key]}: expected none, found shape {_shape_text(shape)}"
             for key, shape in unexpected.items()
         ]
         more = f"; and {len(lines) - _NAMED_FAULTS} more" if len(lines) > _NAMED_FAULTS else ""
@@ -143,7 +144,7 @@ def _from_structure(found, original, source, include_top, in_order):
     if not include_top:
         sizes = sizes._replace(classes=None)
     wrong = [
-        f"{original[key]} has shape {_written(found[key].shape)}, expected {_written(expected)}"
+        f"{original[key]} has shape {_shape_text(found[key].shape)}, expected {_shape_text(expected)}"
         for name, key in names.items()
         if tuple(found[key].shape) != (expected := tensor_shape(*name, sizes))
     ]
@@ -153,7 +154,7 @@ def _from_structure(found, original, source, include_top, in_order):
 
 
 def _compare(layout, found, include_top):
-    """Holds tensors against a layout's names and shapes.
+    """Compares tensors with a layout's names and shapes.
 
     Returns:
         The keys by (layer, tensor), the sizes, and what is missing, unexpected or of the wrong shape, each a
@@ -179,15 +180,15 @@ def _compare(layout, found, include_top):
             missing[key] = expected
         elif tuple(found[key].shape) != expected:
             misshapen[key] = (
-                f"expected {_written(expected)}{_taken_from(name, names, found)}, "
-                f"found {_written(found[key].shape)}"
+                f"expected {_shape_text(expected)}{_taken_from(name, names, found)}, "
+                f"found {_shape_text(found[key].shape)}"
             )
     unexpected = {key: found[key].shape for key in found.keys() - names.values() - ignored}
     return names, sizes, missing, unexpected, misshapen
 
 
 def _taken_from(name, names, found):
-    """Names the tensor that another's shape is measured by, where two may disagree and neither is right."""
+    """Names the tensor whose shape another has to match, where two disagree and either may be wrong."""
     layer, tensor = name
     if layer == "head" and tensor == "bias":
         measures = [names["head", "weight"]]
@@ -197,12 +198,12 @@ def _taken_from(name, names, found):
         measures = []
     for key in measures:
         if key in found and key != names[name]:
-            return f" to go with {key} of shape {_written(found[key].shape)}"
+            return f" to go with {key} of shape {_shape_text(found[key].shape)}"
     return ""
 
 
 def _best_layout(keys):
-    """Returns the layout that names most blocks of the tensors, or None if none names any."""
+    """Returns the layout that names most blocks of the tensors, or None if no layout names any."""
 
     def blocks_matched(layout):
         return sum(layout.block_number(key) is not None for key in keys)
@@ -212,7 +213,7 @@ def _best_layout(keys):
 
 
 def _infer_sizes(shapes, names):
-    """Sizes by the majority of tensors, so that one of the wrong shape is not taken for the measure.
+    """Returns the sizes that most tensors agree on, so that one of the wrong shape does not decide.
 
     Where nothing is left to tell a size, it is "?" for the message about the missing tensor.
     """
@@ -245,6 +246,6 @@ def _infer_sizes(shapes, names):
     )
 
 
-def _written(shape):
-    """(16, 3, 2, 2), or (16, ?, ?, ?) where a size is not known."""
+def _shape_text(shape):
+    """Returns a shape as text: (16, 3, 2, 2), or (16, ?, ?, ?) where a size is not known."""
     return "(" + ", ".join(str(side) for side in shape) + ("," if len(shape) == 1 else "") + ")"

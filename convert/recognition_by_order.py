@@ -62,7 +62,7 @@ def norm_keys(groups, tensors, source):
     """Says which of a normalisation's four vectors is which, alike for all normalisations of a file.
 
     A variance is positive, and of a weight, which begins as 1, more is positive than of a bias. PyTorch's
-    order is taken where these allow it; another one where they allow no other.
+    order is taken where it fits; another one where no other fits.
 
     Args:
         groups: Lists of four names, each in the order of the file.

@@ -87,7 +87,7 @@ def refuse_separable(tensors, source):
 
 
 def _modules_by_order(tensors, source, in_order):
-    """As `_modules`, where no name says anything."""
+    """As `_modules`, for tensors whose names say nothing."""
     pairs, groups, other = recognition_by_order.sequence(tensors, in_order)
     convolutions, matrices = [], []
     for weight, bias in pairs:

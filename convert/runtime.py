@@ -32,8 +32,7 @@ class Classifier:
         classes: How many scores the file gives for an image.
         class_names: List of the name of each class, or None if the file has none.
         preprocessing: The `Preprocessing` that makes the network's input of a photograph. Where neither the
-            caller nor the file says one, a default is taken at the first photograph, and said on standard
-            error.
+            caller nor the file gives one, a default, with a note on standard error.
         takes_pixels: False for a file whose input is channels that are normalised already, None where the
             file does not say.
     """
@@ -208,7 +207,7 @@ def _input_record(entries, path):
 def _check_network(content, entries, path):
     """Raises InputError where a file states a checksum of its network, and the network has another.
 
-    With a few wrong bits LiteRT may crash or never come to an end.
+    With a few wrong bits LiteRT may crash or hang.
     """
     stated = _input_record(entries, path).get("network")
     size = stated.get("bytes") if isinstance(stated, dict) else len(content)

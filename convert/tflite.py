@@ -17,7 +17,7 @@ from convmixer_keras.convert import (
 )
 from convmixer_keras.convert.calibration import calibration_images
 from convmixer_keras.data.scores import softmax
-from convmixer_keras.utils import command_line, extras, progress
+from convmixer_keras.utils import extras, progress, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 
@@ -101,7 +101,7 @@ def export(
         author, license: Of the model, to be named in the file's metadata, or None.
         preprocessing: The `Preprocessing` of the model, which travels in the file: its `mean` and `std`, if
             it has any, become part of the network, as `input_mean` and `input_std` do. None where it is
-            not known; `Classifier` then takes a default, and says so.
+            not known; `Classifier` then uses a default, with a note.
         logits: Whether a classifier that gives logits is left as it is.
         verbose: Whether to print what is being done, and how far it is.
 
@@ -115,6 +115,7 @@ def export(
     import keras
 
     from convmixer_keras.convert.mobile import mobile
+    from convmixer_keras.models import structure
     from convmixer_keras.utils import checks
 
     checks.one_of("mode", mode, MODES)
@@ -139,7 +140,7 @@ def export(
     if adds_softmax:
         small = keras.Model(small.inputs, keras.layers.Softmax(name="probabilities")(small.outputs[0]))
         output_name = "probabilities"
-    takes_pixels = input_mean is not None or model_takes_pixels(model)
+    takes_pixels = input_mean is not None or structure.takes_pixels(model)
     if labels is not None:
         labels = _checked_labels(labels, small.output_shape, output_name)
     if mode == "int8" and calibration is None:
@@ -165,15 +166,15 @@ def export(
                 license=license,
             )
             flatbuffer.set_metadata(network, metadata.ENTRY, described)
-        content = flatbuffer.written(network)
-        content += archive.written(labels, takes_pixels, preprocessing, content)
+        content = flatbuffer.serialize(network)
+        content += archive.to_bytes(labels, takes_pixels, preprocessing, content)
         with open(temporary, "wb") as file:
             file.write(content)
         reference = _reference(model, counted(images, "running the Keras model"), input_mean, input_std)
         agreement.check_finite_outputs(reference)
         if adds_softmax:
             reference = softmax(reference)
-        with command_line.silence():
+        with streams.silence():
             classifier = runtime.Classifier(temporary)
         got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
         agreement.check_agreement(got, reference, mode)
@@ -194,16 +195,16 @@ def export(
 def _network(small, mode, output_name, images, takes_pixels, say, counted):
     """Returns a `mobile` model as the flatbuffer's object, in its mode."""
     say("converting the network")
-    with command_line.silence():
+    with streams.silence():
         network = flatbuffer.read(_converted(small))
     # The calibration runs the file by its names.
     flatbuffer.name_ends(network, output_name)
-    content = flatbuffer.written(network)
+    content = flatbuffer.serialize(network)
     if mode == "int8":
         ranges = quantization.ranges(content, images, takes_pixels, counted)
     if mode != "float32":
         say(f"quantising it: {mode}")
-    with command_line.silence():
+    with streams.silence():
         if mode == "dynamic":
             network = flatbuffer.read(quantization.dynamic(content))
         elif mode == "int8":
@@ -233,11 +234,6 @@ def _output_name(model):
     if head is None:
         return "features"
     return "probabilities" if head.activation.__name__ in ("softmax", "sigmoid") else "logits"
-
-
-def model_takes_pixels(model):
-    """Whether a model takes raw pixels 0..255 and normalises by itself."""
-    return any(layer.name == "input_normalization" for layer in model.layers)
 
 
 def _checked_labels(labels, output_shape, output_name):

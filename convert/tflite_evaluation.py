@@ -9,7 +9,7 @@ from convmixer_keras.convert.runtime import Classifier
 from convmixer_keras.data.scores import scores, softmax
 from convmixer_keras.data.sources import check_fit, open_source
 from convmixer_keras.data.splits import validation_split
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import InputError
 
 
@@ -26,8 +26,7 @@ def evaluate(
 ):
     """Evaluates a `.tflite` file on the validation split of a recipe's data set.
 
-    Each image goes through `Classifier` as the file that it is, one after the other: no array of the training
-    pipeline comes near the network.
+    Each image file goes through `Classifier`, one after the other, without the training pipeline.
 
     Args:
         path: A `.tflite` file that names classes.
@@ -45,7 +44,7 @@ def evaluate(
     Raises:
         InputError: If the file cannot be run or does not fit the data set, or too many images are bad.
     """
-    with command_line.silence():  # LiteRT says that it has begun, and what it finds wrong with a file.
+    with streams.silence():  # LiteRT says that it has begun, and what it finds wrong with a file.
         classifier = Classifier(path, threads, preprocessing)
     if classifier.output_name == "features":
         raise InputError(f"{path} gives features, and no score for each class")

@@ -1,6 +1,6 @@
 """timm's description of a model, `pretrained_cfg`, in the metadata of a `.safetensors` file.
 
-Keys: timm/models/_pretrained.py. timm knows no EXIF: its images are taken as they are stored.
+Keys: timm/models/_pretrained.py. timm ignores EXIF data: it reads images as they are stored.
 """
 
 import json

@@ -1,7 +1,7 @@
 """PyTorch checkpoint files: reading them one tensor at a time, and writing them.
 
-`.safetensors` needs no PyTorch. Pickled files are loaded by PyTorch with `weights_only=True` and no other
-way, so that code inside them does not run.
+`.safetensors` needs no PyTorch. PyTorch loads pickled files, always with `weights_only=True`, so that code
+inside them does not run.
 """
 
 import argparse
@@ -121,14 +121,14 @@ def _safetensors_reader(path, name, entry, start_of_data):
 def _read_pickled(path, ema):
     if not extras.is_installed("torch"):
         raise InputError(
-            f"reading {path} needs PyTorch, which is not installed: pip install 'convmixer-keras[torch]', or "
+            f"reading {path} needs PyTorch, which is not installed: {extras.how_to_install('torch')}, or "
             "convert a .safetensors file"
         )
     import torch
 
     try:
         is_zip = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile as error:  # As of a file that says that it is one of several parts.
+    except zipfile.BadZipFile as error:  # For example where a file claims to be one of several parts.
         raise InputError(f"{path} is damaged: {_first_line(error)}") from None
     if is_zip:
         _check_sums(path)
@@ -167,7 +167,7 @@ def _torch_reader(path, name, tensor):
 
 
 def _check_sums(path):
-    """PyTorch writes a checksum of each entry and does not look at it again."""
+    """Checks the entries' checksums, which PyTorch writes and does not read."""
     try:
         with zipfile.ZipFile(path) as archive:
             limits.check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
@@ -216,7 +216,7 @@ def _state_dict(content, ema, path, tensor_type):
         )
     if any(isinstance(value, tensor_type) for value in content.values()):
         return content
-    # Under a name of its own: the one dictionary of nothing but tensors.
+    # Under any other name: the only dictionary that holds nothing but tensors.
     inner = [value for value in content.values() if isinstance(value, dict) and value]
     inner = [d for d in inner if all(isinstance(value, tensor_type) for value in d.values())]
     if len(inner) != 1:
@@ -254,7 +254,7 @@ def write_checkpoint(arrays, path, metadata=None):
 
             # The format says to readers in whose memory layout the tensors are.
             save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
-            os.chmod(temporary, 0o666 & ~_umask())  # save_file lets nobody but the owner read.
+            os.chmod(temporary, 0o666 & ~_umask())  # save_file makes the file readable by its owner only.
         else:
             import torch
 

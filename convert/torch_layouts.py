@@ -1,13 +1,19 @@
-"""How public PyTorch ConvMixers name their tensors.
+"""How public PyTorch ConvMixers name their tensors, and how PyTorch orders their axes.
 
-Every layout is the same network of five kinds of modules, so that a table from this package's layer names
-to each layout's module names is all the difference there is. Knows neither PyTorch nor Keras.
+Every layout is the same network of five kinds of modules, so that layouts differ only in a
+table from this package's layer names to their module names. Knows neither PyTorch nor Keras.
 """
 
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+
+# From PyTorch's axes to Keras': (out, in, k, k) to (k, k, in, out), (channels, 1, k, k) to
+# (k, k, channels, 1), (out, in) to (in, out).
+_CONV_AXES, _DEPTHWISE_AXES, _DENSE_AXES = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0)
 
 
 class Layout(NamedTuple):
@@ -121,3 +127,23 @@ def tensor_shape(layer, tensor, sizes):
     if layer.endswith("_depthwise"):
         return (hidden_dim, 1, sizes.kernel_size, sizes.kernel_size)
     return (hidden_dim, hidden_dim, 1, 1)
+
+
+def to_keras_axes(layer, array):
+    """Returns a layer's PyTorch tensor with its axes in Keras' order."""
+    return array.transpose(_axes(layer, array))
+
+
+def to_torch_axes(layer, array):
+    """Returns a layer's Keras weight as float32 with its axes in PyTorch's order."""
+    axes = _axes(layer, array)
+    array = array.transpose(None if axes is None else np.argsort(axes))
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _axes(layer, array):
+    if array.ndim < 2:
+        return None
+    if layer == "head":
+        return _DENSE_AXES
+    return _DEPTHWISE_AXES if layer.endswith("_depthwise") else _CONV_AXES

@@ -1,4 +1,4 @@
-"""ConvMixer in PyTorch, to check a conversion against. Not for training, and nothing else needs it."""
+"""ConvMixer in PyTorch, to check a conversion against. Used for nothing else."""
 
 from collections import OrderedDict
 

@@ -7,14 +7,14 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.utils import image_files
+from convmixer_keras.utils import image_listing
 from convmixer_keras.utils.errors import InputError
 
 _BATCH = 4
 
 
 class Images(NamedTuple):
-    """Images to compare on, which can be gone through twice without being kept in memory.
+    """Images to compare on, which can be read twice and are not kept in memory.
 
     Attributes:
         name: What messages call them.
@@ -72,9 +72,9 @@ def image_paths(folder):
     """Returns the paths of the images under a folder, sorted, or raises InputError if there are none."""
     if not os.path.isdir(folder):
         raise InputError(f"there is no folder {folder}")
-    paths = image_files.image_paths(folder)
+    paths = image_listing.image_paths(folder)
     if not paths:
-        raise InputError(f"there are no images ({', '.join(image_files.IMAGE_ENDINGS)}) under {folder}")
+        raise InputError(f"there are no images ({', '.join(image_listing.IMAGE_ENDINGS)}) under {folder}")
     return paths
 
 

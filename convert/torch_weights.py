@@ -1,4 +1,4 @@
-"""PyTorch ConvMixer checkpoints to Keras models with the same outputs, and back."""
+"""PyTorch ConvMixer checkpoints to Keras models with the same outputs."""
 
 import dataclasses
 import os
@@ -9,15 +9,12 @@ import numpy as np
 from convmixer_keras import presets
 from convmixer_keras.convert import other_keras_files, timm_config, torch_checkpoint, torch_layouts
 from convmixer_keras.convert.recognition import Recognised, recognise
-from convmixer_keras.convert.torch_layouts import OFFICIAL, TIMM
 from convmixer_keras.data import preprocessing
-from convmixer_keras.models import sizes
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 # Those that the PyTorch model also has, so that every conversion can be checked.
 ACTIVATIONS = ("elu", "gelu", "hard_silu", "mish", "relu", "relu6", "selu", "silu", "tanh")
-TARGETS = {layout.name: layout for layout in (TIMM, OFFICIAL)}
 
 # Which file of a hub's repository to take, the best first.
 HUB_FILES = (
@@ -26,10 +23,6 @@ HUB_FILES = (
     "pytorch_model.bin",
     *torch_checkpoint.PICKLED,
 )
-
-# From PyTorch's axes to Keras': (out, in, k, k) to (k, k, in, out), (channels, 1, k, k) to
-# (k, k, channels, 1), (out, in) to (in, out).
-_CONV_AXES, _DEPTHWISE_AXES, _DENSE_AXES = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0)
 
 
 class Checkpoint(NamedTuple):
@@ -167,67 +160,6 @@ def convert_checkpoint(
     return build(checkpoint, include_top, classes, normalization, image_size)
 
 
-def to_state_dict(model, layout="timm"):
-    """Returns a Keras ConvMixer's weights as a PyTorch state dict, every bit as it is.
-
-    Args:
-        model: A `keras.Model` from one of this package's builders, with its classifier.
-        layout: "timm" or "official" (the authors' `nn.Sequential`).
-
-    Returns:
-        A dict from name to array: float32, and the int64 counters that PyTorch expects.
-
-    Raises:
-        InputError: If the layout is unknown; if the model is not a ConvMixer, has no classifier or is one
-            of the ablations without counterpart; or if weights are not finite.
-    """
-    if layout not in TARGETS:
-        raise InputError(f"layout must be one of {', '.join(TARGETS)}, got {layout!r}")
-    sizes = model_sizes(model)
-    state = {}
-    for layer, module in TARGETS[layout].module_names(sizes.depth).items():
-        for tensor, array in zip(
-            torch_layouts.tensor_names(layer), model.get_layer(layer).get_weights(), strict=True
-        ):
-            if not np.isfinite(array).all():
-                raise InputError(f"{layer} of the model holds NaN or infinite values")
-            state[f"{module}.{tensor}"] = _to_torch_axes(layer, array)
-        if torch_layouts.is_norm(layer):
-            state[f"{module}.num_batches_tracked"] = np.array(0, np.int64)
-    return state
-
-
-def model_sizes(model):
-    """Returns the `Sizes` of a Keras ConvMixer with its classifier, or raises InputError."""
-    layers = {layer.name: layer for layer in model.layers if layer.weights}
-    depth = sum(name.endswith("_depthwise") for name in layers)
-    wanted = set(TIMM.module_names(depth))
-    if layers.keys() != wanted or depth == 0:
-        odd = sorted(wanted ^ layers.keys())
-        raise InputError(
-            "the model is not a ConvMixer with batch normalization and a classifier, from this package's "
-            f"builders: its layers with weights differ in {', '.join(odd[:4]) or 'everything'}"
-        )
-    if any(f"block{i}_add" not in {layer.name for layer in model.layers} for i in range(depth)):
-        raise InputError("the model has no residual connections, and PyTorch's ConvMixer always has them")
-    from convmixer_keras.models.structure import check_convmixer  # Imports Keras.
-
-    check_convmixer(model)
-    return sizes.of_model(model)
-
-
-def model_activation(model):
-    """Returns the name of a Keras ConvMixer's one activation, or raises InputError if it has several."""
-    names = {layer.activation.__name__ for layer in model.layers if layer.weights and _is_convolution(layer)}
-    if len(names) > 1:
-        raise InputError(f"the model's activations differ: {', '.join(sorted(names))}")
-    return names.pop()
-
-
-def _is_convolution(layer):
-    return layer.name != "head" and not torch_layouts.is_norm(layer.name)
-
-
 def build(checkpoint, include_top=True, classes=None, normalization=None, image_size=None):
     """Builds the Keras model of a `Checkpoint`.
 
@@ -262,7 +194,7 @@ def build(checkpoint, include_top=True, classes=None, normalization=None, image_
         if (arrays.get("running_var", np.zeros(1)) < 0).any():
             key = checkpoint.recognised.keys[layer, "running_var"]
             raise InputError(f"{key} in {checkpoint.path} holds negative values, and is a variance")
-        weights = [_to_keras_axes(layer, array) for array in arrays.values()]
+        weights = [torch_layouts.to_keras_axes(layer, array) for array in arrays.values()]
         model.get_layer(layer).set_weights(weights)
     return model
 
@@ -272,24 +204,6 @@ def _by_layer(tensors):
     for (layer, tensor), stored in tensors.items():
         layers.setdefault(layer, {})[tensor] = stored
     return layers
-
-
-def _axes(layer, array):
-    if array.ndim < 2:
-        return None
-    if layer == "head":
-        return _DENSE_AXES
-    return _DEPTHWISE_AXES if layer.endswith("_depthwise") else _CONV_AXES
-
-
-def _to_keras_axes(layer, array):
-    return array.transpose(_axes(layer, array))
-
-
-def _to_torch_axes(layer, array):
-    axes = _axes(layer, array)
-    array = array.transpose(None if axes is None else np.argsort(axes))
-    return np.ascontiguousarray(array, np.float32)
 
 
 def _preset_named(variant):

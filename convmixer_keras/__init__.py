@@ -16,9 +16,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
 def _find_convert_in_checkout():
-    """Lets `convmixer_keras.convert` be found where this package runs from its checkout.
+    """Makes `convmixer_keras.convert` importable in a checkout.
 
-    In a checkout it is a folder beside this one; installed, it is inside this one and found anyway.
+    There it is a folder beside this one. Installed, it is inside this one, and Python finds it by itself.
     """
     here = os.path.dirname(os.path.abspath(__file__))
     folder = os.path.join(os.path.dirname(here), "convert")

@@ -1,4 +1,4 @@
-"""A model with what it takes to show it photographs: how they become its input, and its classes' names."""
+"""Opens a trained model together with its preprocessing and class names."""
 
 import dataclasses
 import sys
@@ -11,11 +11,12 @@ from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.data.class_names import published_classes
 from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
+from convmixer_keras.models.structure import takes_pixels
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
-FREE_SIZE = 224  # What a model is shown that leaves the size of its images open, and does not say.
+FREE_SIZE = 224  # Image size for a model that accepts any size and records none.
 
 
 class PhotoModel:
@@ -25,8 +26,8 @@ class PhotoModel:
         model: A `keras.Model` from what `read` gives, float32 (batch, height, width, channels), to
             probabilities (batch, classes), or without its top to features (batch, hidden_dim).
         class_names: The name of each class, in the order of the outputs; None without the top.
-        preprocessing: The `Preprocessing` that `read` uses. Where the file does not say, a default is taken
-            at the first photograph, and said on standard error.
+        preprocessing: The `Preprocessing` that `read` uses. Where the file records none, a default, with a
+            note on standard error.
     """
 
     def __init__(self, model, class_names, preprocessing, source):
@@ -38,7 +39,7 @@ class PhotoModel:
     @property
     def preprocessing(self):
         if self._preprocessing is None:
-            if not _normalizes(self.model):
+            if not takes_pixels(self.model):
                 raise InputError(
                     f"{self._source} takes normalised channels, and does not say which: give --mean and --std"
                 )
@@ -56,10 +57,9 @@ class PhotoModel:
 
 
 def load(source, include_top=True, **changes):
-    """Opens a trained model, whatever it comes from, to be shown photographs.
+    """Opens a trained model to classify photographs with.
 
-    How a photograph becomes its input is what the file says, or for published weights what their authors'
-    evaluation does.
+    Photographs are prepared as the file says, or for published weights as in their authors' evaluation.
 
     Args:
         source: The path of a `.keras` file; "hf://USER/REPO", a Hugging Face repository that holds one; or
@@ -73,7 +73,7 @@ def load(source, include_top=True, **changes):
 
     Raises:
         InputError: If there is no such model, if it does not take images, if `changes` do not fit it, or if
-            ImageNet weights are neither here nor can be fetched.
+            the ImageNet weights cannot be fetched.
     """
     if hub.is_name(source):
         source = hub.download(source, ("model.keras", ".keras"))
@@ -102,38 +102,32 @@ def load(source, include_top=True, **changes):
 
 
 def default_builder():
-    """Returns the builder to take where nobody names one: ConvMixer1024_20 if its weights are here.
+    """Returns the default builder: ConvMixer1024_20 if its weights have been fetched.
 
-    Otherwise it is the one whose weights come with this package, which is said on standard error.
+    Otherwise it is the one whose weights come with this package, with a note on standard error.
     """
     if pretrained.are_here(presets.CONVMIXER_1024_20):
         return presets.CONVMIXER_1024_20.name
     name = presets.CONVMIXER_256_8_P2.name
     print(
-        f"note: taken: {name}, which knows CIFAR-10's ten classes; name {presets.CONVMIXER_1024_20.name} to "
-        "fetch ImageNet's weights",
+        f"note: using {name} (CIFAR-10, ten classes); pass {presets.CONVMIXER_1024_20.name} to download the "
+        "ImageNet weights",
         file=sys.stderr,
     )
     return name
 
 
 def _changed(preprocessing, model, source, changes):
-    """Returns a file's `Preprocessing` with changes, or None where neither says anything."""
-    if "mean" in changes and _normalizes(model):
+    """Returns a file's `Preprocessing` with changes, or None where there is neither."""
+    if "mean" in changes and takes_pixels(model):
         raise InputError(f"{source} normalises by itself: mean and std are not for it")
     if preprocessing is not None:
         check_preprocessing(model, preprocessing)
         return dataclasses.replace(preprocessing, **changes)
-    if not changes or not (_normalizes(model) or "mean" in changes):
+    if not changes or not (takes_pixels(model) or "mean" in changes):
         return None
     height, width, channels = model.input_shape[1:]
     return Preprocessing((height or FREE_SIZE, width or FREE_SIZE), channels, **changes)
-
-
-def _normalizes(model):
-    """Whether a model takes raw pixels, as those do that are not of this package's builders."""
-    names = {layer.name for layer in model.layers}
-    return "stem_conv" not in names or "input_normalization" in names
 
 
 def _fixed(model, size):

@@ -18,7 +18,7 @@ from convmixer_keras.convert import torch_checkpoint, torch_weights
 from convmixer_keras.models.saving import save_weights
 from convmixer_keras.utils import extras, hub
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import read_text, sha256_of, written_whole
+from convmixer_keras.utils.files import make_folder, read_text, sha256_of, written_whole
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -36,7 +36,7 @@ RELEASE_FILES = {
 def load_published_weights(model, preset):
     """Gives a model the published weights of its variant.
 
-    The classifier's are left out where the model has none, or one of other than the published classes.
+    The classifier's are left out where the model has none, or one with another number of classes.
 
     Args:
         model: A `keras.Model` from the builder of `preset`.
@@ -121,7 +121,7 @@ def _stem(preset):
 
 
 def sources(preset):
-    """Pairs of an address and the name in the cache folder of what is there, in the order to try them."""
+    """Returns pairs (address, file name in the cache folder), in the order to try them."""
     hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
     release_file = RELEASE_FILES[preset.name]
     return (
@@ -131,11 +131,8 @@ def sources(preset):
 
 
 def _make_weights(preset, weights, record, known):
-    """Converts a checkpoint put by hand into the cache folder or else the first that can be fetched."""
-    try:
-        os.makedirs(cache_folder(), exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {cache_folder()}: {error.strerror.lower()}") from None
+    """Converts a checkpoint that the user put into the cache folder, or the first that can be fetched."""
+    make_folder(cache_folder())
     failures = []
     for url, name in sources(preset):
         by_hand = os.path.join(cache_folder(), name)

@@ -5,7 +5,7 @@ import os
 import shutil
 from typing import NamedTuple
 
-from convmixer_keras.convert import tflite, torch_checkpoint, torch_weights
+from convmixer_keras.convert import tflite, torch_checkpoint, torch_state_dict
 from convmixer_keras.data import preprocessing
 from convmixer_keras.models import sizes
 from convmixer_keras.models.complexity import model_complexity
@@ -13,10 +13,11 @@ from convmixer_keras.models.saving import load_class_names, load_model
 from convmixer_keras.training import run_folder
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import Failure, InputError
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import make_folder, written_whole
 
 MODEL, WEIGHTS, CARD = "model.keras", "model.safetensors", "README.md"
 CLASS_NAMES, PREPROCESSING = "class_names.txt", "preprocessing.json"
+PLACEHOLDER = "hf://USER/REPO"  # In the card of a folder that is not uploaded.
 
 
 class Page(NamedTuple):
@@ -31,19 +32,20 @@ class Page(NamedTuple):
     left_out: dict
 
 
-def write(path, folder, *, calibration=None, verbose=False):
+def write(path, folder, *, calibration=None, name=PLACEHOLDER, verbose=False):
     """Writes what a hub's page needs: the model in every format, and a card.
 
     `model.keras`, `model.safetensors` (timm's names), `model-MODE.tflite` for the four modes,
     `class_names.txt`, `preprocessing.json`, `README.md`, and of a training run `config.json`, `history.csv`
-    and `curves.png`. The card says of data, recipe and accuracy what the run wrote down itself, and nothing
-    for a model without one.
+    and `curves.png`. The card states data, recipe and accuracy as the run recorded them, and
+    leaves them out for a model without a run.
 
     Args:
         path: A `.keras` file; a run's is known by the `config.json` beside it.
-        folder: Where to put the files; made if need be, and emptied of none.
+        folder: Where to put the files; made if need be; other files in it stay.
         calibration: Images for int8 and for comparing the `.tflite` files, as in `tflite.export`; None takes
             the run's own data, digits or a folder; where that is not at hand, random images, and no int8.
+        name: "hf://USER/REPO", where the folder will be uploaded: the card says to load the model from there.
         verbose: Whether to print how far it is.
 
     Returns:
@@ -56,10 +58,7 @@ def write(path, folder, *, calibration=None, verbose=False):
     names, record = load_class_names(path), preprocessing.of(path)
     run = run_folder.RunFolder(os.path.dirname(path) or ".")
     config = run.read_config() if run.holds_run() and _is_of_run(path) else None
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror.lower()}") from None
+    make_folder(folder)
 
     def put(name):
         return os.path.join(folder, name)
@@ -69,33 +68,33 @@ def write(path, folder, *, calibration=None, verbose=False):
         shutil.copyfile(path, temporary)
     files.append(MODEL)
     try:
-        torch_checkpoint.write_checkpoint(torch_weights.to_state_dict(model), put(WEIGHTS))
+        torch_checkpoint.write_checkpoint(torch_state_dict.to_state_dict(model), put(WEIGHTS))
         files.append(WEIGHTS)
     except InputError as error:  # An ablation, which timm's network has no counterpart for.
         left_out[WEIGHTS] = str(error)
     exports, calibration = {}, _training_data(config) if calibration is None else calibration
     for mode in tflite.MODES:
-        name = f"model-{mode}.tflite"
+        file = f"model-{mode}.tflite"
         try:
-            exports[name] = _export(model, put(name), mode, names, record, calibration, verbose)
-            files.append(name)
+            exports[file] = _export(model, put(file), mode, names, record, calibration, verbose)
+            files.append(file)
         except InputError as error:
-            left_out[name] = str(error)
+            left_out[file] = str(error)
     texts = {CLASS_NAMES: None if names is None else "\n".join(names) + "\n"}
     texts[PREPROCESSING] = None if record is None else record.to_json() + "\n"
     if config is not None:
-        for name in (run_folder.CONFIG, run_folder.HISTORY, run_folder.CURVES):
-            if os.path.exists(run[name]):
-                with written_whole(put(name)) as temporary:
-                    shutil.copyfile(run[name], temporary)
-                files.append(name)
+        for file in (run_folder.CONFIG, run_folder.HISTORY, run_folder.CURVES):
+            if os.path.exists(run[file]):
+                with written_whole(put(file)) as temporary:
+                    shutil.copyfile(run[file], temporary)
+                files.append(file)
     history = run.read_history() if config is not None else []
-    files += [name for name, text in texts.items() if text]
-    texts[CARD] = card(model, os.path.basename(path), names, record, config, history, exports, files)
-    for name, text in texts.items():
+    files += [file for file, text in texts.items() if text]
+    texts[CARD] = card(model, os.path.basename(path), names, record, config, history, exports, files, name)
+    for file, text in texts.items():
         if text:
-            with written_whole(put(name)) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
+            with written_whole(put(file)) as temporary, open(temporary, "w", encoding="utf-8") as opened:
+                opened.write(text)
     return Page([*files, CARD], left_out)
 
 
@@ -150,8 +149,8 @@ def upload(folder, name, private=False):
         raise Failure(f"cannot upload to {name}: {hub.reason(error)}") from None
 
 
-def card(model, file, names, record, config, history, exports, files):
-    """Returns the text of a model card in Markdown, made of what is known and nothing else."""
+def card(model, file, names, record, config, history, exports, files, name=PLACEHOLDER):
+    """Returns the text of a model card in Markdown, which states only what is known."""
     size = sizes.of_model(model)
     shape = tuple(side or 224 for side in model.input_shape[1:3]) + model.input_shape[3:]
     parameters, multiply_adds = model_complexity(model, shape)
@@ -179,7 +178,7 @@ def card(model, file, names, record, config, history, exports, files):
         "## Use",
         "",
         "```text",
-        'model = convmixer_keras.inference.load("hf://USER/REPO")',
+        f'model = convmixer_keras.inference.load("{name}")',
         "```",
         "",
     ]

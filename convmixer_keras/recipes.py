@@ -101,7 +101,7 @@ class Recipe:
     crop_ratio: tuple[float, float] = _setting(
         (1.0, 1.0), "augmentation", "least and greatest width / height of a random crop", (0.01, 100)
     )
-    flip: bool = _setting(False, "augmentation", "mirror every other image, at random")
+    flip: bool = _setting(False, "augmentation", "mirror each image with probability 1/2")
     color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation", SHARE)
     randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", (0, 100))
     randaugment_policy: str = _setting(
@@ -141,7 +141,7 @@ _NUMBERS = ("finite numbers", lambda value: isinstance(value, tuple) and value a
 def from_saved(settings):
     """Makes the recipe of an earlier run from the settings that its JSON file holds.
 
-    A field that the run did not know yet has the value that says what the run did.
+    A field that is newer than the run gets the value that describes what the run did.
 
     Args:
         settings: Dictionary from field names to values, lists in place of tuples.
@@ -169,14 +169,14 @@ def _check(entry, value):
     if within and not all(within[0] <= v <= within[1] for v in values):
         shows_upper = within[1] < 2**31 - 1 or max(values) > within[1]
         upper = f" and at most {within[1]}" if shows_upper else ""
-        raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_written(values)}")
+        raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_values_text(values)}")
     if entry.name.startswith("crop_") and list(values) != sorted(values):
-        raise InputError(f"{entry.name} must be the least and then the greatest, got {_written(values)}")
+        raise InputError(f"{entry.name} must be the least and then the greatest, got {_values_text(values)}")
     if choices and value not in choices:
         raise InputError(f"{entry.name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _written(values):
+def _values_text(values):
     return " ".join(str(value) for value in values)
 
 
@@ -304,8 +304,8 @@ RECIPES = {
 def for_dataset(recipe, dataset):
     """Returns a recipe for a data set of the user's.
 
-    Photographs of any data set but the recipe's own are turned as their EXIF data says: that ImageNet's are
-    taken as they are stored is a matter of ImageNet.
+    Photographs of any data set but the recipe's own are turned as their EXIF data says. Only ImageNet's are
+    read as they are stored.
     """
     if dataset == recipe.dataset:
         return recipe

@@ -1,13 +1,15 @@
-"""Pictures as matplotlib figures, and the receptive fields that one of them draws."""
+"""Pictures as matplotlib figures."""
 
 import math
 
 import numpy as np
 
+from convmixer_keras.models import sizes
+from convmixer_keras.models.receptive_field import effective_receptive_field
 from convmixer_keras.utils import checks, extras
 from convmixer_keras.utils.errors import InputError
 
-WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong has a frame besides.
+WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong also has a frame.
 
 
 def new_figure(width, height):
@@ -34,7 +36,7 @@ def learning_curves(history):
     several = isinstance(history, dict)
     runs = history if several else {None: history}
     if not runs or not all(runs.values()):
-        raise InputError("learning curves need at least one run, and of each run at least one epoch")
+        raise InputError("learning curves need at least one run, with at least one epoch each")
     figure = new_figure(10, 3.4)
     loss, accuracy, rate = figure.subplots(1, 3)
     for number, epochs in enumerate(runs.values()):
@@ -120,11 +122,10 @@ def patch_embeddings(model, limit=256):
         InputError: If the model is not a ConvMixer, or has another number of channels.
     """
     limit = checks.positive_int("limit", limit)
-    kernel = _weights(model, "stem_conv")
-    channels = kernel.shape[2]
+    channels = sizes.of_model(model).channels
     if channels not in (1, 3):
         raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
-    filters = kernel.transpose(3, 0, 1, 2)
+    filters = _kernel(model, "stem_conv").transpose(3, 0, 1, 2)
     strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
     grid = _grid([_brightness(f) for f in filters[strongest]])
     figure = new_figure(6, 6)
@@ -140,7 +141,7 @@ def depthwise_kernels(model, kernels=8, rows=8):
 
     Kernels are red where negative and blue where positive, each on its own scale. How far a block sees is
     what `effective_receptive_field` gives, on the scale of its square root; the text beside it gives the side
-    of the square that holds 95 % of it, and the side of the square outside of which nothing can count.
+    of the square that holds 95 % of it, and the side of the largest square that could matter.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer`.
@@ -154,14 +155,14 @@ def depthwise_kernels(model, kernels=8, rows=8):
         InputError: If the model is not a ConvMixer.
     """
     kernels, rows = checks.positive_int("kernels", kernels), checks.positive_int("rows", rows)
-    depth = _depth(model)
-    blocks = np.unique(np.linspace(0, depth - 1, rows).round().astype(int))
-    kernels = min(kernels, _weights(model, "stem_conv").shape[-1])
+    network = sizes.of_model(model)
+    blocks = np.unique(np.linspace(0, network.depth - 1, rows).round().astype(int))
+    kernels = min(kernels, network.hidden_dim)
     figure = new_figure(0.9 * kernels + 3.0, 1.05 * len(blocks) + 0.9)
     widths = [1] * kernels + [1.6]
     all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
     for row, block in zip(all_axes, blocks, strict=True):
-        weights = _weights(model, f"block{block}_depthwise")[..., 0].transpose(2, 0, 1)
+        weights = _kernel(model, f"block{block}_depthwise")[..., 0].transpose(2, 0, 1)
         strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
         for axes, kernel in zip(row, weights[strongest], strict=False):
             bound = np.abs(kernel).max() or 1
@@ -207,84 +208,9 @@ def principal_colors(maps):
     return (255 * shown).astype(np.uint8).reshape(*maps.shape[:2], 3)
 
 
-def effective_receptive_field(model, block, share=0.95, images=None):
-    """Measures which pixels the middle of a block's output depends on, and how strongly.
-
-    The size of the gradient of that place's features, mixed by random signs, with respect to each pixel, on
-    average over images (Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural
-    Networks", arXiv:1701.04128).
-
-    Args:
-        model: A `keras.Model` made by `convmixer_keras.ConvMixer`, on Keras' TensorFlow backend.
-        block: Number of the block, from 0.
-        share: Of the gradient, that the effective field holds, over 0 to 1.
-        images: (n, height, width, channels) of what the model takes; None for noise.
-
-    Returns:
-        A tuple of the field, float32 (height, width), at least 0; the side in pixels of the smallest square
-        around the middle place's patch that holds `share` of it; and the side of the square outside of which
-        nothing can count, patch + (block + 1) * (kernel - 1) * patch. A field larger than the image ends at
-        its border, and then so does the measured side.
-
-    Raises:
-        InputError: If the model is not a ConvMixer or has no such block, or Keras has another backend.
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise InputError("receptive fields are measured on Keras' TensorFlow backend only")
-    import tensorflow as tf
-
-    if not 0 <= block < _depth(model):
-        raise InputError(f"block must be 0 to {_depth(model) - 1}, got {block}")
-    if not 0 < share <= 1:
-        raise InputError(f"share must be over 0 and at most 1, got {share}")
-    random = np.random.default_rng(0)
-    if images is None:
-        height, width, channels = model.inputs[0].shape[1:]
-        images = random.uniform(0, 255, (4, height or 224, width or 224, channels))
-        if "input_normalization" not in [layer.name for layer in model.layers]:
-            images = (images - 128) / 64
-    images = tf.convert_to_tensor(images, tf.float32)
-
-    until_here = keras.Model(model.input, model.get_layer(f"block{block}_pointwise").output)
-    with tf.GradientTape() as tape:
-        tape.watch(images)
-        features = tf.cast(until_here(images, training=False), tf.float32)
-        middle = features.shape[1] // 2, features.shape[2] // 2
-        signs = random.choice([-1.0, 1.0], (len(images), features.shape[-1]))
-        seen = tf.reduce_sum(features[:, middle[0], middle[1]] * signs.astype(np.float32))
-    gradient = np.abs(tape.gradient(seen, images).numpy()).sum(-1).mean(0)
-
-    patch_size = _weights(model, "stem_conv").shape[0]
-    kernel_size = _weights(model, "block0_depthwise").shape[0]
-    largest = patch_size * (1 + (block + 1) * (kernel_size - 1))
-    return gradient, _side_holding(gradient, share, middle, patch_size), largest
-
-
-def _side_holding(field, share, middle, patch_size):
-    """Returns the side of the smallest square around the middle patch that holds a share of the field."""
-    top, left = patch_size * middle[0], patch_size * middle[1]
-    for reach in range(max(field.shape)):
-        rows = slice(max(0, top - reach), top + patch_size + reach)
-        columns = slice(max(0, left - reach), left + patch_size + reach)
-        # The sums are added up in different orders, and may differ by a rounding.
-        if field[rows, columns].sum() >= share * field.sum() * (1 - 1e-6):
-            return patch_size + 2 * reach
-    return max(field.shape)
-
-
-def _weights(model, name):
-    """Returns the kernel of a ConvMixer's layer as float32."""
-    layers = {layer.name: layer for layer in model.layers}
-    if name not in layers:
-        raise InputError(f"the model {model.name} is not a ConvMixer of this package: it has no layer {name}")
-    return np.asarray(layers[name].get_weights()[0], np.float32)
-
-
-def _depth(model):
-    _weights(model, "block0_depthwise")
-    return sum(layer.name.endswith("_depthwise") for layer in model.layers)
+def _kernel(model, name):
+    """Returns the kernel of a layer as float32."""
+    return np.asarray(model.get_layer(name).get_weights()[0], np.float32)
 
 
 def _brightness(kernel):

@@ -19,9 +19,9 @@ import sys
 from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import ABLATION, from_saved
 from convmixer_keras.training.run_folder import RunFolder
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import make_folder, written_whole
 
 # A name, what it changes of the baseline, and the difference in points of top-1 accuracy that the paper
 # (arXiv:2201.09792) gives for it, if it gives one.
@@ -58,7 +58,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     baseline = dataclasses.replace(ABLATION, **recipe_flags.recipe_overrides(arguments))
     results = arguments.results or arguments.output
-    command_line.quiet_start()
+    streams.quiet_start()
 
     rows = []
     for name, changes, paper in STUDY:
@@ -108,7 +108,7 @@ def train(recipe, folder, data_dir):
 
 def write(results, rows, recipe, config):
     """Writes the rows as a Markdown table, a CSV file and a chart."""
-    os.makedirs(results, exist_ok=True)
+    make_folder(results)
     with written_whole(os.path.join(results, "ablation.csv")) as path, open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

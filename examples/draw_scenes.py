@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from convmixer_keras.utils import command_line
+from convmixer_keras.utils.files import make_folder
 
 
 def draw_scenes(folder, count=600, size=96):
     """Draws discs (1), squares (2) and triangles (3) of similar colours on a noisy background (0)."""
     random = np.random.default_rng(0)
     for part in ("images", "masks"):
-        os.makedirs(os.path.join(folder, part), exist_ok=True)
+        make_folder(os.path.join(folder, part))
     for number in range(count):
         ground = Image.fromarray(random.integers(0, 256, (12, 12, 3)).astype(np.uint8)).resize((size, size))
         mask = Image.new("L", (size, size))

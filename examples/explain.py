@@ -8,7 +8,7 @@
 Writes into --output, and prints what it wrote:
   patches.png      the filters of the patch embedding
   depthwise.png    depthwise kernels by depth, and which part of the image each depth sees: the side of the
-                   square that holds 95 % of the gradient, of what it could see at most
+                   square that holds 95 % of the gradient, and of the largest square that could matter
   maps.png         the photograph of --photo after some of the blocks: like features in like colours
   curves.png       loss, accuracy and learning rate of the runs named by --curves
 
@@ -18,17 +18,17 @@ most of it, on 2 cores of an AMD EPYC.
 
 import os
 
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 
 
 def main():
     arguments = parse()
     command_line.need_tensorflow()  # For the gradient of the receptive fields.
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras import inference, visualization
     from convmixer_keras.training.run_folder import RunFolder
-    from convmixer_keras.utils.files import written_whole
+    from convmixer_keras.utils.files import make_folder, written_whole
 
     figures = {}
     if arguments.curves:
@@ -44,10 +44,7 @@ def main():
         figures["depthwise.png"] = visualization.depthwise_kernels(model)
         if arguments.photo:
             figures["maps.png"] = feature_maps(opened, arguments.photo)
-    try:
-        os.makedirs(arguments.output, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {arguments.output}: {error.strerror.lower()}") from None
+    make_folder(arguments.output)
     for name, figure in figures.items():
         path = os.path.join(arguments.output, name)
         with written_whole(path) as temporary:
@@ -82,7 +79,9 @@ def parse():
     parser.add_argument("model", nargs="?", metavar="MODEL", help=command_line.MODEL)
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
     parser.add_argument("--photo", metavar="FILE", help="draw the feature maps of this photograph")
-    parser.add_argument("--output", default="explained", metavar="DIR", help="folder for the pictures")
+    parser.add_argument(
+        "--output", default="outputs/explained", metavar="DIR", help="folder for the pictures"
+    )
     return parser.parse_args()
 
 

@@ -17,7 +17,7 @@ import os
 import numpy as np
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
 
 BATCH = 32
@@ -25,15 +25,16 @@ BATCH = 32
 
 def main():
     arguments = parse()
-    command_line.quiet_start()
-    from convmixer_keras.utils.files import written_whole
-    from convmixer_keras.utils.image_files import image_paths
+    streams.quiet_start()
+    from convmixer_keras.utils.files import make_folder, written_whole
+    from convmixer_keras.utils.image_listing import image_paths
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
     paths = image_paths(arguments.folder)
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
+    make_folder(os.path.dirname(arguments.output))
     # Around all of the work, which would be lost if the picture could not be written.
     with written_whole(arguments.output) as picture:
         draw_neighbours(paths, arguments, picture)
@@ -104,7 +105,7 @@ def parse():
     parser.add_argument(
         "--output",
         type=command_line.picture,
-        default="neighbours.png",
+        default="outputs/neighbours.png",
         metavar="FILE",
         help="the picture to write",
     )

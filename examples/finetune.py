@@ -4,7 +4,7 @@
   python examples/finetune.py photos/                                    photos/cat/*.jpg, photos/dog/*.jpg
   python examples/finetune.py photos/ --from runs/cifar10/model.keras    start from a model of your own
   python examples/finetune.py photos/ --epochs 5 0                       a linear probe: the body stays
-  python examples/predict.py new.jpg --model finetuned.keras             what the result is for
+  python examples/predict.py new.jpg --model outputs/finetuned.keras     what the result is for
 
 The network gets a new classifier. At first only that is trained, on top of a body that stays as it is, and
 then all of it at a lower rate. Prints the accuracy on a fifth of each class's photographs, which are held
@@ -18,12 +18,13 @@ with ConvMixer-1024/20 at 224x224 the first epoch over 38 photographs took 10 s 
 
 import concurrent.futures
 import os
+import shlex
 import sys
 
 import numpy as np
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output
 from convmixer_keras.utils.text import one_line
@@ -36,30 +37,36 @@ SEED = 0
 
 def main():
     arguments = parse()
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras.models.saving import save_model
-    from convmixer_keras.utils.files import written_whole
+    from convmixer_keras.utils.files import make_folder, written_whole
 
     check_output(arguments.output, ".keras", [arguments.start])
     if not any(arguments.epochs):
         raise InputError("--epochs must be at least 1 for the classifier or for all of it, got 0 0")
     names, train, held_out = split(arguments.folder)
     print(f"{len(names)} classes, {len(train)} photographs to train on, {len(held_out)} held out", flush=True)
+    make_folder(os.path.dirname(arguments.output))
     # Around all of the work, which would be lost if the model could not be written.
     with written_whole(arguments.output) as temporary:
         model, preprocessing, accuracy = finetune(names, train, held_out, arguments)
         save_model(model, temporary, names, preprocessing)
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
-        f"wrote {arguments.output}, which knows {one_line(', '.join(names))}\n"
-        f"  python {beside('predict.py')} PHOTO --model {arguments.output}\n"
-        f"  convmixer-tflite {arguments.output} finetuned.tflite --calibrate {arguments.folder}"
+        f"wrote {arguments.output}, which knows {one_line(', '.join(names))}"
     )
+    for command in next_commands(arguments.output, arguments.folder):
+        print(f"  {shlex.join(command)}")
 
 
-def beside(script):
-    """The path of another example, as this one was started."""
-    return os.path.join(os.path.dirname(sys.argv[0]), script)
+def next_commands(model, folder):
+    """Returns what to do with the model next, as lists of words."""
+    predict = os.path.join(os.path.dirname(sys.argv[0]), "predict.py")  # As this example was started.
+    tflite = os.path.splitext(model)[0] + ".tflite"
+    return (
+        ["python", predict, "PHOTO", "--model", model],
+        ["convmixer-tflite", model, tflite, "--calibrate", folder],
+    )
 
 
 def finetune(names, train, held_out, arguments):
@@ -152,7 +159,9 @@ def parse():
         metavar="MODEL",
         help="a .keras file, or a builder that has published weights",
     )
-    parser.add_argument("--output", default="finetuned.keras", metavar="FILE", help="the model to write")
+    parser.add_argument(
+        "--output", default="outputs/finetuned.keras", metavar="FILE", help="the model to write"
+    )
     parser.add_argument(
         "--epochs",
         type=command_line.not_negative,

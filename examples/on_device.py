@@ -95,8 +95,8 @@ def load(path, threads, wanted):
             give_up(f"{path} takes normalised channels: export it with --mean and --std")
         record = {"crop_pct": 1.0, "interpolation": "bicubic", "orientation": "exif"}
         print(
-            f"note: {path} does not say how photographs become its input; taken: crop_pct 1, bicubic, turned "
-            "as EXIF says (--crop-pct, --interpolation and --orientation say otherwise)",
+            f"note: {path} does not record its preprocessing; using crop_pct 1, bicubic, turned as EXIF says "
+            "(override with --crop-pct, --interpolation, --orientation)",
             file=sys.stderr,
         )
     record = {name: record.get(name) for name in _RECORD}

@@ -19,7 +19,7 @@ import os
 import numpy as np
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output
 from convmixer_keras.utils.text import one_line
@@ -29,7 +29,7 @@ BATCH = 32
 
 def main():
     arguments = parse()
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras import inference
     from convmixer_keras.data.class_names import decode_predictions
 

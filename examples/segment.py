@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from convmixer_keras.utils import command_line, progress
+from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
 
 IGNORED = 255
@@ -22,9 +22,9 @@ SEED = 0
 
 def main():
     arguments = parse()
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras.models.saving import save_model
-    from convmixer_keras.utils.files import written_whole
+    from convmixer_keras.utils.files import make_folder, written_whole
 
     images, masks = read(arguments.folder, arguments.size)
     order = np.random.default_rng(SEED).permutation(len(images))
@@ -33,6 +33,8 @@ def main():
     print(
         f"{classes} classes, {len(images) - held_out} images to learn from, {held_out} held out", flush=True
     )
+    for path in (arguments.output, arguments.picture):
+        make_folder(os.path.dirname(path))
     with written_whole(arguments.output) as model_file, written_whole(arguments.picture) as picture:
         model = train(images[held_out:], masks[held_out:], classes, arguments)
         predicted = model.predict(images[:held_out], batch_size=8, verbose=0).argmax(-1)
@@ -51,6 +53,7 @@ def train(images, masks, classes, arguments):
     import keras
 
     import convmixer_keras as ck
+    from convmixer_keras.models.structure import takes_pixels
 
     keras.utils.set_random_seed(SEED)
     if arguments.start is None:
@@ -59,7 +62,7 @@ def train(images, masks, classes, arguments):
         )
     else:
         body = ck.inference.load(arguments.start, include_top=False).model
-        if "input_normalization" not in [layer.name for layer in body.layers]:
+        if not takes_pixels(body):
             raise InputError(f"{arguments.start} must take pixels 0..255 and normalise them itself")
     depth = sum(layer.name.endswith("_depthwise") for layer in body.layers)
     blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
@@ -92,7 +95,7 @@ def read(folder, size):
     """Returns uint8 images (n, size, size, 3) and int32 masks (n, size, size) of a folder."""
     from PIL import Image
 
-    from convmixer_keras.utils.image_files import image_paths
+    from convmixer_keras.utils.image_listing import image_paths
 
     parts = [os.path.join(folder, part) for part in ("images", "masks")]
     for part in parts:
@@ -149,11 +152,13 @@ def parse():
     number = command_line.positive
     parser.add_argument("--size", type=number, default=96, metavar="N", help="side of the images in pixels")
     parser.add_argument("--epochs", type=number, default=8, metavar="N", help="passes over the images")
-    parser.add_argument("--output", default="segmenter.keras", metavar="FILE", help="the model to write")
+    parser.add_argument(
+        "--output", default="outputs/segmenter.keras", metavar="FILE", help="the model to write"
+    )
     parser.add_argument(
         "--picture",
         type=command_line.picture,
-        default="segmented.png",
+        default="outputs/segmented.png",
         metavar="FILE",
         help="the picture to write",
     )

@@ -11,7 +11,7 @@ starts from PyTorch's, with which the published networks were trained. Took 9 s 
 most of them the import of TensorFlow.
 """
 
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 
 IMPORTS = """
 from keras import *
@@ -32,7 +32,7 @@ def main():
     parser = command_line.parser(__doc__)
     parser.add_argument("--picture", type=command_line.picture, metavar="FILE", help="draw the code")
     arguments = parser.parse_args()
-    command_line.quiet_start()
+    streams.quiet_start()
     import numpy as np
 
     import convmixer_keras as ck

@@ -11,7 +11,7 @@ from PIL import Image
 
 import convmixer_keras as ck
 from convmixer_keras import presets
-from convmixer_keras.convert import tflite, torch_checkpoint, torch_weights
+from convmixer_keras.convert import tflite, torch_checkpoint, torch_state_dict
 
 PIXELS = {"input_mean": 120.0, "input_std": 60.0}
 ANIMALS = ["cat", "dog"]
@@ -49,7 +49,7 @@ def prepared(tmp_path_factory):
         ("runs/photos/model.keras", ANIMALS, (32, 32, 3)),
         ("runs/seven/model.keras", [*ANIMALS, "truck"], (32, 32, 3)),
         ("model.keras", ANIMALS, (32, 32, 3)),
-        ("finetuned.keras", [*ANIMALS, "truck"], (32, 32, 3)),
+        ("outputs/finetuned.keras", [*ANIMALS, "truck"], (32, 32, 3)),
     ):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         model = ck.ConvMixer(8, 4, 3, 4, classes=len(classes), input_shape=shape, **PIXELS)
@@ -78,7 +78,7 @@ def _checkpoints(root):
     model = keras.saving.load_model(root / "model.keras")
     tflite.export(model, root / "model.tflite", labels=ANIMALS)
     (root / "three.tflite").write_bytes((root / "model.tflite").read_bytes())
-    state = torch_weights.to_state_dict(model, "official")
+    state = torch_state_dict.to_state_dict(model, "official")
     torch.save({name: torch.tensor(array) for name, array in state.items()}, root / "checkpoint.pth")
 
 
@@ -132,5 +132,5 @@ def published_weights(prepared):
 @pytest.fixture(scope="session")
 def published_checkpoint(prepared):
     """timm's file of ConvMixer-768/32, with random weights."""
-    state = torch_weights.to_state_dict(ck.ConvMixer768_32(), "timm")
+    state = torch_state_dict.to_state_dict(ck.ConvMixer768_32(), "timm")
     torch_checkpoint.write_checkpoint(state, prepared / "convmixer_768_32.safetensors")

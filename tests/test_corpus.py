@@ -12,7 +12,7 @@ import corpus_commands
 import numpy as np
 import pytest
 
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
 
@@ -117,7 +117,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_noise(monkeypatch):
     """Quiet start-up is for processes of their own."""
-    monkeypatch.setattr(command_line, "quiet_start", lambda: None)
+    monkeypatch.setattr(streams, "quiet_start", lambda: None)
 
 
 def snapshot(folder):

@@ -124,7 +124,7 @@ def test_what_nobody_says_is_said_once(tmp_path, capsys):
     assert opened.preprocessing == opened.preprocessing == Preprocessing((13, 15))
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "model.keras does not say how photographs become its input" in error
+    assert "model.keras does not record its preprocessing" in error
     build().save(tmp_path / "normalised.keras")
     opened = inference.load(tmp_path / "normalised.keras")
     with pytest.raises(InputError, match="takes normalised channels, and does not say which: give --mean"):
@@ -156,7 +156,7 @@ def test_the_default_is_what_needs_no_network(tmp_path, monkeypatch, capsys):
     assert inference.default_builder() == "ConvMixer256_8_P2"
     note = capsys.readouterr().err
     assert note.count("\n") == 1
-    assert "CIFAR-10's ten classes" in note
+    assert "CIFAR-10, ten classes" in note
     opened = inference.load("ConvMixer256_8_P2")
     path = ROOT / "examples" / "photos" / "horse" / "0000.jpg"
     np.testing.assert_array_equal(opened.read(path), np.asarray(Image.open(path), np.float32))

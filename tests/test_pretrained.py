@@ -95,6 +95,7 @@ def test_fetched_and_converted_once(server, tmp_path, capsys):
     assert json.loads((folder / CONVERTED[0]).read_text())["sha256"] == sha256
 
 
+@pytest.mark.slow
 def test_the_real_builder(server, tmp_path):
     reference = reference_of(presets.CONVMIXER_768_32)
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))

@@ -65,6 +65,7 @@ def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsy
         "![Learning curves](curves.png)",
         "13x15, crop_pct 0.9",
         "| model-int8.tflite |",
+        'inference.load("hf://user/repo")',
     ):
         assert words in text
 
@@ -89,6 +90,7 @@ def test_nothing_is_said_that_was_not_measured(tmp_path):
     assert "accuracy" not in text
     assert "does not say how photographs become its input" in text
     assert "curves" not in text
+    assert 'inference.load("hf://USER/REPO")' in text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(page.files)
 
 

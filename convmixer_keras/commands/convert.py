@@ -6,7 +6,7 @@
   convmixer-convert kimm.keras model.keras
   convmixer-convert model.keras model.safetensors --to timm
 
-The network is found out from the names and shapes of the tensors: those of the authors, timm, mmpretrain,
+The network is recognised by the names and shapes of its tensors: those of the authors, timm, mmpretrain,
 labml and the 280-character version by name, any other by structure. Weights files of keras-cv, kimm, kmodels
 and other Keras programs are read, too. PyTorch is only needed for pickled files and for the comparison of the
 two networks' outputs.
@@ -21,12 +21,18 @@ import numpy as np
 from convmixer_keras import presets
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.commands.verification import TOLERANCE, Disagreement, compare, torch_outputs
-from convmixer_keras.convert import timm_config, torch_checkpoint, torch_layouts, torch_weights
+from convmixer_keras.convert import (
+    timm_config,
+    torch_checkpoint,
+    torch_layouts,
+    torch_state_dict,
+    torch_weights,
+)
 from convmixer_keras.convert.recognition import BY_STRUCTURE
 from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.models.saving import load_model, save_model, save_weights
-from convmixer_keras.utils import command_line, extras
+from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, written_whole
 from convmixer_keras.utils.text import one_line
@@ -40,7 +46,7 @@ def main(argv=None):
     """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
     _refuse_meaningless(arguments)
-    command_line.quiet_start()
+    streams.quiet_start()
     verify = _whether_to_verify(arguments)
     try:
         if arguments.to is None:
@@ -62,13 +68,13 @@ def _parser():
     )
     parser.add_argument(
         "--to",
-        choices=torch_weights.TARGETS,
+        choices=torch_state_dict.TARGETS,
         help="write a PyTorch state dict, with timm's names or those of the authors' nn.Sequential",
     )
     parser.add_argument(
         "--activation",
         choices=torch_weights.ACTIVATIONS,
-        help="the network's activation, which no checkpoint tells; not needed for the published variants",
+        help="the network's activation, which checkpoints do not record; not needed for published variants",
     )
     parser.add_argument(
         "--variant",
@@ -82,7 +88,7 @@ def _parser():
         "--classes",
         type=int,
         metavar="N",
-        help="keep the body and start a new, random classifier of so many classes",
+        help="keep the body and start a new, random classifier with N classes",
     )
     parser.add_argument(
         "--epsilon",
@@ -177,7 +183,7 @@ def _to_keras(arguments, verify):
         )
         print(f"{one_line(arguments.input)}: {one_line(checkpoint)}")
         if checkpoint.recognised.layout == BY_STRUCTURE:
-            print("recognised by its tensors' shapes; taken for what:")
+            print("recognised by shape; the layers are:")
             print("\n".join(f"  {one_line(line)}" for line in checkpoint.recognised.modules()))
         patch_size = checkpoint.recognised.sizes.patch_size
         if arguments.image_size is not None and arguments.image_size < patch_size:
@@ -257,20 +263,20 @@ def _to_torch(arguments, verify):
 
     torch_checkpoint.check_writable_name(arguments.output)
     model = load_model(arguments.input)
-    state = torch_weights.to_state_dict(model, arguments.to)
-    sizes, activation = torch_weights.model_sizes(model), torch_weights.model_activation(model)
+    state = torch_state_dict.to_state_dict(model, arguments.to)
+    sizes, activation = torch_state_dict.model_sizes(model), torch_state_dict.model_activation(model)
     print(f"{one_line(arguments.input)}: {sizes}, {activation}")
     mean_and_std = torch_verify.normalization(model) or ()
     if mean_and_std:
-        print("input_normalization stays behind: the PyTorch weights take channels that are normalised")
+        print("input_normalization is left out: the PyTorch weights take channels that are normalised")
     top_activation = model.get_layer("head").activation.__name__
     if top_activation != "linear":
-        print(f"{top_activation} stays behind: the PyTorch weights give logits")
+        print(f"{top_activation} is left out: the PyTorch weights give logits")
     dtype = model.get_layer("stem_conv").compute_dtype
     if verify and dtype != "float32":
         print(f"not verified: the model computes in {dtype}, and PyTorch's would in float32")
     elif verify:
-        modules = torch_weights.TARGETS[arguments.to].module_names(sizes.depth)
+        modules = torch_state_dict.TARGETS[arguments.to].module_names(sizes.depth)
         arrays = {
             (layer, tensor): state[f"{module}.{tensor}"]
             for layer, module in modules.items()

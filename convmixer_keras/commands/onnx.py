@@ -7,13 +7,13 @@ The file takes what the model takes, float32 (batch, height, width, channels), f
 time. Class names and preprocessing travel in its metadata.
 """
 
-from convmixer_keras.utils import command_line, extras
+from convmixer_keras.utils import command_line, extras, streams
 
 
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     extras.require("onnx")
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras.convert import onnx
     from convmixer_keras.data import preprocessing
     from convmixer_keras.models.saving import load_class_names, load_model

@@ -3,20 +3,20 @@
   convmixer-publish runs/photos/model.keras published/
   convmixer-publish runs/photos/model.keras hf://USER/REPO
 
-The card states of data, recipe and accuracy what the training run recorded, and nothing that was not
-measured. HF_TOKEN, or `hf auth login`, says who uploads.
+The card states the data, recipe and accuracy that the training run recorded. To upload, set HF_TOKEN or run
+`hf auth login`.
 """
 
 import tempfile
 
-from convmixer_keras.utils import command_line, hub
+from convmixer_keras.utils import command_line, hub, streams
 from convmixer_keras.utils.text import one_line
 
 
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
-    command_line.quiet_start()
+    streams.quiet_start()
     if not hub.is_name(arguments.destination):
         _write(arguments, arguments.destination)
         print(f"wrote {arguments.destination}")
@@ -25,16 +25,16 @@ def main(argv=None):
 
     hub.parse(arguments.destination)
     with tempfile.TemporaryDirectory() as folder:
-        _write(arguments, folder)
+        _write(arguments, folder, name=arguments.destination)
         address = publishing.upload(folder, arguments.destination, arguments.private)
     print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
     return command_line.DONE
 
 
-def _write(arguments, folder):
+def _write(arguments, folder, **options):
     from convmixer_keras import publishing
 
-    page = publishing.write(arguments.model, folder, calibration=arguments.calibrate, verbose=True)
+    page = publishing.write(arguments.model, folder, calibration=arguments.calibrate, verbose=True, **options)
     for name in page.files:
         print(f"  {name}")
     for name, reason in page.left_out.items():
@@ -50,7 +50,7 @@ def _parser():
         metavar="SOURCE",
         help="images for int8 and for comparing the .tflite files (default: the run's training data)",
     )
-    parser.add_argument("--private", action="store_true", help="let a new repository be private")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     return parser
 
 

@@ -26,7 +26,7 @@ def recipe_overrides(arguments):
 
 
 def _flag(field, default):
-    """The `add_argument` keywords of a recipe's field; flags that are not given leave no trace."""
+    """The `add_argument` keywords of a recipe's field; flags that are not given set nothing."""
     text = field.metadata["help"].replace("%", "%%")
     if default is not None:
         shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default

@@ -7,17 +7,13 @@ import numpy as np
 
 from convmixer_keras import visualization
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import check_local, written_whole
+from convmixer_keras.utils.files import make_folder, written_whole
 from convmixer_keras.utils.text import one_line
 
 
 def write_report(folder, scores):
     """Writes per-class accuracies and the confusion matrix into a folder."""
-    check_local(folder)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror.lower()}") from None
+    make_folder(folder)
     names = scores.class_names
     classes, matrix, picture = (
         os.path.join(folder, name) for name in ("classes.csv", "confusion.csv", "confusion.png")

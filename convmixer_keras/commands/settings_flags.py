@@ -1,4 +1,4 @@
-"""A flag for each field of `Settings`; those that are not given leave no trace."""
+"""A flag for each field of `Settings`; those that are not given set nothing."""
 
 import argparse
 import dataclasses

@@ -4,9 +4,9 @@ import dataclasses
 import re
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.convert.tflite import MODES, export, model_takes_pixels
+from convmixer_keras.convert.tflite import MODES, export
 from convmixer_keras.data import preprocessing as preprocessing_module
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, read_text
 from convmixer_keras.utils.text import one_line
@@ -23,7 +23,7 @@ The file is then run against the Keras model, on the images of --calibrate or on
 def main(argv=None):
     arguments = parse(argv)
     command_line.need_tensorflow()
-    command_line.quiet_start()
+    streams.quiet_start()
     from convmixer_keras.models.saving import load_class_names, load_model
 
     check_output(arguments.output, (".tflite",), (arguments.model, arguments.labels or ""))
@@ -64,6 +64,8 @@ def main(argv=None):
 
 def _of_file(preprocessing, model, arguments):
     """Returns what the model file and the flags say, or else a default for a model that takes images."""
+    from convmixer_keras.models.structure import takes_pixels  # Imports Keras.
+
     changes = preprocessing_changes(arguments)
     if preprocessing is None:
         height, width, channels = model.inputs[0].shape[1:]
@@ -72,7 +74,7 @@ def _of_file(preprocessing, model, arguments):
         size = arguments.size or (height, width)
         if changes:
             return preprocessing_module.Preprocessing(size, channels, **changes)
-        if not model_takes_pixels(model):
+        if not takes_pixels(model):
             return None
         return preprocessing_module.assumed(arguments.model, size, channels)
     return dataclasses.replace(preprocessing, **changes)

@@ -12,6 +12,7 @@ recipe that is named: try --recipe imagenet --help.
 
 import argparse
 import dataclasses
+import json
 import os
 import shlex
 import sys
@@ -19,7 +20,7 @@ import warnings
 
 from convmixer_keras.commands import evaluate, recipe_flags, settings_flags
 from convmixer_keras.recipes import RECIPES, for_dataset, recipe_name_for
-from convmixer_keras.utils import command_line, extras, hub
+from convmixer_keras.utils import command_line, extras, hub, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
@@ -29,7 +30,7 @@ DEFAULT_RECIPE = "digits"
 def main(argv=None):
     arguments, recipe = parse(argv)
     command_line.need_tensorflow()
-    command_line.quiet_start()
+    streams.quiet_start()
     if arguments.evaluate is not None:
         return evaluate.evaluate(arguments, recipe)
     if arguments.preview is not None:
@@ -79,12 +80,12 @@ def train(arguments, recipe):
         finished = len(folder.read_history())
         print(
             f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
-            f"go on: {go_on}",
+            f"continue with: {go_on}",
             file=sys.stderr,
         )
         return command_line.INTERRUPTED
     except Terminated as error:
-        print(f"terminated: {one_line(error)}; continue with {go_on}", file=sys.stderr)
+        print(f"terminated: {one_line(error)}; continue with: {go_on}", file=sys.stderr)
         return command_line.TERMINATED
     except PeerLost as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
@@ -120,7 +121,7 @@ def warn_of_slow_precision(recipe):
 
 
 def test(folder, recipe, settings):
-    """Evaluates the best model on the test split, once in the life of a run, and notes it in the config."""
+    """Evaluates the best model on the test split, once per run, and records it in the config."""
     from convmixer_keras.training import evaluation, run_folder
 
     config, finished = folder.read_config(), len(folder.read_history())
@@ -137,7 +138,7 @@ def test(folder, recipe, settings):
         folder.write_config({**config, "test": known})
     print(
         f"\ntest accuracy {100 * known['top1']:.2f} % of {known['model']} on the {known['images']} images of "
-        f"{recipe.test_split!r}, which chose nothing"
+        f"{recipe.test_split!r} (not used to choose the model)"
     )
 
 
@@ -174,10 +175,13 @@ def report(folder, history):
     )
     for name, what in rows:
         print(f"  {folder[name]:<32}  {what}")
+    # In double quotes, so that the shell's single quotes around the whole need no escapes.
+    quoted = json.dumps(model, ensure_ascii=False)
+    show = f"import keras; keras.saving.load_model({quoted}).summary()"
     print(
         "\nuse the model\n"
-        f"  {shlex.join(command_line.started_as())} --evaluate {shlex.quote(model)}\n"
-        f"  python -c \"import keras; keras.saving.load_model('{model}').summary()\""
+        f"  {shlex.join([*command_line.started_as(), '--evaluate', model])}\n"
+        f"  {shlex.join(['python', '-c', show])}"
     )
 
 

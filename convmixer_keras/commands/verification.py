@@ -1,4 +1,4 @@
-"""Whether a converted network gives the outputs of the same weights in PyTorch, and the words for it."""
+"""Compares a converted network's outputs with those of the same weights in PyTorch."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
 TOLERANCE = 1e-3
-# With these many patches a side, edges and inner places all count, whatever the patch size.
+# With this many patches a side, edges and inner places both count, whatever the patch size.
 _PATCHES_TO_VERIFY = 16
 
 

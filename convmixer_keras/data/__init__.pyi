@@ -1,5 +1,5 @@
 from . import preprocessing as preprocessing
-from .augment import augment as augment
 from .pipeline import Data as Data
 from .pipeline import load as load
 from .pipeline import load_validation as load_validation
+from .tfdata_augment import augment as augment

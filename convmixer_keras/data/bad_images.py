@@ -21,8 +21,8 @@ class BadImages:
 
     Attributes:
         paths: Those that were found so far.
-        error: The `InputError` that names the one file too many, once there is one. It is not raised where
-            TensorFlow decodes, which would log all that led to it: see `check` and `checked`.
+        error: The `InputError` that names the first file over the limit, or None. `check` and `checked`
+            raise it; raised where TensorFlow decodes, it would be logged with its whole traceback.
     """
 
     def __init__(self, limit=0):
@@ -47,7 +47,7 @@ class BadImages:
         self.check()
 
     def decoded(self, decode, read, image, path):
-        """Decodes a file; one that cannot be decoded becomes an image of no pixels.
+        """Decodes a file; one that cannot be decoded becomes an empty image.
 
         Args:
             decode: Function from the bytes of a file to an image (height, width, channels), uint8.
@@ -97,7 +97,7 @@ class BadImages:
         raise self.error
 
     def _check(self, path):
-        """Says whether a file can be decoded after all; a run that is being stopped only seems to fail."""
+        """Returns whether a file can be decoded after all: decoding also fails while a run is stopped."""
         try:
             transforms.decode(tf.io.read_file(path), 3)
             return True
@@ -114,7 +114,8 @@ class BadImages:
             message = f"{path} cannot be decoded as an image" + (f": {reason}" if reason else "")
             if len(self.paths) > self.limit:
                 self.error = self.error or InputError(
-                    f"{message}, and max_bad_images is {self.limit}: mend it, remove it, or allow more"
+                    f"{message}, and max_bad_images is {self.limit}: repair it, remove it, or raise "
+                    "--max-bad-images"
                 )
                 return
             warnings.warn(f"{message}; it is left out", stacklevel=2)
@@ -144,7 +145,7 @@ def map_batch(function, guarded, batch):
 
 
 def read_file(path):
-    """The bytes of a file, none where it cannot be read."""
+    """Returns the bytes of a file, none where it cannot be read."""
     return _or_empty(tf.io.read_file, path)
 
 

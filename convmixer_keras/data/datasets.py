@@ -6,17 +6,17 @@ from convmixer_keras.data.bad_images import zeros_like_spec
 
 
 def with_cardinality(batches, steps):
-    """Says how many batches a full pass has, without insisting on it: a resumed pass has fewer.
+    """Tells Keras how many batches a full pass has, and allows fewer, as in a resumed pass.
 
-    (`assert_cardinality` fails on such a pass, and Keras wants to know the number.)
+    `assert_cardinality` would fail on such a pass.
     """
     one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
-    endless_for_all_tensorflow_knows = one.filter(lambda *_: False).repeat()
-    return batches.concatenate(endless_for_all_tensorflow_knows).take(steps)
+    of_unknown_length = one.filter(lambda *_: False).repeat()
+    return batches.concatenate(of_unknown_length).take(steps)
 
 
 def not_sharded():
-    """Each worker reads its own share already."""
+    """Returns options without automatic sharding: each worker reads its own share already."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Images and batches are processed in parallel already; threads within one of them only get in the way.

@@ -12,7 +12,7 @@ import warnings
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_files import entries_of, is_folder, is_image, list_images
+from convmixer_keras.utils.image_listing import entries_of, is_folder, is_image, list_images
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 _LIKE_A_SPLIT = ("train", "test", "val", "eval", "dev")
@@ -136,9 +136,9 @@ def _report_left_out(path, listings):
     parts = []
     if counts:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(5))
-        parts.append(f"{counts.total():,} files that are no images ({kinds})")
+        parts.append(f"{counts.total():,} files that are not images ({kinds})")
     if stray:
-        parts.append(f"{stray:,} images that are in no class")
+        parts.append(f"{stray:,} images outside any class folder")
     if empty:
         parts.append(f"{len(empty):,} folders without images ({_quoted(empty, 3)})")
     if parts:
@@ -146,7 +146,7 @@ def _report_left_out(path, listings):
 
 
 def _part(split, share, root, held_out):
-    """The held-out part of a split, or what remains of it."""
+    """Returns the held-out part of a split, or what remains of it."""
     paths = {}
     for name, files in split.paths.items():
         if len(files) < 2:
@@ -162,7 +162,7 @@ def _part(split, share, root, held_out):
 
 
 def _rank(path):
-    """A number that follows from a relative path only, as every file system writes it."""
+    """Returns a number that depends on a relative path alone, and is the same on every file system."""
     name = unicodedata.normalize("NFC", path.replace(os.sep, "/"))
     return hashlib.sha256(name.encode()).digest()
 

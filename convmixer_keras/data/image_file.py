@@ -36,9 +36,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 def read(source, channels=3, orientation="stored"):
     """Reads an image file, or the first picture of one that has several.
 
-    Transparency is left out, not blended, as Pillow's `convert("RGB")` does. Of 16 bits a sample the upper
-    eight count. JPEG files are decoded in full, however small the result will be: decoding a smaller version
-    (Pillow's `draft`) gives other pixels.
+    Transparency is left out, not blended, as Pillow's `convert("RGB")` does. Of 16-bit samples the upper
+    eight bits are used. JPEG files are decoded in full, however small the result will be: decoding a smaller
+    version (Pillow's `draft`) gives other pixels.
 
     Args:
         source: The path of an image file, its bytes, or a Pillow image.

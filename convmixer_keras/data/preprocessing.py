@@ -213,11 +213,11 @@ def of(path):
 
 
 def assumed(path, size, channels):
-    """Returns what is taken for a file that does not say, and says so on standard error."""
+    """Returns the default `Preprocessing` for a file that records none, with a note on standard error."""
     record = Preprocessing(size=size, channels=channels)
     print(
-        f"note: {one_line(path)} does not say how photographs become its input; taken: {record} (--crop-pct, "
-        "--interpolation and --orientation say otherwise)",
+        f"note: {one_line(path)} does not record its preprocessing; using {record} (override with "
+        "--crop-pct, --interpolation, --orientation)",
         file=sys.stderr,
     )
     return record

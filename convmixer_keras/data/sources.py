@@ -80,7 +80,7 @@ def open_source(recipe, data_dir=None):
 def check_dataset(dataset, data_dir=None):
     """Raises InputError where `dataset` is neither "digits" nor a folder nor what tensorflow-datasets knows.
 
-    Downloads nothing, so that a mistyped name is found before anything else is complained of.
+    Downloads nothing, so a mistyped name is reported first.
     """
     if dataset == "digits" or os.path.isdir(os.path.expanduser(dataset)):
         return
@@ -91,7 +91,7 @@ def check_dataset(dataset, data_dir=None):
 
 
 def _digits():
-    """scikit-learn's 1,797 scans of handwritten digits, every class split alike, always the same way."""
+    """scikit-learn's 1,797 scans of handwritten digits, split by class, always in the same way."""
     extras.require("sklearn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -170,7 +170,8 @@ def _tfds(name, data_dir):
     _fail_soon(downloader)
     try:
         builder.download_and_prepare()
-    except (OSError, AssertionError, tfds.download.DownloadError) as error:  # AssertionError: by hand
+    # AssertionError: of files that have to be downloaded by hand.
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"dataset {name} cannot be downloaded and prepared: {reason}") from error
     splits = builder.info.splits
@@ -200,9 +201,9 @@ def _tfds(name, data_dir):
 
 
 def _fail_soon(downloader):
-    """Lets downloads of tensorflow-datasets end where nobody answers, each attempt with a line of its own.
+    """Limits the retries and the waiting time of tensorflow-datasets' downloads.
 
-    As it comes, it tries 11 times, for more than 3 minutes, and waits without end for a silent server.
+    By default it tries 11 times, for more than 3 minutes, and waits forever for a silent server.
     """
     downloader.MAX_RETRIES = 4
     if not isinstance(downloader._open_with_requests, functools.partial):
@@ -228,7 +229,7 @@ def _undecoded(builder, split, **options):
 
 
 def _shards(builder, split):
-    """Returns `Split.shards`. tensorflow-datasets itself shuffles files by a seed that is no tensor."""
+    """Returns `Split.shards`. tensorflow-datasets itself shuffles files by a seed that cannot be a tensor."""
     import tensorflow_datasets as tfds
 
     parts = builder.info.splits[split].file_instructions

@@ -1,4 +1,4 @@
-"""Names of splits and of parts of them, and whether a recipe's splits lie apart."""
+"""Names of splits and of parts of them, and whether a recipe's splits overlap."""
 
 import itertools
 import re
@@ -63,8 +63,8 @@ def slice_of(split, size):
 def check_apart(source, recipe):
     """Raises InputError where a recipe would measure on images that it trains or chooses on.
 
-    To validate on the very split that is trained on is let through with a warning, since nobody names it by
-    mistake: it shows whether a network can learn its training images at all.
+    To validate on the training split itself is allowed, with a warning: it shows whether a network can fit
+    its training images.
     """
     train, validation = training_split(source, recipe), validation_split(source, recipe)
     uses = {"train_split": train, "validation_split": validation}
@@ -90,7 +90,7 @@ def part(split, size):
 
 
 def _shared(parts, others):
-    """How many images two lists of (split, first, after the last) have in common."""
+    """Returns how many images two lists of (split, first, after the last) have in common."""
     return sum(
         max(0, min(stop, other_stop) - max(start, other_start))
         for (name, start, stop), (other, other_start, other_stop) in itertools.product(parts, others)

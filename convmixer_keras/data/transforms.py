@@ -74,7 +74,7 @@ def _checked_size(height, width):
 
 
 def _decode_with_pillow(contents, channels, orientation):
-    """Returns no pixels for what is no image: TensorFlow would log an exception at length."""
+    """Returns an empty array for what is not an image: TensorFlow would log an exception at length."""
     try:
         pixels = np.asarray(image_file.read(_as_bytes(contents), channels, orientation))
     except InputError:
@@ -83,7 +83,7 @@ def _decode_with_pillow(contents, channels, orientation):
 
 
 def _as_bytes(contents):
-    """`tf.numpy_function` makes bytes of a string in a graph, and outside of one an array around them."""
+    """`tf.numpy_function` passes a string as bytes in a graph, and as an array of them outside of one."""
     return contents if isinstance(contents, bytes) else contents.item()
 
 
@@ -121,7 +121,7 @@ def turned(image, orientation):
         return tf.cond(transposed, lambda: swapped(mirrored), lambda: mirrored)
 
     def swapped(image):
-        # By NumPy: of a transposition of uint8, TensorFlow's oneDNN logs an error that is none.
+        # By NumPy: TensorFlow's oneDNN logs a false error when it transposes uint8.
         return tf.numpy_function(
             lambda pixels: pixels.swapaxes(0, 1).copy(), [image], tf.uint8, stateful=False
         )

@@ -50,7 +50,8 @@ def ConvMixer(
             raw pixels 0..255 and its first layer is `input_normalization`; otherwise the model takes
             channels that are already normalised. A number counts for every channel.
         include_top: Whether the model ends in a classifier, or in features.
-        weights: None for random ones, or the path of a `.weights.h5` or `.keras` file of this network.
+        weights: None for random ones, the path of a `.weights.h5` or `.keras` file of this network, or
+            "hf://USER/REPO", a Hugging Face repository that holds one.
         input_tensor: A Keras tensor to build on, in place of a new input.
         input_shape: (height, width, channels); height and width may be None. Default (224, 224, 3), or
             the shape of `input_tensor`.

@@ -13,7 +13,7 @@ from convmixer_keras.utils import hub, limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import reserve, written_whole
 
-# A `.keras` file is a zip archive, and Keras leaves entries alone that it does not know.
+# A `.keras` file is a zip archive, and Keras ignores entries that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
 
 
@@ -66,7 +66,7 @@ def check_preprocessing(model, preprocessing):
 
 
 def _save_from_disk(model, path):
-    """As `model.save(path)`, which would hold the whole file in memory beside the model."""
+    """Saves as `model.save(path)` does, but without holding the whole file in memory."""
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:

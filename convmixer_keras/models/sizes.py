@@ -4,6 +4,8 @@ import re
 import zipfile
 from typing import NamedTuple
 
+from convmixer_keras.utils.errors import InputError
+
 
 class Sizes(NamedTuple):
     """A ConvMixer's sizes. `classes` is None for a network without its classifier."""
@@ -24,8 +26,11 @@ class Sizes(NamedTuple):
 
 
 def of_model(model):
-    """Returns the `Sizes` of a Keras model from this package's builders."""
+    """Returns the `Sizes` of a Keras model from this package's builders, or raises InputError."""
     layers = {layer.name: layer for layer in model.layers}
+    for name in ("stem_conv", "block0_depthwise"):
+        if name not in layers:
+            raise InputError(f"{model.name} is not a ConvMixer of this package: it has no layer {name!r}")
     depth = sum(bool(re.fullmatch(r"block\d+_depthwise", name)) for name in layers)
     head = layers["head"].kernel.shape if "head" in layers else None
     return _of_kernels(layers["stem_conv"].kernel.shape, layers["block0_depthwise"].kernel.shape, depth, head)

@@ -1,4 +1,4 @@
-"""Whether a model is exactly a ConvMixer, and what it ends in: by its graph, not by names alone."""
+"""What a model is by its graph: exactly a ConvMixer or not, what it takes, and what it ends in."""
 
 import keras
 import numpy as np
@@ -14,15 +14,15 @@ _NORMS = {
     keras.layers.BatchNormalization: {"center": True, "scale": True},
     keras.layers.LayerNormalization: {"center": True, "scale": True, "rms_scaling": False},
 }
-# Layers that leave the order and the meaning of scores as they are.
+# Layers that change neither the order nor the meaning of scores.
 _PASSES_ON = (keras.layers.Flatten, keras.layers.Reshape, keras.layers.Dropout, keras.layers.Identity)
 
 
 def check_convmixer(model):
     """Raises InputError unless a model is what `ConvMixer` builds, with finite weights; it names the layer.
 
-    The graph is walked from the output to `stem_conv` and `input_normalization`; what stands before those is
-    not looked at.
+    The graph is walked from the output to `stem_conv` and `input_normalization`; layers before those are not
+    checked.
 
     Args:
         model: A `keras.Model`.
@@ -123,10 +123,31 @@ def _producer(tensor):
     return history.operation, node.input_tensors
 
 
+def takes_pixels(model):
+    """Returns whether a model takes raw pixels 0..255 and normalises them itself.
+
+    A ConvMixer, alone or nested in another model, does so where a layer normalises or rescales. Any other
+    model is assumed to.
+    """
+    layers = list(_layers(model))
+    if all(layer.name != "stem_conv" for layer in layers):
+        return True
+    return any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers)
+
+
+def _layers(model):
+    """Yields the layers of a model and of the models nested in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer)
+        else:
+            yield layer
+
+
 def final_activation(model):
     """Returns the name of the activation that a model's scores come from: "softmax", "linear", ...
 
-    Nested models and layers that pass scores on as they are, such as `Flatten`, are looked through.
+    Looks into nested models, and past layers that pass scores on unchanged, such as `Flatten`.
     """
     layers = list(model.layers)
     while layers:

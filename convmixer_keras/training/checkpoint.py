@@ -1,4 +1,4 @@
-"""What a killed run goes on from: one file with weights, the optimizer's state, and how far the run is."""
+"""What a killed run continues from: one file with weights, the optimizer's state, and how far the run is."""
 
 import math
 import os
@@ -66,7 +66,7 @@ def _variables(model):
 def restore(model, path):
     """Loads what `write` wrote into a compiled model of the same kind, and returns its `Progress`.
 
-    Where there is no file, that of a run that has not begun.
+    Without a file, that of a run that has not begun.
 
     Raises:
         InputError: If the file is damaged or of another model.

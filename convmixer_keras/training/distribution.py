@@ -21,7 +21,7 @@ from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.text import one_line
 
 STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
-TPU_SECONDS = 20  # For how long to wait for an answer of a TPU, or of what knows its address.
+TPU_SECONDS = 20  # How long to wait for the answer of a TPU, or of the service that knows its address.
 
 
 def choose_strategy(name="auto"):
@@ -74,7 +74,7 @@ def together(workers, timeout, output, shared_errors=()):
 
 
 def _abort_collectives(message):
-    """Lets every exchange with other processes fail, the one that waits and those to come."""
+    """Makes every exchange with other processes fail, the waiting one and all later ones."""
     with contextlib.suppress(tf.errors.OpError, RuntimeError):
         context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
 
@@ -84,8 +84,8 @@ def start_strategy(name, workers, others=None):
 
     Args:
         name, workers: What `choose_strategy` returns.
-        others: What the block of `together` gives: with several workers, TensorFlow alone waits for them
-            without end.
+        others: What the block of `together` gives: with several workers, TensorFlow alone would wait
+            for them forever.
 
     Returns:
         A `tf.distribute.Strategy`.
@@ -131,7 +131,7 @@ def _tpu_strategy():
         with _answering_within(TPU_SECONDS):
             resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
             address = resolver.master().removeprefix("grpc://")
-            if address:  # TensorFlow waits without end for one that does not answer.
+            if address:  # TensorFlow waits forever for one that does not answer.
                 host, _, port = address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port))).close()
         if address:
@@ -229,10 +229,10 @@ def check_same(strategy, workers, settings):
 
     Args:
         strategy, workers: Those of the run.
-        settings: Anything whose `repr` says it all.
+        settings: Anything whose `repr` shows every value.
 
     Raises:
-        InputError: In a worker that has others.
+        InputError: If this worker's settings differ.
     """
     if workers.count == 1:
         return

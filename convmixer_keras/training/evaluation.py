@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import keras
 import numpy as np
 
 from convmixer_keras.data import pipeline as data_module
@@ -10,7 +9,7 @@ from convmixer_keras.data import preprocessing as preprocessing_module
 from convmixer_keras.data.scores import Scores
 from convmixer_keras.data.sources import check_fit, open_source
 from convmixer_keras.models.saving import load_class_names, load_model
-from convmixer_keras.models.structure import final_activation
+from convmixer_keras.models.structure import final_activation, takes_pixels
 from convmixer_keras.training.trainer import compile_model
 from convmixer_keras.utils.errors import InputError
 
@@ -60,24 +59,15 @@ def _by_recipe(model, recipe):
     height, width, channels = model.input_shape[1:]
     record = recipe.preprocessing(channels)
     record = dataclasses.replace(record, size=(height or recipe.image_size, width or recipe.image_size))
-    if _normalizes(model):
+    if takes_pixels(model):
         return record
-    mean, std = (_each_channel(values, channels) for values in (recipe.mean, recipe.std))
+    mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
     return dataclasses.replace(record, mean=mean, std=std)
 
 
-def _each_channel(values, channels):
+def _average_for_grey(values, channels):
     """Returns one value for each channel, or one for all; of three for a grey image their mean."""
     return values if len(values) in (1, channels) else (sum(values) / len(values),)
-
-
-def _normalizes(model):
-    """Whether a model, or one that is nested in it, normalises pixels by itself."""
-    return any(
-        isinstance(layer, keras.layers.Normalization)
-        or (isinstance(layer, keras.Model) and _normalizes(layer))
-        for layer in model.layers
-    )
 
 
 def _confusion(model, data):

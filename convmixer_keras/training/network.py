@@ -24,14 +24,14 @@ def build_model(recipe, channels, classes):
         activation=recipe.activation,
         normalization=recipe.normalization,
         residual=recipe.residual,
-        input_mean=[255 * m for m in _each_channel(recipe.mean, channels)],
-        input_std=[255 * s for s in _each_channel(recipe.std, channels)],
+        input_mean=[255 * m for m in _repeat_for_channels(recipe.mean, channels)],
+        input_std=[255 * s for s in _repeat_for_channels(recipe.std, channels)],
         input_shape=(recipe.image_size, recipe.image_size, channels),
         classes=classes,
     )
 
 
-def _each_channel(values, channels):
+def _repeat_for_channels(values, channels):
     return values if len(values) == channels else values * channels
 
 

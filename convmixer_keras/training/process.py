@@ -1,4 +1,4 @@
-"""What a run sets in its process, and sets back."""
+"""Sets a process up for a run, and restores it afterwards."""
 
 import contextlib
 import random

@@ -1,11 +1,11 @@
-"""What may change when a run is resumed, and what the change is noted as."""
+"""What may change when a run is resumed, and how the change is recorded."""
 
 import dataclasses
 
 from convmixer_keras.data.sources import check_dataset
 from convmixer_keras.utils.errors import InputError
 
-# None of these makes another network of the checkpoint, or other images of the data set.
+# These change neither the checkpoint's network nor the data set's images.
 CHANGEABLE = (
     "learning_rate",
     "weight_decay",
@@ -44,7 +44,7 @@ def changes(saved, recipe):
 
 
 def check_folder(folder, recipe, data_dir, resume, overwrite):
-    """Raises InputError if a run cannot begin in a `RunFolder`, or not go on with this `Recipe`."""
+    """Raises InputError if a run cannot begin in a `RunFolder`, or not continue with this `Recipe`."""
     if not resume:
         check_dataset(recipe.dataset, data_dir)
         folder.check_free()

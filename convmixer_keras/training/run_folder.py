@@ -12,7 +12,7 @@ import shutil
 from convmixer_keras.recipes import from_saved
 from convmixer_keras.training.settings import Settings
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import WRITING, check_local, read_text, written_whole
+from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"
@@ -43,7 +43,7 @@ class RunFolder:
         return os.path.join(self.path, name)
 
     def holds_run(self):
-        """Whether there is a run here. A `config.json` of another program is none, a damaged one is."""
+        """Whether there is a run here. Another program's `config.json` does not count, a damaged one does."""
         if not os.path.isfile(self[CONFIG]):
             return False
         try:
@@ -53,13 +53,14 @@ class RunFolder:
         return isinstance(config, dict) and isinstance(config.get("recipe"), dict)
 
     def check_free(self):
-        """Raises InputError if the folder holds files of a run's names, and no run that wrote them."""
+        """Raises InputError if the folder holds files with the names of a run's, but no run."""
         if self.holds_run():
             return
         foreign = [name for name in (CONFIG, *_FILES) if os.path.lexists(self[name])]
         if foreign:
             raise InputError(
-                f"{self.path} holds {foreign[0]}, which no run wrote: move it, or choose another --output"
+                f"{self.path} holds {foreign[0]}, which is not from a run: move it, or choose another "
+                "--output"
             )
 
     def create(self, config):
@@ -68,10 +69,7 @@ class RunFolder:
         Raises:
             InputError: If the folder cannot be made or written to.
         """
-        try:
-            os.makedirs(self.path, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the folder {self.path}: {error.strerror.lower()}") from None
+        make_folder(self.path)
         self.write_config(config)
 
     def write_config(self, config):

@@ -94,7 +94,7 @@ def workers_of_slurm():
     (TensorFlow's `SlurmClusterResolver` fails without GPUs, and sorts node10 before node2.)
 
     Raises:
-        InputError: If Slurm does not name the tasks' machines, or has dealt the tasks out by turns.
+        InputError: If Slurm does not name the tasks' machines, or has distributed the tasks cyclically.
     """
     try:
         tasks, index, node, job, step = (

@@ -1,1 +1,1 @@
-"""Tools that know nothing of images or networks."""
+"""Tools that every folder uses: errors, argument checks, files, progress, command lines."""

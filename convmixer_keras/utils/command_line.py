@@ -1,14 +1,9 @@
-"""What the commands have in common: one style of help, exit codes, one-line errors, a quiet start."""
+"""What the commands have in common: one style of help, exit codes, one-line errors."""
 
 import argparse
-import contextlib
-import glob
 import importlib.metadata
-import io
 import os
-import re
 import sys
-import tempfile
 import warnings
 
 from convmixer_keras import __version__
@@ -17,7 +12,7 @@ from convmixer_keras.utils.text import one_line
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
-# The help of a flag that is left to `inference.default_builder` where it is not given.
+# The help of a flag whose default is `inference.default_builder()`.
 MODEL = (
     "a .keras file, or a builder that has published weights (default: ConvMixer1024_20 if its weights have "
     "been fetched, otherwise ConvMixer256_8_P2)"
@@ -25,7 +20,7 @@ MODEL = (
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the description as written, and states every default that there is."""
+    """Keeps the lines of the description as written, and shows every default."""
 
     def _get_help_string(self, action):
         if action.default in (None, False):
@@ -96,7 +91,7 @@ def picture(text):
 def need_tensorflow():
     """Selects Keras' TensorFlow backend, whatever KERAS_BACKEND or Keras' settings say; call it first.
 
-    Training in `train_keras.py` and the export to `.tflite` are TensorFlow's.
+    Training in `train_keras.py` and the export to `.tflite` need TensorFlow.
     """
     wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
     if "keras" in sys.modules:
@@ -105,86 +100,13 @@ def need_tensorflow():
         if keras.backend.backend() != "tensorflow":
             raise InputError(f"this command needs Keras' TensorFlow backend, got {keras.backend.backend()}")
     elif wanted != "tensorflow":
-        print(f"note: this command needs TensorFlow; KERAS_BACKEND={wanted} does not count", file=sys.stderr)
+        print(f"note: this command needs TensorFlow; KERAS_BACKEND={wanted} is ignored", file=sys.stderr)
     os.environ["KERAS_BACKEND"] = "tensorflow"
-
-
-def quiet_start():
-    """Imports TensorFlow without its start-up chatter; its errors are still shown.
-
-    TensorFlow writes these lines from C++ before any log level is honoured, so standard error
-    itself is captured during the import, and all but the chatter printed afterwards.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with tempfile.TemporaryFile() as held_back:
-        try:
-            with _descriptors_into(held_back, 2):
-                import tensorflow as tf
-
-                tf.config.list_physical_devices()
-        finally:
-            for line in _text(held_back).splitlines():
-                if not _is_chatter(line):
-                    print(one_line(line), file=sys.stderr)
-
-
-def _is_chatter(line):
-    if "cuInit" in line:  # Matters only where there is a GPU.
-        return not glob.glob("/dev/nvidia[0-9]*")
-    return bool(
-        re.match(r"I\d{4} |WARNING: All log messages before absl|To enable the following instr", line)
-    )
-
-
-@contextlib.contextmanager
-def silence():
-    """Holds back what libraries print, from Python or C++.
-
-    If the block raises, standard error shows it, except beside an InputError, which says all in one line.
-    """
-    python = io.StringIO()
-    with tempfile.TemporaryFile() as held_back:
-        try:
-            with (
-                _descriptors_into(held_back, 1, 2),
-                contextlib.redirect_stdout(python),
-                contextlib.redirect_stderr(python),
-            ):
-                yield
-        except InputError:
-            raise
-        except BaseException:
-            for line in (python.getvalue() + _text(held_back)).splitlines():
-                print(one_line(line), file=sys.stderr)
-            raise
-
-
-@contextlib.contextmanager
-def _descriptors_into(file, *descriptors):
-    """Lets what is written to file descriptors, from Python or C++, go into an open file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in descriptors]
-    for descriptor in descriptors:
-        os.dup2(file.fileno(), descriptor)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for copy, descriptor in zip(kept, descriptors, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
-
-
-def _text(file):
-    file.seek(0)
-    return file.read().decode(errors="replace")
 
 
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
-    # Without a line of our source.
+    # Python would add a line of our source.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
         sys.exit(main() or DONE)

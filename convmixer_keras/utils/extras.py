@@ -33,6 +33,9 @@ def require(*modules):
     """
     missing = [module for module in modules if not is_installed(module)]
     if missing:
-        raise InputError(
-            f"{missing[0]} is not installed: pip install 'convmixer-keras[{EXTRAS[missing[0]]}]'"
-        )
+        raise InputError(f"{missing[0]} is not installed: {how_to_install(EXTRAS[missing[0]])}")
+
+
+def how_to_install(extra):
+    """Returns the command that installs an extra, from the package index and in a checkout."""
+    return f"pip install 'convmixer-keras[{extra}]' (in a checkout: pip install -e '.[{extra}]')"

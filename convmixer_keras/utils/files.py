@@ -74,6 +74,22 @@ def _exists(path):
         raise _cannot_write(path, error) from None
 
 
+def make_folder(path):
+    """Makes a folder and those above it where they are missing.
+
+    Args:
+        path: The folder; "" is the current one.
+
+    Raises:
+        InputError: If it cannot be made.
+    """
+    check_local(path or ".")
+    try:
+        os.makedirs(path or ".", exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror.lower()}") from None
+
+
 def check_local(path):
     """Raises InputError for an address such as gs://bucket/run: files are written to local folders only."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path), re.IGNORECASE):

@@ -36,7 +36,7 @@ def check_zip(path):
             raise InputError(f"{path} is encrypted: {entry.filename} needs a password")
         if entry.compress_type not in _METHODS:
             raise InputError(
-                f"{path} is packed by a method that is not read ({entry.compress_type}): {entry.filename}"
+                f"{path} uses an unsupported compression method ({entry.compress_type}): {entry.filename}"
             )
     check_unpacked(path, sum(entry.file_size for entry in entries))
 

@@ -150,8 +150,8 @@ def test_keras_model_with_pixels_in_and_probabilities_out(tmp_path, convmixer_co
     ).save(tmp_path / "m.keras")
     outcome = convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "timm")
     assert outcome.code == 0, outcome.stderr
-    assert "softmax stays behind" in outcome.stdout
-    assert "input_normalization stays behind" in outcome.stdout
+    assert "softmax is left out" in outcome.stdout
+    assert "input_normalization is left out" in outcome.stdout
     assert "16 x 16: largest logit difference" in outcome.stdout
 
 

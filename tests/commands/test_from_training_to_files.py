@@ -18,7 +18,7 @@ from convmixer_keras.data.preprocessing import Preprocessing
 from convmixer_keras.data.scores import scores
 from convmixer_keras.recipes import PHOTOS
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_files import image_paths
+from convmixer_keras.utils.image_listing import image_paths
 
 
 def photograph(random, bright_side):

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 
+import keras
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -95,7 +96,7 @@ def test_interrupt_and_resume(tmp_path):
     finished = len((tmp_path / "run/history.csv").read_text().splitlines()) - 1
     assert 1 <= finished < 20
     assert (tmp_path / "run/last.keras").exists()
-    resume = re.search(r"go on: .*train_keras\.py (--resume .*)", errors)[1]
+    resume = re.search(r"continue with: .*train_keras\.py (--resume .*)", errors)[1]
     resumed = run(*resume.split(), cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Epoch {finished + 1}/20" in resumed.stdout
@@ -227,3 +228,16 @@ def test_a_test_split_is_evaluated_once(tmp_path):
 def test_a_finished_run_without_its_history_says_so(tmp_path):
     with pytest.raises(InputError, match=r"has no epoch in its history\.csv"):
         train.report(RunFolder(tmp_path), [])
+
+
+def test_the_printed_commands_take_any_folder(tmp_path, capsys, monkeypatch):
+    """A space, an apostrophe and quotes are for the shell to see through, and then for Python."""
+    folder = RunFolder(tmp_path / "my photos" / """Ann's "best\"""")
+    train.report(folder, [{"epoch": 1, "val_accuracy": 0.5}])
+    evaluate, show = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[-2:])
+    model = folder["model.keras"]
+    assert evaluate[-2:] == ["--evaluate", model]
+    asked = []
+    monkeypatch.setattr(keras.saving, "load_model", lambda path: asked.append(path) or keras.Sequential())
+    exec(show[2], {})
+    assert asked == [model]

@@ -270,7 +270,7 @@ def test_what_a_file_does_not_say_is_said_once(files, pictures, capsys):
     classifier.predict(pictures)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "float32.tflite does not say how photographs become its input; taken: 16x20, crop_pct 1" in error
+    assert "float32.tflite does not record its preprocessing; using 16x20, crop_pct 1" in error
     Classifier(files["float32"], preprocessing=RECORDS[0]).predict(pictures)
     assert capsys.readouterr().err == ""
     with pytest.raises(InputError, match=r"takes images of the shape \(16, 20, 3\), and .* \(16, 16, 3\)"):

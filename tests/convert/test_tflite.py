@@ -437,7 +437,7 @@ def test_the_command_keeps_the_record_and_says_what_nobody_said(tmp_path, capfd)
     assert errors_of(tmp_path / "m.keras", output, "--crop-pct", 0.5) == []
     assert preprocessing.of(output) == dataclasses.replace(record, crop_pct=0.5)
     (line,) = errors_of(tmp_path / "silent.keras", output)
-    assert "silent.keras does not say how photographs become its input" in line
+    assert "silent.keras does not record its preprocessing" in line
     assert preprocessing.of(output) == Preprocessing((13, 15))
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import convmixer_keras as ck
 from convmixer_keras import presets
-from convmixer_keras.convert import recognition, torch_model, torch_weights
+from convmixer_keras.convert import recognition, torch_weights
 from convmixer_keras.utils.errors import InputError
 
 # hidden_dim, depth, kernel, patch, classes, channels
@@ -350,47 +350,6 @@ def test_there_and_back_bit_for_bit(layout, ending, tmp_path, convmixer_convert)
     assert len(back.get_weights()) == len(model.get_weights())
     for before, after in zip(model.get_weights(), back.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after, strict=True)
-
-
-@pytest.mark.parametrize("layout", ["timm", "official"])
-def test_written_state_dict_loads_strictly(layout):
-    model = ck.ConvMixer(16, 2, 3, 2, classes=10, input_shape=(None, None, 3))
-    state = {
-        name: torch.from_numpy(array) for name, array in torch_weights.to_state_dict(model, layout).items()
-    }
-    reference = torch_reference.random_model(layout, *SMALL)
-    reference.load_state_dict(state, strict=True)
-    assert list(state) == list(reference.state_dict())
-    assert all(state[name].dtype == t.dtype for name, t in reference.state_dict().items())
-    assert_same_logits(model, reference.eval(), images(2, 3))
-    twin = torch_model.torch_convmixer(16, 2, 3, 2, classes=10, layout=torch_weights.TARGETS[layout])
-    twin.load_state_dict(state, strict=True)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"normalization": "layer"}, "block0_depthwise_bn"),
-        ({"residual": False}, "residual"),
-        ({"include_top": False, "classes": None}, "head"),
-    ],
-)
-def test_models_that_have_no_counterpart(arguments, message):
-    model = ck.ConvMixer(8, 1, 3, 2, **{"classes": 3, "input_shape": (8, 8, 3)} | arguments)
-    with pytest.raises(InputError, match=message):
-        torch_weights.to_state_dict(model)
-
-
-def test_weights_that_are_not_finite_stay_in_keras():
-    model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(8, 8, 3))
-    model.get_layer("head").bias.assign([0.0, np.nan, 0.0])
-    with pytest.raises(InputError, match="head"):
-        torch_weights.to_state_dict(model)
-
-
-def test_unknown_layout():
-    with pytest.raises(InputError, match="timm, official"):
-        torch_weights.to_state_dict(ck.ConvMixer(8, 1, 3, 2, input_shape=(8, 8, 3)), "labml")
 
 
 def test_depth_is_not_mistaken_where_a_last_block_is_lost():

@@ -13,7 +13,7 @@ from convmixer_keras.data.folder import Folder
 from convmixer_keras.data.splits import slice_of
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, RECIPES, recipe_name_for
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_files import IMAGE_ENDINGS, image_paths
+from convmixer_keras.utils.image_listing import IMAGE_ENDINGS, image_paths
 
 
 def plain(dataset, **changes):
@@ -104,7 +104,8 @@ def test_what_is_left_out_is_counted_in_one_line(photos):
         Folder(photos).split("train")
     (message,) = {str(warning.message) for warning in caught}
     assert message == (
-        f"{photos}: left out 3 files that are no images (.txt 2, .heic 1) and 1 images that are in no class"
+        f"{photos}: left out 3 files that are not images (.txt 2, .heic 1) "
+        "and 1 images outside any class folder"
     )
 
 

@@ -119,7 +119,7 @@ def test_keras_fits_full_passes_and_the_rest_of_one():
     assert int(loaded.epoch) == 4
 
 
-@pytest.mark.parametrize("workers", [2, 5])
+@pytest.mark.parametrize("workers", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_workers_share_every_batch(workers):
     recipe = dataclasses.replace(DIGITS, batch_size=100)
     together = data.load(recipe)
@@ -199,7 +199,7 @@ def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_m
 
 
 @pytest.mark.filterwarnings("ignore:.*it is left out")
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("in_memory", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkeypatch, in_memory):
     monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
     recipe = plain(damaged_folder, batch_size=6)

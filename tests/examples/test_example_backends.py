@@ -10,7 +10,7 @@ from test_examples import example, run
 
 import convmixer_keras as ck
 from convmixer_keras.data.preprocessing import Preprocessing
-from convmixer_keras.utils.image_files import image_paths
+from convmixer_keras.utils.image_listing import image_paths
 
 
 @pytest.mark.slow
@@ -47,7 +47,7 @@ def test_every_door_opens(backend, image_folder, tmp_path):
     tuned = tmp_path / "tuned.keras"
     assert "held out" in printed("finetune", photos, "--from", path, "--epochs", "1", "1", "--output", tuned)
 
-    note = f"note: this command needs TensorFlow; KERAS_BACKEND={backend} does not count\n"
+    note = f"note: this command needs TensorFlow; KERAS_BACKEND={backend} is ignored\n"
     printed("explain", path, "--photo", first, "--output", tmp_path / "explained", note=note)
     done = run(
         sys.executable, "train_keras.py", "--evaluate", path, "--dataset", image_folder, KERAS_BACKEND=backend

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -188,12 +189,16 @@ def test_finetuning_from_other_files(form, photos, tmp_path, in_process):
         "feature map": {"include_top": False, "input_shape": (None, None, 3)},
     }
     ck.ConvMixer(8, 1, 3, 16, **options[form], **PIXELS).save(tmp_path / "body.keras")
-    code, _, errors = in_process(
-        "finetune", photos, "--from", tmp_path / "body.keras", "--output", tmp_path / "m.keras",
-        "--epochs", 1, 1,
-    )  # fmt: skip
+    output = tmp_path / "my photos" / "m.keras"
+    code, printed, errors = in_process(
+        "finetune", photos, "--from", tmp_path / "body.keras", "--output", output, "--epochs", 1, 1
+    )
     assert code == 0, errors
-    assert None not in keras.saving.load_model(tmp_path / "m.keras").input_shape[1:]
+    assert None not in keras.saving.load_model(output).input_shape[1:]
+    predict, export = (shlex.split(line) for line in printed.splitlines()[-2:])
+    assert predict == ["python", "predict.py", "PHOTO", "--model", str(output)]
+    tflite_file = str(output.with_suffix(".tflite"))
+    assert export == ["convmixer-tflite", str(output), tflite_file, "--calibrate", str(photos)]
 
 
 def test_features(photos, body, tmp_path, in_process):
@@ -245,7 +250,7 @@ def test_examples_work_at_the_first_try(tmp_path, in_process, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     code, printed, errors = in_process("predict", *PHOTOS, "--sheet", tmp_path / "sheet.png", "--top", 1)
     assert code == 0, errors
-    assert errors.startswith("note: taken: ConvMixer256_8_P2")
+    assert errors.startswith("note: using ConvMixer256_8_P2")
     answers = [line.split("%  ")[1] for line in printed.splitlines() if "%  " in line]
     assert sum(name == path.parent.name for name, path in zip(answers, PHOTOS, strict=True)) >= 17
     folder, picture = ROOT / "examples" / "photos", tmp_path / "neighbours.png"
@@ -389,8 +394,8 @@ def bad(all_bad, tmp_path):
         ("predict", "the following arguments are required: PHOTO"),
         ("predict photo.png --model good.keras --sheet s.tiff", "must end in .png, .jpg, .pdf, .svg"),
         ("finetune broken --output m.h5", "the output's name must end in .keras, got m.h5"),
-        ("finetune splits/train --output none/m.keras", "cannot write none/m.keras"),
-        ("features broken --output none/n.png", "cannot write none/n.png"),
+        ("finetune splits/train --output photo.png/m.keras", "cannot make the folder photo.png"),
+        ("features broken --output photo.png/n.png", "cannot make the folder photo.png"),
         ("finetune none", "there is no folder none"),
         ("finetune photo.png", "there is no folder photo.png"),
         ("finetune empty", "empty must hold images as CLASS/*.jpg"),
@@ -421,7 +426,8 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, bad, in_process, m
     assert message in errors.splitlines()[-1]
     assert "Traceback" not in errors
     assert errors.startswith(("error: ", "usage: "))
-    assert sorted(bad.rglob("*")) == before
+    # The default folder of what is written may be there, and empty.
+    assert [path for path in sorted(bad.rglob("*")) if path != bad / "outputs"] == before
 
 
 @pytest.mark.parametrize(

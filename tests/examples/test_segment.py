@@ -29,8 +29,8 @@ def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
     assert done.code == 0, done.stderr
     assert "4 classes, 8 images to learn from, 2 held out" in done.stdout
     assert "mean intersection over union of what was held out" in done.stdout
-    assert Image.open(tmp_path / "segmented.png").size[0] > 100
-    assert (tmp_path / "segmenter.keras").is_file()
+    assert Image.open(tmp_path / "outputs/segmented.png").size[0] > 100
+    assert (tmp_path / "outputs/segmenter.keras").is_file()
 
 
 @pytest.mark.parametrize(

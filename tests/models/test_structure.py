@@ -6,7 +6,7 @@ import pytest
 import small_models
 
 import convmixer_keras as ck
-from convmixer_keras.models.structure import check_convmixer, final_activation
+from convmixer_keras.models.structure import check_convmixer, final_activation, takes_pixels
 from convmixer_keras.utils.errors import InputError
 
 layers = keras.layers
@@ -114,3 +114,14 @@ def test_final_activations():
         assert final_activation(model) == "softmax"
         assert final_activation(keras.Sequential([image, model, layers.Reshape((3,))])) == "softmax"
     assert final_activation(keras.Model(image, layers.Dense(3)(layers.Softmax()(scores)))) == "linear"
+
+
+def test_who_takes_pixels():
+    normalized, raw = small_models.build(), small_models.build(input_mean=120, input_std=60)
+    image = keras.Input(small_models.SHAPE)
+    assert takes_pixels(raw)
+    assert takes_pixels(keras.Sequential([image, raw]))
+    assert not takes_pixels(normalized)
+    assert not takes_pixels(keras.Model(image, normalized(image)))
+    assert takes_pixels(keras.Model(image, normalized(layers.Rescaling(1 / 255)(image))))
+    assert takes_pixels(keras.Model(image, layers.Conv2D(4, 3)(image)))  # Not one of ours.

@@ -164,7 +164,7 @@ def test_a_run_touches_only_what_a_run_wrote(finished, recipe, tmp_path):
     for name, content in (("model.keras", b"a model of my own"), ("config.json", b'{"mine": true}')):
         (other / name).write_bytes(content)
         for overwrite in (False, True):
-            with pytest.raises(InputError, match=f"holds {name}, which no run wrote"):
+            with pytest.raises(InputError, match=f"holds {name}, which is not from a run"):
                 training.train(recipe, other, overwrite=overwrite, verbose=0)
         assert (other / name).read_bytes() == content
         (other / name).unlink()

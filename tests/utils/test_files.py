@@ -8,7 +8,6 @@ import pytest
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, written_whole
-from convmixer_keras.utils.image_files import image_paths
 
 
 def write(path, text):
@@ -65,11 +64,3 @@ def test_what_a_zip_archive_claims(tmp_path):
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match="not a zip archive, or is damaged"):
         limits.check_zip(path)
-
-
-def test_image_files(tmp_path):
-    (tmp_path / "below" / "further").mkdir(parents=True)
-    for name in ("b.JPG", "a.png", "below/c.webp", "below/further/d.gif", "e.txt", ".f.png", "below/g.jpeg"):
-        (tmp_path / name).write_text("")
-    found = [os.path.relpath(path, tmp_path) for path in image_paths(tmp_path)]
-    assert found == ["a.png", "b.JPG", "below/c.webp", "below/further/d.gif", "below/g.jpeg"]

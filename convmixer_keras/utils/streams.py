@@ -1,0 +1,86 @@
+"""Holds back what libraries print on standard output and standard error, from Python or C++."""
+
+import contextlib
+import glob
+import io
+import os
+import re
+import sys
+import tempfile
+
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
+
+
+def quiet_start():
+    """Imports TensorFlow without its start-up chatter; its errors are still shown.
+
+    TensorFlow writes these lines from C++ before any log level is honoured, so standard error
+    itself is captured during the import, and all but the chatter printed afterwards.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryFile() as held_back:
+        try:
+            with _descriptors_into(held_back, 2):
+                import tensorflow as tf
+
+                tf.config.list_physical_devices()
+        finally:
+            for line in _text(held_back).splitlines():
+                if not _is_chatter(line):
+                    print(one_line(line), file=sys.stderr)
+
+
+def _is_chatter(line):
+    if "cuInit" in line:  # Matters only where there is a GPU.
+        return not glob.glob("/dev/nvidia[0-9]*")
+    return bool(
+        re.match(r"I\d{4} |WARNING: All log messages before absl|To enable the following instr", line)
+    )
+
+
+@contextlib.contextmanager
+def silence():
+    """Holds back what libraries print, from Python or C++.
+
+    If the block raises, it is shown on standard error after all, except for an InputError, whose one line is
+    enough.
+    """
+    python = io.StringIO()
+    with tempfile.TemporaryFile() as held_back:
+        try:
+            with (
+                _descriptors_into(held_back, 1, 2),
+                contextlib.redirect_stdout(python),
+                contextlib.redirect_stderr(python),
+            ):
+                yield
+        except InputError:
+            raise
+        except BaseException:
+            for line in (python.getvalue() + _text(held_back)).splitlines():
+                print(one_line(line), file=sys.stderr)
+            raise
+
+
+@contextlib.contextmanager
+def _descriptors_into(file, *descriptors):
+    """Lets what is written to file descriptors, from Python or C++, go into an open file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in descriptors]
+    for descriptor in descriptors:
+        os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for copy, descriptor in zip(kept, descriptors, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+def _text(file):
+    file.seek(0)
+    return file.read().decode(errors="replace")

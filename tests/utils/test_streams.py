@@ -1,0 +1,48 @@
+"""What is held back, and what is still shown."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from convmixer_keras.utils import streams
+
+
+def test_silence_holds_back_every_stream(capfd):
+    with streams.silence():
+        print("from Python")
+        print("errors from Python", file=sys.stderr)
+        os.system("echo from outside; echo errors from outside >&2")
+    print("afterwards")
+    assert capfd.readouterr() == ("afterwards\n", "")
+
+
+def test_silence_shows_what_it_held_back_when_something_fails(capfd):
+    def fail():
+        with streams.silence():
+            print("from Python")
+            os.system("echo from outside >&2")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        fail()
+    assert capfd.readouterr() == ("", "from Python\nfrom outside\n")
+
+
+def test_warnings_are_still_seen():
+    """TensorFlow's own, from C++ and from Python, after a quiet start."""
+    program = (
+        "from convmixer_keras.utils import streams; streams.quiet_start(); "
+        "import tensorflow as tf, warnings; warnings.warn('from Python'); "
+        "import os; os.write(2, b'W0000 from C++\\n'); tf.get_logger().warning('from the logger')"
+    )
+    # As a user has it: TensorFlow as talkative as it is by default.
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    for words in ("from Python", "from C++", "from the logger"):
+        assert words in done.stderr
+    assert "oneDNN" not in done.stderr
+    assert "cuda" not in done.stderr.lower()
