@@ -1,9 +1,8 @@
 """The recipe `cifar10_fast` as a plain PyTorch loop with torchvision's transforms, to judge ours by.
 
-Prints a row for each epoch, to lay beside `history.csv`: accuracy on the augmented training images and on the
-test images. Nothing of this package is imported. Settings are those of github.com/locuslab/convmixer-cifar10
-for 92.6 %: AdamW at PyTorch's defaults with decay on every parameter, no clipping, and the last, smaller batch
-is used.
+Prints a row for each epoch, to compare with `history.csv`: accuracy on the augmented training images and on
+the test images. Nothing of this package is imported. Settings are those of the authors' script for 92.6 %:
+AdamW as PyTorch has it with decay on every parameter, no clipping, and the last, smaller batch is used.
 
   pip install torch torchvision && python benchmarks/pytorch_cifar10.py cifar10-jpeg [--last-epoch 3]
 """

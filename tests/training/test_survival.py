@@ -224,7 +224,7 @@ class PoisonLastStep(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("sigterm", [False, True])
 def test_a_loss_that_fails_in_the_last_step_of_an_epoch(tmp_path, sigterm):
-    """It is found before validation, while the averages are in the model, and before a checkpoint is written."""
+    """It is found while the averages are in the model, before anything is validated or written."""
     recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=120, ema_momentum=0.9)
     poison = PoisonLastStep(sigterm)
     with pytest.raises(NonFiniteLoss, match=r"the loss is nan in step 11 \(epoch 1, step 11 of 11\)"):
