@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 USE = """
 import keras, numpy as np, safetensors.numpy, sys
 import convmixer_keras as ck
-from convmixer_keras.convert import torch_weights
+from convmixer_keras.convert import torch_state_dict
 
 sizes = dict(hidden_dim=8, depth=1, kernel_size=3, patch_size=2, classes=2, input_shape=(16, 16, 3))
 model = ck.ConvMixer(**sizes, input_mean=120, input_std=60)
@@ -27,7 +27,7 @@ np.testing.assert_array_equal(same.predict(images, verbose=0), model.predict(ima
 ck.save_model(model, "m.keras", ["cat", "dog"])
 assert ck.inference.load("m.keras").class_names == ["cat", "dog"]
 assert ck.inference.load("ConvMixer256_8_P2").class_names[9] == "truck"
-safetensors.numpy.save_file(torch_weights.to_state_dict(model, "timm"), "m.safetensors")
+safetensors.numpy.save_file(torch_state_dict.to_state_dict(model, "timm"), "m.safetensors")
 extras = {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn", "ai_edge_quantizer"}
 assert not extras & set(sys.modules)
 print(ck.__file__)
@@ -149,7 +149,9 @@ def test_a_missing_extra_is_one_line(empty):
     ):
         last_line = run(empty, *command, code=2).stderr.splitlines()[-1]
         assert re.fullmatch(
-            rf"error: \w+ is not installed: pip install 'convmixer-keras\[{extra}\]'", last_line
+            rf"error: \w+ is not installed: pip install 'convmixer-keras\[{extra}\]' "
+            rf"\(in a checkout: pip install -e '\.\[{extra}\]'\)",
+            last_line,
         )
 
 
