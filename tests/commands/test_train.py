@@ -43,6 +43,7 @@ def test_trains_and_says_what_it_wrote(digits_run):
         assert picture.size[0] > 500
 
 
+@pytest.mark.slow
 def test_the_printed_commands_work(digits_run, here, monkeypatch, capfd):
     folder, done = digits_run
     monkeypatch.chdir(folder)

@@ -68,7 +68,7 @@ def test_same_outputs_for_every_kernel(kernel_size):
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
-@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("residual", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1e-6, -1e-6, 1e-30])
 def test_any_scale_of_a_normalisation(scale, residual, activation):
     model = build(activation=activation, residual=residual)

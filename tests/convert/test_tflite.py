@@ -54,18 +54,23 @@ def assert_all_delegated(path):
     [
         ("float32", {"hidden_dim": 450, "depth": 1, **PIXELS}),
         ("float16", {"hidden_dim": 450, "depth": 1, **PIXELS}),
-        ("dynamic", {"hidden_dim": 450, "depth": 1, **PIXELS}),
-        ("dynamic", {"hidden_dim": 1056, "depth": 1, "kernel_size": 5}),
         ("float32", {"activation": "relu", "classifier_activation": "softmax"}),
-        ("dynamic", {"activation": "relu", "classifier_activation": "softmax"}),
-        ("float16", {"residual": False}),
-        ("float32", {"normalization": "layer"}),
         ("dynamic", {"normalization": "layer"}),
-        ("float16", {"pooling": "max"}),
-        ("dynamic", {"include_top": False}),
-        ("float16", {"kernel_size": 15}),
         ("dynamic", {"activation": "silu"}),
-        ("float32", {"activation": "selu"}),
+        *(
+            pytest.param(mode, arguments, marks=pytest.mark.slow)
+            for mode, arguments in (
+                ("dynamic", {"hidden_dim": 450, "depth": 1, **PIXELS}),
+                ("dynamic", {"hidden_dim": 1056, "depth": 1, "kernel_size": 5}),
+                ("dynamic", {"activation": "relu", "classifier_activation": "softmax"}),
+                ("float16", {"residual": False}),
+                ("float32", {"normalization": "layer"}),
+                ("float16", {"pooling": "max"}),
+                ("dynamic", {"include_top": False}),
+                ("float16", {"kernel_size": 15}),
+                ("float32", {"activation": "selu"}),
+            )
+        ),
     ],
     ids=str,
 )
@@ -302,6 +307,7 @@ def trained(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "points"), [("float32", 0), ("float16", 0), ("dynamic", 0.2), ("int8", 1)])
 def test_accuracy_on_digits(trained, mode, points, tmp_path):
     model = keras.saving.load_model(trained)
@@ -328,6 +334,7 @@ def run(*arguments, cwd=None):
     )
 
 
+@pytest.mark.slow
 def test_command(trained, tmp_path):
     done = run(trained, tmp_path / "m.tflite", "--mode", "int8", "--calibrate", "digits")
     assert done.returncode == 0, done.stderr

@@ -162,7 +162,7 @@ def test_workers_mix_with_one_share():
     assert len(kept) == 1
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("policy", ["timm", "torchvision"])
 def test_randaugment_stays_in_range_and_changes_images(channels, policy):
     images = photographs(64, side=24, channels=channels)
@@ -236,7 +236,9 @@ def torchvision_rectangle(random, height, width):
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-@pytest.mark.parametrize(("height", "width"), [(200, 200), (150, 260), (30, 400)])
+@pytest.mark.parametrize(
+    ("height", "width"), [pytest.param(200, 200, marks=pytest.mark.slow), (150, 260), (30, 400)]
+)
 def test_random_rectangles_are_distributed_as_torchvisions(height, width):
     numbers = tf.random.stateless_uniform((3000, RECTANGLE), (1, 2))
     draw = tf.function(lambda row: augmentation.crop_rectangle((height, width), PLAIN, {"crop": row}))

@@ -70,7 +70,7 @@ def test_training_epochs_cover_the_set_in_new_orders():
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("global_seed", [0, 7])
+@pytest.mark.parametrize("global_seed", [pytest.param(0, marks=pytest.mark.slow), 7])
 def test_order_follows_from_seed_and_epoch(global_seed):
     recipe = dataclasses.replace(DIGITS, seed=3)
     tf.random.set_seed(global_seed)

@@ -16,7 +16,7 @@ MEMBER = """
 import sys, time
 from convmixer_keras.training import peers
 from convmixer_keras.training.workers import workers_of_tf_config
-peers.BEAT, peers.SILENCE, peers.PATIENCE = 0.1, 1.5, float(sys.argv[1])
+peers.BEAT, peers.SILENCE, peers.START, peers.PATIENCE = 0.1, 1.5, 1.5, float(sys.argv[1])
 stopped = []
 with peers.connected(workers_of_tf_config(), float(sys.argv[2]), "; go on", stopped.append) as others:
     print("met", flush=True)

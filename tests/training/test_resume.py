@@ -226,9 +226,9 @@ def test_damaged_histories(tmp_path, content):
         ("epochs", -1, "cannot be resumed from: it says -1 epochs"),
         ("epochs", "many", "cannot be resumed from"),
         ("batches", 10**9, "steps into an epoch"),
-        ("seconds", np.nan, "cannot be resumed from"),
+        pytest.param("seconds", np.nan, "cannot be resumed from", marks=pytest.mark.slow),
         ("sums", np.array([np.inf]), "cannot be resumed from"),
-        ("sums", None, "cannot be resumed from"),
+        pytest.param("sums", None, "cannot be resumed from", marks=pytest.mark.slow),
     ],
 )
 def test_damaged_checkpoint_attributes(finished, recipe, name, value, message):

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 
 import h5py
 import keras
@@ -105,13 +106,9 @@ def interrupt_after(monkeypatch, epochs):
     monkeypatch.setattr(training.KeepRun, "on_epoch_end", on_epoch_end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        pytest.param({"ema_momentum": 0.9}, marks=pytest.mark.slow),
-        pytest.param({"ema_momentum": 0.9, "dtype_policy": "mixed_float16"}, marks=pytest.mark.slow),
-    ],
+    "changes", [{}, {"ema_momentum": 0.9}, {"ema_momentum": 0.9, "dtype_policy": "mixed_float16"}]
 )
 def test_a_resumed_run_ends_like_one_that_never_stopped(recipe, tmp_path, monkeypatch, changes):
     recipe = dataclasses.replace(recipe, epochs=4, **changes)
@@ -167,9 +164,15 @@ def test_the_average_is_at_least_as_good_as_the_last_weights(tmp_path):
     assert averaged > 0.97
 
 
-def test_a_folder_with_a_run_is_refused(recipe, tmp_path):
-    output = tmp_path / "run"
-    training.train(dataclasses.replace(recipe, epochs=1), output, verbose=0)
+@pytest.fixture(scope="module")
+def one_epoch(image_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("one_epoch") / "run"
+    training.train(dataclasses.replace(TINY, dataset=str(image_folder), epochs=1), output, verbose=0)
+    return output
+
+
+def test_a_folder_with_a_run_is_refused(one_epoch, recipe, tmp_path):
+    output = shutil.copytree(one_epoch, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
         training.train(recipe, output, verbose=0)
@@ -182,9 +185,8 @@ def test_a_folder_with_a_run_is_refused(recipe, tmp_path):
     assert list(output.iterdir()) == []
 
 
-def test_a_damaged_checkpoint_is_named(recipe, tmp_path):
-    output = tmp_path / "run"
-    training.train(dataclasses.replace(recipe, epochs=1), output, verbose=0)
+def test_a_damaged_checkpoint_is_named(one_epoch, recipe, tmp_path):
+    output = shutil.copytree(one_epoch, tmp_path / "run")
     checkpoint = output / run_folder.CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"checkpoint\.weights\.h5 cannot be resumed from"):

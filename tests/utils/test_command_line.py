@@ -148,6 +148,7 @@ def test_predict_fetches_the_published_weights(server, tmp_path, image_folder): 
     assert [path for path in server.asked if "/api/" not in path] == [HUB_FILE]  # The rest is the library's.
 
 
+@pytest.mark.slow
 def test_commands_that_need_tensorflow_take_it(tmp_path):
     """Whatever backend Keras would have taken: a note and the usual one-line error, no traceback."""
     done = subprocess.run(

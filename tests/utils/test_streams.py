@@ -30,6 +30,7 @@ def test_silence_shows_what_it_held_back_when_something_fails(capfd):
     assert capfd.readouterr() == ("", "from Python\nfrom outside\n")
 
 
+@pytest.mark.slow
 def test_warnings_are_still_seen():
     """TensorFlow's own, from C++ and from Python, after a quiet start."""
     program = (
