@@ -199,7 +199,8 @@ def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_m
 
 
 @pytest.mark.filterwarnings("ignore:.*it is left out")
-@pytest.mark.parametrize("in_memory", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkeypatch, in_memory):
     monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
     recipe = plain(damaged_folder, batch_size=6)

@@ -23,7 +23,8 @@ assert "tensorflow" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("backend", [pytest.param("torch", marks=pytest.mark.slow), "jax"])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_backends_agree(backend, tmp_path):
     """One process each, as it takes seconds to start. An even kernel, which each pads in its own way."""
     pytest.importorskip(backend)
