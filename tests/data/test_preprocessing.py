@@ -215,7 +215,7 @@ def test_decode_of_no_image_is_an_error(contents):
 
 @pytest.mark.parametrize(
     "name",
-    ["lanczos", *(pytest.param(n, marks=pytest.mark.slow) for n in ("bicubic", "bilinear", "nearest"))],
+    ["lanczos", *(pytest.param(n, marks=pytest.mark.slow) for n in INTERPOLATIONS if n != "lanczos")],
 )
 def test_interpolation_of_a_recipe_reaches_the_pipeline(name, tmp_path):
     image = sample(40, 57, "noise")

@@ -97,6 +97,26 @@ def finished(finished_once, tmp_path):
     return shutil.copytree(finished_once, tmp_path / "run")
 
 
+def test_a_folder_with_a_run_is_refused(finished, recipe, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
+        training.train(recipe, finished, verbose=0)
+    with pytest.raises(ValueError, match=r"hidden_dim must be 8, .* got 16"):
+        training.train(dataclasses.replace(recipe, hidden_dim=16), finished, resume=True, verbose=0)
+    with pytest.raises(ValueError, match="holds no run"):
+        training.train(recipe, tmp_path / "other", resume=True, verbose=0)
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    run_folder.RunFolder(finished).remove_run()
+    assert list(finished.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named(finished, recipe):
+    checkpoint = finished / run_folder.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.weights\.h5 cannot be resumed from"):
+        training.train(recipe, finished, resume=True, verbose=0)
+
+
 @pytest.mark.slow
 def test_one_unbroken_run(recipe, tmp_path, monkeypatch):
     output = tmp_path / "run"

@@ -2,7 +2,6 @@ import csv
 import dataclasses
 import json
 import os
-import shutil
 
 import h5py
 import keras
@@ -162,35 +161,6 @@ def test_the_average_is_at_least_as_good_as_the_last_weights(tmp_path):
     averaged, last = accuracies
     assert averaged >= last
     assert averaged > 0.97
-
-
-@pytest.fixture(scope="module")
-def one_epoch(image_folder, tmp_path_factory):
-    output = tmp_path_factory.mktemp("one_epoch") / "run"
-    training.train(dataclasses.replace(TINY, dataset=str(image_folder), epochs=1), output, verbose=0)
-    return output
-
-
-def test_a_folder_with_a_run_is_refused(one_epoch, recipe, tmp_path):
-    output = shutil.copytree(one_epoch, tmp_path / "run")
-    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
-    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
-        training.train(recipe, output, verbose=0)
-    with pytest.raises(ValueError, match=r"hidden_dim must be 8, .* got 16"):
-        training.train(dataclasses.replace(recipe, hidden_dim=16), output, resume=True, verbose=0)
-    with pytest.raises(ValueError, match="holds no run"):
-        training.train(recipe, tmp_path / "other", resume=True, verbose=0)
-    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
-    run_folder.RunFolder(output).remove_run()
-    assert list(output.iterdir()) == []
-
-
-def test_a_damaged_checkpoint_is_named(one_epoch, recipe, tmp_path):
-    output = shutil.copytree(one_epoch, tmp_path / "run")
-    checkpoint = output / run_folder.CHECKPOINT
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"checkpoint\.weights\.h5 cannot be resumed from"):
-        training.train(dataclasses.replace(recipe, epochs=1), output, resume=True, verbose=0)
 
 
 @pytest.mark.parametrize("policy", [pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16"])
