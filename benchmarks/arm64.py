@@ -21,7 +21,7 @@ def write(folder):
     from tflite_latency import stock_export
 
     import convmixer_keras as ck
-    from convmixer_keras.convert import tflite
+    from convmixer_keras.convert.export import tflite
     from convmixer_keras.utils import streams
 
     os.makedirs(folder, exist_ok=True)

@@ -28,9 +28,9 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 import convmixer_keras as ck
-from convmixer_keras.convert import tflite
-from convmixer_keras.convert.runtime import Classifier
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.export import tflite
+from convmixer_keras.convert.export.runtime import Classifier
+from convmixer_keras.images.preprocessing import Preprocessing
 
 SERVE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "web" / "serve.py"
 THREADS = (1, 4)

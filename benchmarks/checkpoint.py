@@ -29,9 +29,9 @@ def seconds_and_bytes(sizes, folder, rounds):
     from convmixer_keras import ConvMixer
     from convmixer_keras.models.saving import save_model
     from convmixer_keras.recipes import IMAGENET
-    from convmixer_keras.training import checkpoint
     from convmixer_keras.training import trainer as training
-    from convmixer_keras.training.optimizer import build_optimizer
+    from convmixer_keras.training.run import checkpoint
+    from convmixer_keras.training.step.optimizer import build_optimizer
 
     hidden_dim, depth, kernel_size, patch_size, side, classes = sizes
     model = ConvMixer(

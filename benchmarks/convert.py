@@ -13,16 +13,16 @@ import subprocess
 import sys
 import tempfile
 
-from convmixer_keras.convert.torch_model import torch_convmixer
-from convmixer_keras.presets import CONVMIXER_1536_20 as PRESET
+from convmixer_keras.convert.weights.network import torch_convmixer
+from convmixer_keras.models.presets import CONVMIXER_1536_20 as PRESET
 
 IMPORTS = """
 from convmixer_keras.utils import streams
 streams.quiet_start()
-import convmixer_keras.commands.convert, convmixer_keras.convert.torch_verify
+import convmixer_keras.commands.convert, convmixer_keras.convert.weights.against_torch
 import convmixer_keras.models.convmixer
 """
-WITH_TORCH = IMPORTS + "import convmixer_keras.convert.torch_model"
+WITH_TORCH = IMPORTS + "import convmixer_keras.convert.weights.network"
 CONVERT = IMPORTS + "import sys; convmixer_keras.commands.convert.main(sys.argv[1:])"
 MEASURE = """
 import resource, subprocess, sys, time

@@ -20,12 +20,12 @@ from convmixer_keras.data.bad_images import BadImages
 from convmixer_keras.data.pipeline import Data
 from convmixer_keras.recipes import CIFAR10_FAST
 from convmixer_keras.training import trainer
-from convmixer_keras.training.callbacks import KeepRun, StopEarly
-from convmixer_keras.training.checkpoint import Progress
-from convmixer_keras.training.distribution import ALONE
-from convmixer_keras.training.run_folder import RunFolder
-from convmixer_keras.training.run_writer import RunWriter
-from convmixer_keras.training.settings import Settings
+from convmixer_keras.training.processes.distribution import ALONE
+from convmixer_keras.training.run.callbacks import KeepRun, StopEarly
+from convmixer_keras.training.run.checkpoint import Progress
+from convmixer_keras.training.run.run_folder import RunFolder
+from convmixer_keras.training.run.run_writer import RunWriter
+from convmixer_keras.training.run.settings import Settings
 
 
 class Clock(keras.callbacks.Callback):

@@ -77,9 +77,9 @@ def save(package, path):
 
 
 def convert(path, epsilon):
-    from convmixer_keras.convert import torch_weights
+    from convmixer_keras.convert.weights import to_keras
 
-    return torch_weights.convert_checkpoint(path, epsilon=epsilon)
+    return to_keras.convert_checkpoint(path, epsilon=epsilon)
 
 
 def compare(path, epsilon):

@@ -23,7 +23,7 @@ def ours():
 def pytorch():
     import torch
 
-    from convmixer_keras.convert.torch_model import torch_convmixer
+    from convmixer_keras.convert.weights.network import torch_convmixer
 
     model = torch_convmixer(1024, 20, 9, 14).eval().to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)

@@ -42,10 +42,11 @@ def make_step(network, batch_norm, cores, tf_config=None, steps=0):
     import tensorflow as tf
 
     from convmixer_keras.recipes import CIFAR10_FAST
-    from convmixer_keras.training import distribution, trainer
-    from convmixer_keras.training.fused import fused_twin
-    from convmixer_keras.training.optimizer import build_optimizer
-    from convmixer_keras.training.step import TrainingModel
+    from convmixer_keras.training import trainer
+    from convmixer_keras.training.processes import distribution
+    from convmixer_keras.training.step.fused import fused_twin
+    from convmixer_keras.training.step.optimizer import build_optimizer
+    from convmixer_keras.training.step.training_model import TrainingModel
 
     changes, images_each = NETWORKS[network]
     recipe = dataclasses.replace(CIFAR10_FAST, **changes)

@@ -18,11 +18,11 @@ def main():
     parser.add_argument("run", metavar="RUN", help="folder that train_keras.py wrote")
     arguments = parser.parse_args()
     streams.quiet_start()
-    from convmixer_keras.convert import tflite, tflite_evaluation
-    from convmixer_keras.data import preprocessing
+    from convmixer_keras.convert.export import tflite, tflite_evaluation
+    from convmixer_keras.images import preprocessing
     from convmixer_keras.models.saving import load_class_names, load_model
     from convmixer_keras.recipes import from_saved
-    from convmixer_keras.training import evaluation, run_folder
+    from convmixer_keras.training.run import evaluation, run_folder
 
     folder = run_folder.RunFolder(arguments.run)
     recipe, best = from_saved(folder.read_config()["recipe"]), folder[run_folder.BEST_MODEL]

@@ -21,8 +21,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import convmixer_keras as ck
-from convmixer_keras import presets
-from convmixer_keras.convert import tflite
+from convmixer_keras.convert.export import tflite
+from convmixer_keras.models import presets
 from convmixer_keras.utils import streams
 
 RUNS_A_TURN = 3
@@ -113,8 +113,8 @@ def torch_network(model, preset):
     """The same network in PyTorch."""
     import torch
 
-    from convmixer_keras.convert.torch_model import torch_convmixer
-    from convmixer_keras.convert.torch_state_dict import to_state_dict
+    from convmixer_keras.convert.weights.network import torch_convmixer
+    from convmixer_keras.convert.weights.to_torch import to_state_dict
 
     network = torch_convmixer(
         preset.hidden_dim,

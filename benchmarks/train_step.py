@@ -29,8 +29,8 @@ def _keras_step(network, twin, dtype_policy="float32"):
     from convmixer_keras import ConvMixer
     from convmixer_keras.recipes import IMAGENET
     from convmixer_keras.training import trainer as training
-    from convmixer_keras.training.fused import fused_twin
-    from convmixer_keras.training.optimizer import build_optimizer
+    from convmixer_keras.training.step.fused import fused_twin
+    from convmixer_keras.training.step.optimizer import build_optimizer
 
     keras.config.set_dtype_policy(dtype_policy)
     side, batch, classes = SIDES[network], BATCHES[network], NETWORKS[network]["classes"]
@@ -58,7 +58,7 @@ def pytorch(network):
     import torch
     from torch.nn.functional import cross_entropy
 
-    from convmixer_keras.convert.torch_model import torch_convmixer
+    from convmixer_keras.convert.weights.network import torch_convmixer
 
     side, batch = SIDES[network], BATCHES[network]
     model = torch_convmixer(**NETWORKS[network]).to(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import sys
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from convmixer_keras.utils.version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

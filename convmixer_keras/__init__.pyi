@@ -1,9 +1,7 @@
 from . import data as data
 from . import inference as inference
-from . import presets as presets
 from . import recipes as recipes
 from . import training as training
-from . import visualization as visualization
 from .applications import ConvMixer256_8 as ConvMixer256_8
 from .applications import ConvMixer256_8_P2 as ConvMixer256_8_P2
 from .applications import ConvMixer512_16 as ConvMixer512_16
@@ -11,8 +9,9 @@ from .applications import ConvMixer768_32 as ConvMixer768_32
 from .applications import ConvMixer1024_20 as ConvMixer1024_20
 from .applications import ConvMixer1536_20 as ConvMixer1536_20
 from .applications import ConvMixer1536_20_P14 as ConvMixer1536_20_P14
-from .data import preprocessing as preprocessing
-from .data.class_names import decode_predictions as decode_predictions
+from .images import preprocessing as preprocessing
+from .images.class_names import decode_predictions as decode_predictions
+from .models import presets as presets
 from .models.complexity import model_complexity as model_complexity
 from .models.convmixer import ConvMixer as ConvMixer
 from .models.features import features as features

@@ -2,7 +2,8 @@
 
 import os
 
-from convmixer_keras import presets, pretrained
+from convmixer_keras import pretrained
+from convmixer_keras.models import presets
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.models.saving import load_weights
 from convmixer_keras.utils import checks, hub

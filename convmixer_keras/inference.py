@@ -6,10 +6,11 @@ import sys
 import keras
 
 from convmixer_keras import applications as variants
-from convmixer_keras import presets, pretrained
-from convmixer_keras.data import preprocessing as preprocessing_module
-from convmixer_keras.data.class_names import published_classes
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras import pretrained
+from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.images.class_names import published_classes
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import presets
 from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
 from convmixer_keras.models.structure import takes_pixels
 from convmixer_keras.utils import hub

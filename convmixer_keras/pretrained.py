@@ -13,8 +13,8 @@ import os
 import tempfile
 import warnings
 
-from convmixer_keras import presets
-from convmixer_keras.convert import torch_checkpoint, torch_weights
+from convmixer_keras.convert.weights import checkpoint_file, to_keras
+from convmixer_keras.models import presets
 from convmixer_keras.models.saving import save_weights
 from convmixer_keras.utils import extras, hub
 from convmixer_keras.utils.errors import InputError, first_line
@@ -163,7 +163,7 @@ def _fetch(url, name, preset, folder):
     import keras
 
     print(f"fetching {url}", flush=True)
-    if name.endswith(torch_checkpoint.SAFETENSORS):
+    if name.endswith(checkpoint_file.SAFETENSORS):
         return hub.download(f"{hub.PREFIX}timm/{_stem(preset)}/model.safetensors", (), folder)
     if not extras.is_installed("torch"):
         raise InputError(f"{url} is pickled, which only PyTorch can read, and it is not installed")
@@ -179,7 +179,7 @@ def _convert(checkpoint, name, preset, weights, known):
     print(f"SHA-256 of {name}: {sha256}")
     if known.get("name") == name and known["sha256"] != sha256:
         warnings.warn(f"{name} has changed: its SHA-256 was {known['sha256']}, and is {sha256}", stacklevel=2)
-    model = torch_weights.convert_checkpoint(checkpoint, variant=preset)
+    model = to_keras.convert_checkpoint(checkpoint, variant=preset)
     classes = model.output_shape[-1]
     if classes != preset.classes:
         raise InputError(f"{name} has {classes} classes, expected {preset.classes}")

@@ -4,8 +4,8 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from convmixer_keras import presets
-from convmixer_keras.data.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing
+from convmixer_keras.images.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing
+from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
 
 # Ranges, both ends included.

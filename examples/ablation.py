@@ -18,7 +18,7 @@ import sys
 
 from convmixer_keras.commands import recipe_flags
 from convmixer_keras.recipes import ABLATION, from_saved
-from convmixer_keras.training.run_folder import RunFolder
+from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import make_folder, written_whole
@@ -157,7 +157,7 @@ def report(rows, recipe, config):
 
 def chart(rows):
     """Draws the differences to the baseline as bars, and the paper's beside them."""
-    from convmixer_keras.visualization import new_figure
+    from convmixer_keras.utils.figures import new_figure
 
     figure = new_figure(7, 0.8 + 0.3 * len(rows))
     axes = figure.subplots()

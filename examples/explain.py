@@ -26,8 +26,9 @@ def main():
     arguments = parse()
     command_line.need_tensorflow()  # For the gradient of the receptive fields.
     streams.quiet_start()
-    from convmixer_keras import inference, visualization
-    from convmixer_keras.training.run_folder import RunFolder
+    from convmixer_keras import inference
+    from convmixer_keras.models import visualization
+    from convmixer_keras.training.run.run_folder import RunFolder
     from convmixer_keras.utils.files import make_folder, written_whole
 
     figures = {}
@@ -58,7 +59,7 @@ def feature_maps(opened, photo):
     from PIL import Image
 
     import convmixer_keras as ck
-    from convmixer_keras.visualization import image_grid, principal_colors
+    from convmixer_keras.models.visualization import image_grid, principal_colors
 
     model, pixels = opened.model, opened.read(photo)
     depth = sum(layer.name.endswith("_depthwise") for layer in model.layers)

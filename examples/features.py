@@ -26,8 +26,8 @@ BATCH = 32
 def main():
     arguments = parse()
     streams.quiet_start()
+    from convmixer_keras.images.listing import image_paths
     from convmixer_keras.utils.files import make_folder, written_whole
-    from convmixer_keras.utils.image_listing import image_paths
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
@@ -44,8 +44,8 @@ def main():
 def draw_neighbours(paths, arguments, picture):
     import convmixer_keras as ck
     from convmixer_keras import inference
+    from convmixer_keras.utils.figures import image_grid
     from convmixer_keras.utils.files import written_whole
-    from convmixer_keras.visualization import image_grid
 
     source = arguments.model or inference.default_builder()
     headless = inference.load(source, False, **preprocessing_changes(arguments))

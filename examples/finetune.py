@@ -114,7 +114,7 @@ def finetune(names, train, held_out, arguments):
 
 def split(folder):
     """Returns the names of the classes, and pairs (path, class number) to train on and to hold out."""
-    from convmixer_keras.data.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
+    from convmixer_keras.images.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
 
     if not os.path.isdir(folder):
         raise InputError(f"there is no folder {folder}")

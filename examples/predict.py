@@ -31,7 +31,7 @@ def main():
     arguments = parse()
     streams.quiet_start()
     from convmixer_keras import inference
-    from convmixer_keras.data.class_names import decode_predictions
+    from convmixer_keras.images.class_names import decode_predictions
 
     outputs = ((arguments.csv, ".csv"), (arguments.json, ".json"), (arguments.sheet, command_line.PICTURES))
     for output, endings in outputs:
@@ -84,8 +84,8 @@ def save_json(path, photos, rows):
 
 def save_sheet(path, photos, images, rows, class_names):
     """Draws each photograph under its file's name, the truth where its folder is a class, and the answers."""
+    from convmixer_keras.utils.figures import image_grid
     from convmixer_keras.utils.files import written_whole
-    from convmixer_keras.visualization import image_grid
 
     titles, wrong = [], []
     for number, (photo, row) in enumerate(zip(photos, rows, strict=True)):

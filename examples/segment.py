@@ -95,7 +95,7 @@ def read(folder, size):
     """Returns uint8 images (n, size, size, 3) and int32 masks (n, size, size) of a folder."""
     from PIL import Image
 
-    from convmixer_keras.utils.image_listing import image_paths
+    from convmixer_keras.images.listing import image_paths
 
     parts = [os.path.join(folder, part) for part in ("images", "masks")]
     for part in parts:
@@ -126,7 +126,7 @@ def read(folder, size):
 def draw(images, masks, predicted, path):
     from matplotlib.patches import Patch
 
-    from convmixer_keras.visualization import image_grid
+    from convmixer_keras.utils.figures import image_grid
 
     colours = np.random.default_rng(3).integers(40, 256, (256, 3))
     colours[0], colours[IGNORED] = 0, 255

@@ -22,10 +22,10 @@ from PIL import Image, PngImagePlugin
 
 import convmixer_keras as ck
 from convmixer_keras import recipes
-from convmixer_keras.data import preprocessing
+from convmixer_keras.images import preprocessing
 from convmixer_keras.models import saving
-from convmixer_keras.training.run_folder import RunFolder
-from convmixer_keras.training.settings import Settings
+from convmixer_keras.training.run.run_folder import RunFolder
+from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import files
 
 ODD = (
@@ -356,10 +356,10 @@ def checkpoint_cases(folder, count=60):
     import torch
     from safetensors.numpy import save_file
 
-    from convmixer_keras.convert import torch_checkpoint
+    from convmixer_keras.convert.weights import checkpoint_file
 
     def opened(path):
-        for stored in torch_checkpoint.read_checkpoint(path).values():
+        for stored in checkpoint_file.read_checkpoint(path).values():
             stored.read()
 
     good = {"0.weight": torch.zeros(4, 3, 2, 2), "0.bias": torch.zeros(4)}

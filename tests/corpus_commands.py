@@ -13,10 +13,10 @@ import numpy as np
 from corpus import HOSTILE_NAMES, Case, damaged_bytes
 
 from convmixer_keras.commands import convert, tflite
-from convmixer_keras.convert import runtime
-from convmixer_keras.convert.tflite import export
-from convmixer_keras.data import preprocessing
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.export import runtime
+from convmixer_keras.convert.export.tflite import export
+from convmixer_keras.images import preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import saving
 
 NAMES = ["a", "b", "c"]

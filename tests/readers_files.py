@@ -10,8 +10,9 @@ from conftest import ROOT
 from PIL import Image
 
 import convmixer_keras as ck
-from convmixer_keras import presets
-from convmixer_keras.convert import tflite, torch_checkpoint, torch_state_dict
+from convmixer_keras.convert.export import tflite
+from convmixer_keras.convert.weights import checkpoint_file, to_torch
+from convmixer_keras.models import presets
 
 PIXELS = {"input_mean": 120.0, "input_std": 60.0}
 ANIMALS = ["cat", "dog"]
@@ -78,7 +79,7 @@ def _checkpoints(root):
     model = keras.saving.load_model(root / "model.keras")
     tflite.export(model, root / "model.tflite", labels=ANIMALS)
     (root / "three.tflite").write_bytes((root / "model.tflite").read_bytes())
-    state = torch_state_dict.to_state_dict(model, "official")
+    state = to_torch.to_state_dict(model, "official")
     torch.save({name: torch.tensor(array) for name, array in state.items()}, root / "checkpoint.pth")
 
 
@@ -132,5 +133,5 @@ def published_weights(prepared):
 @pytest.fixture(scope="session")
 def published_checkpoint(prepared):
     """timm's file of ConvMixer-768/32, with random weights."""
-    state = torch_state_dict.to_state_dict(ck.ConvMixer768_32(), "timm")
-    torch_checkpoint.write_checkpoint(state, prepared / "convmixer_768_32.safetensors")
+    state = to_torch.to_state_dict(ck.ConvMixer768_32(), "timm")
+    checkpoint_file.write_checkpoint(state, prepared / "convmixer_768_32.safetensors")

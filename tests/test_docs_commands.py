@@ -48,7 +48,7 @@ NOT_RUN = {
     r"pip install|python -m venv|source ": "downloads packages: .ci/run installs them in a fresh environment",
     r"pytest": "these tests themselves: .ci/run runs them",
     r"ruff": "works on the checkout: .ci/run runs it",
-    r"srun ": "needs Slurm: tests/training/test_machines.py trains in a cluster of its own",
+    r"srun ": "needs Slurm: tests/training/processes/test_machines.py trains in a cluster of its own",
     r".* gs://": "needs a TPU",
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
 }

@@ -24,8 +24,8 @@ import convmixer_keras as ck
 ck.ConvMixer256_8()
 stages.append(sorted(sys.modules))
 ck.ConvMixer768_32
-import convmixer_keras.convert.torch_weights, convmixer_keras.commands.convert
-import convmixer_keras.convert.torch_verify, convmixer_keras.pretrained
+import convmixer_keras.convert.weights.to_keras, convmixer_keras.commands.convert
+import convmixer_keras.convert.weights.against_torch, convmixer_keras.pretrained
 stages.append(sorted(sys.modules))
 print(json.dumps(stages))
 """
@@ -72,9 +72,9 @@ def test_importing_loads_no_keras():
     assert done.stdout == "False\n"
 
 
-def test_only_convert_torch_files_import_torch():
+def test_only_the_files_of_weights_import_torch():
     for folder in ("convmixer_keras", "convert"):
         for path in (ROOT / folder).rglob("*.py"):
-            if folder == "convert" and path.name.startswith("torch_"):
+            if path.parent == ROOT / "convert" / "weights":
                 continue
             assert not re.search(r"^\s*(import|from) torch\b", path.read_text(), re.MULTILINE), path

@@ -12,7 +12,7 @@ from small_models import build, randomize
 
 import convmixer_keras as ck
 from convmixer_keras import inference
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}

@@ -8,7 +8,8 @@ import sys
 from conftest import ROOT
 
 SCRIPT = (
-    "import convmixer_keras, convmixer_keras.convert, convmixer_keras.convert.torch_layouts as layouts, sys\n"
+    "import sys, convmixer_keras, convmixer_keras.convert\n"
+    "from convmixer_keras.convert.weights import layouts\n"
     "print(convmixer_keras.__file__, layouts.__file__, *sorted(n for n in sys.modules if n == 'convert'))"
 )
 
@@ -27,7 +28,7 @@ def run_alone(folder):
 
 
 def test_from_the_checkout():
-    assert run_alone(ROOT) == ["convmixer_keras/__init__.py", "convert/torch_layouts.py"]
+    assert run_alone(ROOT) == ["convmixer_keras/__init__.py", "convert/weights/layouts.py"]
 
 
 def test_as_installed(tmp_path):
@@ -35,5 +36,5 @@ def test_as_installed(tmp_path):
     shutil.copytree(ROOT / "convert", tmp_path / "site" / "convmixer_keras" / "convert")
     assert run_alone(tmp_path / "site") == [
         "convmixer_keras/__init__.py",
-        "convmixer_keras/convert/torch_layouts.py",
+        "convmixer_keras/convert/weights/layouts.py",
     ]

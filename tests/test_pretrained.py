@@ -20,7 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
-from convmixer_keras import presets, pretrained
+from convmixer_keras import pretrained
+from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
 
 # A published variant, shrunk.

@@ -45,62 +45,62 @@ def downloader():
 # Each name: the file that uses or overrides it, what has it, and what for.
 NAMES = {
     "_trainable_variables": (
-        "convmixer_keras/training/optimizer.py",
+        "convmixer_keras/training/step/optimizer.py",
         averaging_optimizer,
         "each variable is paired with its moving average",
     ),
     "_model_variables_moving_average": (
-        "convmixer_keras/training/optimizer.py",
+        "convmixer_keras/training/step/optimizer.py",
         averaging_optimizer,
         "a checkpoint holds the moving averages",
     ),
     "_all_reduce_sum_gradients": (
-        "convmixer_keras/training/optimizer.py",
+        "convmixer_keras/training/step/optimizer.py",
         lambda: keras.optimizers.AdamW,
         "gradients that the training step has summed are not summed again",
     ),
     "_update_model_variables_moving_average": (
-        "convmixer_keras/training/optimizer.py",
+        "convmixer_keras/training/step/optimizer.py",
         lambda: keras.optimizers.AdamW,
         "moving averages soon forget the initial weights, and BatchNorm's statistics are averaged",
     ),
     "_tf_swap_variables": (
-        "convmixer_keras/training/averaging.py",
+        "convmixer_keras/training/step/averaging.py",
         lambda: keras.callbacks.SwapEMAWeights,
         "validation sees averaged statistics, and training continues from exactly the weights it had",
     ),
     "_tf_finalize_ema_values": (
-        "convmixer_keras/training/averaging.py",
+        "convmixer_keras/training/step/averaging.py",
         lambda: keras.callbacks.SwapEMAWeights,
         "the last checkpoint holds both the weights and their averages",
     ),
     "_maybe_symbolic_build": (
-        "convmixer_keras/training/step.py",
+        "convmixer_keras/training/step/training_model.py",
         compiled_model,
         "metrics are built without strategy.reduce, which fails with several workers (keras issue 20585)",
     ),
     "_symbolic_build": (
-        "convmixer_keras/training/step.py",
+        "convmixer_keras/training/step/training_model.py",
         compiled_model,
         "metrics are built without strategy.reduce, which fails with several workers (keras issue 20585)",
     ),
     "_loss_tracker": (
-        "convmixer_keras/training/step.py",
+        "convmixer_keras/training/step/training_model.py",
         compiled_model,
         "the loss that is printed is that of all replicas",
     ),
     "_in_multi_worker_mode": (
-        "convmixer_keras/training/step.py",
+        "convmixer_keras/training/step/training_model.py",
         lambda: tf.distribute.MirroredStrategy(["CPU:0"]).extended,
         "Keras asks it, and then takes metrics of shape (1,)",
     ),
     "_open_with_requests": (
-        "convmixer_keras/data/sources.py",
+        "convmixer_keras/data/datasets.py",
         downloader,
         "a download of tensorflow-datasets from a silent server ends",
     ),
     "MAX_RETRIES": (
-        "convmixer_keras/data/sources.py",
+        "convmixer_keras/data/datasets.py",
         downloader,
         "a download of tensorflow-datasets gives up after four attempts, not eleven",
     ),
@@ -115,17 +115,17 @@ NAMES = {
         "a network's graph is walked from its output to its input",
     ),
     "_prefer_unique_instance_key": (
-        "convmixer_keras/training/distribution.py",
+        "convmixer_keras/training/processes/distribution.py",
         lambda: cross_device_utils.CollectiveReplicaLauncher,
         "memory does not grow with every exchange between processes",
     ),
     "abort_collective_ops": (
-        "convmixer_keras/training/distribution.py",
+        "convmixer_keras/training/processes/distribution.py",
         context.context,
         "a process that waits for one that is gone can stop waiting",
     ),
     "_cardinality": (
-        "convmixer_keras/training/distribution.py",
+        "convmixer_keras/training/processes/distribution.py",
         distributed_dataset,
         "Keras is told how many steps an epoch has",
     ),
@@ -133,27 +133,27 @@ NAMES = {
 # Each module inside TensorFlow or tensorflow-datasets: the file that imports from it, what, and what for.
 MODULES = {
     "tensorflow.python.framework.config": (
-        "convmixer_keras/training/process.py",
+        "convmixer_keras/training/processes/process.py",
         {"disable_op_determinism", "is_op_determinism_enabled"},
         "training leaves the process as it found it",
     ),
     "tensorflow.python.distribute": (
-        "convmixer_keras/training/distribution.py",
+        "convmixer_keras/training/processes/distribution.py",
         {"cross_device_utils"},
         "memory does not grow with every exchange between processes",
     ),
     "tensorflow.python.eager": (
-        "convmixer_keras/training/distribution.py",
+        "convmixer_keras/training/processes/distribution.py",
         {"context"},
         "a process that waits for one that is gone can stop waiting",
     ),
     "tensorflow.python.framework.convert_to_constants": (
-        "convert/tflite.py",
+        "convert/export/tflite.py",
         {"convert_variables_to_constants_v2"},
         "the TFLite converter takes a graph without variables several times faster than a saved model",
     ),
     "tensorflow_datasets.core.download": (
-        "convmixer_keras/data/sources.py",
+        "convmixer_keras/data/datasets.py",
         {"downloader"},
         "a download of tensorflow-datasets from a silent server ends",
     ),

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 USE = """
 import keras, numpy as np, safetensors.numpy, sys
 import convmixer_keras as ck
-from convmixer_keras.convert import torch_state_dict
+from convmixer_keras.convert.weights import to_torch
 
 sizes = dict(hidden_dim=8, depth=1, kernel_size=3, patch_size=2, classes=2, input_shape=(16, 16, 3))
 model = ck.ConvMixer(**sizes, input_mean=120, input_std=60)
@@ -27,7 +27,7 @@ np.testing.assert_array_equal(same.predict(images, verbose=0), model.predict(ima
 ck.save_model(model, "m.keras", ["cat", "dog"])
 assert ck.inference.load("m.keras").class_names == ["cat", "dog"]
 assert ck.inference.load("ConvMixer256_8_P2").class_names[9] == "truck"
-safetensors.numpy.save_file(torch_state_dict.to_state_dict(model, "timm"), "m.safetensors")
+safetensors.numpy.save_file(to_torch.to_state_dict(model, "timm"), "m.safetensors")
 extras = {"keras_cv", "tensorflow_datasets", "torch", "matplotlib", "sklearn", "ai_edge_quantizer"}
 assert not extras & set(sys.modules)
 print(ck.__file__)
@@ -35,7 +35,7 @@ print(ck.__file__)
 RUN = """
 import numpy as np
 from PIL import Image
-from convmixer_keras.convert.runtime import Classifier
+from convmixer_keras.convert.export.runtime import Classifier
 
 Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save("a.png")
 print(Classifier("m.tflite").top("a.png", k=2))

@@ -18,19 +18,13 @@ import sys
 
 import numpy as np
 
-from convmixer_keras import presets
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
 from convmixer_keras.commands.verification import TOLERANCE, Disagreement, compare, torch_outputs
-from convmixer_keras.convert import (
-    timm_config,
-    torch_checkpoint,
-    torch_layouts,
-    torch_state_dict,
-    torch_weights,
-)
-from convmixer_keras.convert.recognition import BY_STRUCTURE
-from convmixer_keras.data import preprocessing as preprocessing_module
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.weights import checkpoint_file, layouts, timm_config, to_keras, to_torch
+from convmixer_keras.convert.weights.recognition import BY_STRUCTURE
+from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import presets
 from convmixer_keras.models.saving import load_model, save_model, save_weights
 from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
@@ -68,12 +62,12 @@ def _parser():
     )
     parser.add_argument(
         "--to",
-        choices=torch_state_dict.TARGETS,
+        choices=to_torch.TARGETS,
         help="write a PyTorch state dict, with timm's names or those of the authors' nn.Sequential",
     )
     parser.add_argument(
         "--activation",
-        choices=torch_weights.ACTIVATIONS,
+        choices=to_keras.ACTIVATIONS,
         help="the network's activation, which checkpoints do not record; not needed for published variants",
     )
     parser.add_argument(
@@ -119,10 +113,10 @@ def _parser():
 
 def _refuse_meaningless(arguments):
     """Raises InputError for flags that do not go together, before anything is read."""
-    endings = (".keras", ".weights.h5") if arguments.to is None else torch_checkpoint.WRITTEN
+    endings = (".keras", ".weights.h5") if arguments.to is None else checkpoint_file.WRITTEN
     if not arguments.output.endswith(endings):
         hint = ""
-        if arguments.to is None and arguments.output.endswith(torch_checkpoint.WRITTEN):
+        if arguments.to is None and arguments.output.endswith(checkpoint_file.WRITTEN):
             hint = "; for a PyTorch file say --to timm or --to official"
         raise InputError(
             f"the output's name must end in {' or '.join(endings)}, got {arguments.output}{hint}"
@@ -157,7 +151,7 @@ def _refuse_meaningless(arguments):
 
 def _whether_to_verify(arguments):
     if arguments.images is not None:
-        from convmixer_keras.convert.torch_verify import image_paths
+        from convmixer_keras.convert.weights.against_torch import image_paths
 
         image_paths(arguments.images)
     if arguments.verify is False:
@@ -173,7 +167,7 @@ def _whether_to_verify(arguments):
 def _to_keras(arguments, verify):
     keep_head = not arguments.no_top and arguments.classes is None
     with written_whole(arguments.output) as temporary:
-        checkpoint = torch_weights.open_checkpoint(
+        checkpoint = to_keras.open_checkpoint(
             arguments.input,
             activation=arguments.activation,
             variant=arguments.variant,
@@ -197,7 +191,7 @@ def _to_keras(arguments, verify):
             preprocessing = dataclasses.replace(preprocessing, mean=None, std=None)
         expected = _expected_outputs(checkpoint, arguments, normalization) if verify else []
         # Of the checkpoint, its PyTorch model and the Keras model, no more than two are in memory at once.
-        model = torch_weights.build(
+        model = to_keras.build(
             checkpoint,
             not arguments.no_top,
             arguments.classes,
@@ -235,7 +229,7 @@ def _preprocessing(checkpoint, arguments):
 
 def _class_names(preset, model):
     """Returns ImageNet's names for a classifier of a published ImageNet variant, or None."""
-    from convmixer_keras.data.class_names import published_classes
+    from convmixer_keras.images.class_names import published_classes
 
     names = published_classes("imagenet")
     return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
@@ -259,14 +253,14 @@ def _expected_outputs(checkpoint, arguments, normalization):
 
 
 def _to_torch(arguments, verify):
-    from convmixer_keras.convert import torch_verify
+    from convmixer_keras.convert.weights import against_torch
 
-    torch_checkpoint.check_writable_name(arguments.output)
+    checkpoint_file.check_writable_name(arguments.output)
     model = load_model(arguments.input)
-    state = torch_state_dict.to_state_dict(model, arguments.to)
-    sizes, activation = torch_state_dict.model_sizes(model), torch_state_dict.model_activation(model)
+    state = to_torch.to_state_dict(model, arguments.to)
+    sizes, activation = to_torch.model_sizes(model), to_torch.model_activation(model)
     print(f"{one_line(arguments.input)}: {sizes}, {activation}")
-    mean_and_std = torch_verify.normalization(model) or ()
+    mean_and_std = against_torch.normalization(model) or ()
     if mean_and_std:
         print("input_normalization is left out: the PyTorch weights take channels that are normalised")
     top_activation = model.get_layer("head").activation.__name__
@@ -276,11 +270,11 @@ def _to_torch(arguments, verify):
     if verify and dtype != "float32":
         print(f"not verified: the model computes in {dtype}, and PyTorch's would in float32")
     elif verify:
-        modules = torch_state_dict.TARGETS[arguments.to].module_names(sizes.depth)
+        modules = to_torch.TARGETS[arguments.to].module_names(sizes.depth)
         arrays = {
             (layer, tensor): state[f"{module}.{tensor}"]
             for layer, module in modules.items()
-            for tensor in torch_layouts.tensor_names(layer)
+            for tensor in layouts.tensor_names(layer)
         }
         expected = torch_outputs(
             sizes, activation, arrays, model.input_shape[1], mean_and_std, arguments.images
@@ -288,7 +282,7 @@ def _to_torch(arguments, verify):
         compare(model, expected)
     in_units = tuple(values / 255 for values in mean_and_std)
     metadata = timm_config.to_metadata(preprocessing_module.of(arguments.input), sizes, in_units)
-    torch_checkpoint.write_checkpoint(state, arguments.output, metadata)
+    checkpoint_file.write_checkpoint(state, arguments.output, metadata)
 
 
 if __name__ == "__main__":

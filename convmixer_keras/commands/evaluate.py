@@ -12,7 +12,7 @@ PREVIEWED_BATCHES = 8
 
 
 def evaluate(arguments, recipe):
-    from convmixer_keras.training import evaluation
+    from convmixer_keras.training.run import evaluation
     from convmixer_keras.utils import progress
 
     if arguments.report is not None:
@@ -24,7 +24,7 @@ def evaluate(arguments, recipe):
         "confusion": arguments.report is not None,
     }
     if arguments.evaluate.endswith(".tflite"):
-        from convmixer_keras.convert import tflite_evaluation
+        from convmixer_keras.convert.export import tflite_evaluation
 
         def counted(examples, size):
             return progress.shown(examples, "evaluating", size, "images")
@@ -45,7 +45,7 @@ def evaluate(arguments, recipe):
 
 def _preprocessing(arguments):
     """Returns the record in the model file with the flags in place of what it says, or None."""
-    from convmixer_keras.data import preprocessing
+    from convmixer_keras.images import preprocessing
 
     flags = {
         name: arguments.overrides[name]
@@ -71,8 +71,8 @@ def of_run(arguments, recipe, folder):
 
     Flags override what the run had, and a line says so.
     """
-    from convmixer_keras.training.run_folder import RunFolder
-    from convmixer_keras.training.settings import Settings
+    from convmixer_keras.training.run.run_folder import RunFolder
+    from convmixer_keras.training.run.settings import Settings
 
     run, settings = RunFolder(folder), Settings()
     given = settings_flags.given_settings(arguments, Settings)
@@ -88,9 +88,9 @@ def of_run(arguments, recipe, folder):
 
 def preview(arguments, recipe):
     extras.require("matplotlib")
-    from convmixer_keras import visualization
     from convmixer_keras.data import pipeline as data
-    from convmixer_keras.training.settings import Settings
+    from convmixer_keras.training.run.settings import Settings
+    from convmixer_keras.utils import figures
 
     settings = Settings(**settings_flags.given_settings(arguments, Settings))
     batch = data.load(recipe, settings.data_dir, max_bad_images=settings.max_bad_images)
@@ -105,7 +105,7 @@ def preview(arguments, recipe):
         return "\n".join(names)
 
     with written_whole(arguments.preview) as path:
-        visualization.image_grid(images, [title(label) for label in labels]).savefig(path)
+        figures.image_grid(images, [title(label) for label in labels]).savefig(path)
     print(f"wrote {arguments.preview}: {len(images)} augmented images, each under its labels")
     return command_line.DONE
 

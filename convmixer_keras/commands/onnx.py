@@ -14,8 +14,8 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     extras.require("onnx")
     streams.quiet_start()
-    from convmixer_keras.convert import onnx
-    from convmixer_keras.data import preprocessing
+    from convmixer_keras.convert.export import onnx
+    from convmixer_keras.images import preprocessing
     from convmixer_keras.models.saving import load_class_names, load_model
 
     report = onnx.export(

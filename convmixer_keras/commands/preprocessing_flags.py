@@ -2,7 +2,7 @@
 
 import argparse
 
-from convmixer_keras.data.preprocessing import INTERPOLATIONS, ORIENTATIONS
+from convmixer_keras.images.preprocessing import INTERPOLATIONS, ORIENTATIONS
 
 _NAMES = ("crop_pct", "interpolation", "orientation")
 _NORMALIZATION = ("mean", "std")

@@ -21,7 +21,7 @@ def main(argv=None):
         _write(arguments, arguments.destination)
         print(f"wrote {arguments.destination}")
         return command_line.DONE
-    from convmixer_keras import publishing
+    from convmixer_keras.commands import publishing
 
     hub.parse(arguments.destination)
     with tempfile.TemporaryDirectory() as folder:
@@ -32,7 +32,7 @@ def main(argv=None):
 
 
 def _write(arguments, folder, **options):
-    from convmixer_keras import publishing
+    from convmixer_keras.commands import publishing
 
     page = publishing.write(arguments.model, folder, calibration=arguments.calibrate, verbose=True, **options)
     for name in page.files:

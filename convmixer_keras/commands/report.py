@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 
-from convmixer_keras import visualization
+from convmixer_keras.utils import figures
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import make_folder, written_whole
 from convmixer_keras.utils.text import one_line
@@ -47,7 +47,7 @@ def confusion_matrix(counts, class_names):
     if counts.shape != (classes, classes):
         raise InputError(f"counts must have the shape {(classes, classes)}, got {counts.shape}")
     side = min(3 + 0.35 * classes, 16)
-    figure = visualization.new_figure(side, side)
+    figure = figures.new_figure(side, side)
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -4,8 +4,8 @@ import dataclasses
 import re
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.convert.tflite import MODES, export
-from convmixer_keras.data import preprocessing as preprocessing_module
+from convmixer_keras.convert.export.tflite import MODES, export
+from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, read_text

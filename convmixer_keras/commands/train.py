@@ -39,11 +39,11 @@ def main(argv=None):
 
 
 def train(arguments, recipe):
-    from convmixer_keras.training import run_folder
     from convmixer_keras.training import trainer as training
-    from convmixer_keras.training.distribution import choose_strategy
-    from convmixer_keras.training.peers import PeerLost
-    from convmixer_keras.training.termination import Terminated
+    from convmixer_keras.training.processes.distribution import choose_strategy
+    from convmixer_keras.training.processes.peers import PeerLost
+    from convmixer_keras.training.processes.termination import Terminated
+    from convmixer_keras.training.run import run_folder
 
     extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
@@ -99,8 +99,9 @@ def train(arguments, recipe):
 
 def body_to_start_from(path, recipe, overrides):
     """Returns the recipe with the network of --init-from, and the path of its weights."""
-    from convmixer_keras import presets, pretrained
-    from convmixer_keras.training.network import recipe_for
+    from convmixer_keras import pretrained
+    from convmixer_keras.models import presets
+    from convmixer_keras.training.step.network import recipe_for
 
     preset = next((preset for preset in presets.PRESETS if preset.name == path), None)
     if preset is not None:
@@ -122,7 +123,7 @@ def warn_of_slow_precision(recipe):
 
 def test(folder, recipe, settings):
     """Evaluates the best model on the test split, once per run, and records it in the config."""
-    from convmixer_keras.training import evaluation, run_folder
+    from convmixer_keras.training.run import evaluation, run_folder
 
     config, finished = folder.read_config(), len(folder.read_history())
     known = config.get("test")
@@ -152,7 +153,7 @@ def recipe_text(recipe, name):
 
 
 def report(folder, history):
-    from convmixer_keras.training import run_folder
+    from convmixer_keras.training.run import run_folder
 
     if not history:
         raise InputError(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convmixer_keras import presets
+from convmixer_keras.models import presets
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
@@ -18,18 +18,18 @@ class Disagreement(Exception):
 
 def torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
     """Returns pairs of `Images` and PyTorch's outputs on them."""
-    from convmixer_keras.convert import torch_verify
+    from convmixer_keras.convert.weights import against_torch
 
     size = image_size or _PATCHES_TO_VERIFY * sizes.patch_size
-    sets = [torch_verify.random_images(size, sizes.channels, *mean_and_std)]
+    sets = [against_torch.random_images(size, sizes.channels, *mean_and_std)]
     if folder is not None:
         if sizes.channels != 3:
             raise InputError(f"--images have 3 channels, and the network takes {sizes.channels}")
         sets.append(
-            torch_verify.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
+            against_torch.real_images(folder, size, preset or presets.CONVMIXER_1536_20, *mean_and_std)
         )
     return [
-        (images, torch_verify.torch_outputs(sizes, activation, arrays, _counted(images, "running PyTorch")))
+        (images, against_torch.torch_outputs(sizes, activation, arrays, _counted(images, "running PyTorch")))
         for images in sets
     ]
 
@@ -43,11 +43,11 @@ def _counted(images, what):
 
 def compare(model, expected, features=False):
     """Prints how well the Keras model agrees with PyTorch, and raises Disagreement if it does not."""
-    from convmixer_keras.convert import torch_verify
+    from convmixer_keras.convert.weights import against_torch
 
     for images, theirs in expected:
-        ours = torch_verify.keras_outputs(model, _counted(images, "running Keras"), features)
-        difference, words = torch_verify.agreement(ours, theirs)
+        ours = against_torch.keras_outputs(model, _counted(images, "running Keras"), features)
+        difference, words = against_torch.agreement(ours, theirs)
         if features:
             words = f"largest difference of features {difference:.2e}"
         print(f"verified on {one_line(images.name)}, {images.size} x {images.size}: {words}")

@@ -1,4 +1,4 @@
-"""From a file to a batch. The public names stand in `__init__.pyi`."""
+"""From files to batches. The public names stand in `__init__.pyi`."""
 
 import lazy_loader
 

@@ -1,4 +1,3 @@
-from . import preprocessing as preprocessing
 from .pipeline import Data as Data
 from .pipeline import load as load
 from .pipeline import load_validation as load_validation

@@ -6,7 +6,8 @@ import warnings
 
 import tensorflow as tf
 
-from convmixer_keras.data import image_file, transforms
+from convmixer_keras.data import transforms
+from convmixer_keras.images import reading
 from convmixer_keras.utils.errors import InputError
 
 
@@ -110,7 +111,7 @@ class BadImages:
             if path in self.paths:
                 return
             self.paths.append(path)
-            reason = image_file.why_too_large(path)
+            reason = reading.why_too_large(path)
             message = f"{path} cannot be decoded as an image" + (f": {reason}" if reason else "")
             if len(self.paths) > self.limit:
                 self.error = self.error or InputError(

@@ -1,43 +1,284 @@
-"""What `tf.data` lacks: an order that depends only on a seed, and an approximate number of batches."""
+"""Where images come from: digits, any tensorflow-datasets name, or a folder."""
 
+import contextlib
+import functools
+import os
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 import tensorflow as tf
 
-from convmixer_keras.data.bad_images import zeros_like_spec
+from convmixer_keras.images.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
+from convmixer_keras.images.splits import base_name, part, slice_of
+from convmixer_keras.utils import extras
+from convmixer_keras.utils.errors import InputError, first_line
+
+DIGITS_TEST_SHARE = 0.2
+TURNS = 16  # Files to read at a time, and images of each in its turn.
+DOWNLOAD_SECONDS = 20  # To connect, and between any two parts of a download.
+_KINDS = (
+    "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
+    "tensorflow-datasets knows"
+)
 
 
-def with_cardinality(batches, steps):
-    """Tells Keras how many batches a full pass has, and allows fewer, as in a resumed pass.
+class Split(NamedTuple):
+    """Undecoded examples (image, label): a uint8 array, the bytes of a JPEG or PNG file, or its path.
 
-    `assert_cardinality` would fail on such a pass.
+    Paths are what a folder gives; `files` then lists all of them, each with its label. `shards` is a function
+    from seed and epoch, which may be tensors, to the same examples from files in an order of that epoch; None
+    where they are not in several files.
     """
-    one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
-    of_unknown_length = one.filter(lambda *_: False).repeat()
-    return batches.concatenate(of_unknown_length).take(steps)
+
+    examples: tf.data.Dataset
+    size: int
+    bytes: float
+    files: list[tuple[str, int]] | None = None
+    shards: Callable | None = None
 
 
-def not_sharded():
-    """Returns options without automatic sharding: each worker reads its own share already."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # Images and batches are processed in parallel already; threads within one of them only get in the way.
-    options.threading.max_intra_op_parallelism = 1
-    return options
+class Source(NamedTuple):
+    """A data set.
 
-
-def shuffle(examples, buffer, seed, epoch):
-    """Shuffles by (seed, epoch) and nothing else.
-
-    `Dataset.shuffle` also mixes in TensorFlow's global seed, and where that is 0 refuses an epoch that is a
-    tensor.
+    Attributes:
+        read: Function from the name of a split to a `Split`.
+        parts: Function from the name of a split, or of a part of one, to a list of (split, first image,
+            image after the last).
     """
-    spec = examples.element_spec
-    shuffled = tf.raw_ops.ShuffleDataset(
-        input_dataset=tf.data.experimental.to_variant(examples),
-        buffer_size=tf.cast(buffer, tf.int64),
-        seed=tf.cast(seed, tf.int64),
-        seed2=epoch + 1,  # Two zeros would stand for no seed.
-        output_types=[component.dtype for component in spec],
-        output_shapes=[component.shape for component in spec],
-        reshuffle_each_iteration=False,
+
+    name: str
+    split_names: list[str]
+    read: Callable[[str], Split]
+    parts: Callable[[str], list[tuple[str, int, int]]]
+    class_names: list[str]
+    channels: int
+
+
+def open_source(recipe, data_dir=None):
+    """Opens the data set of a recipe.
+
+    Args:
+        recipe: A `Recipe`; `dataset`, `validation_share` and the names of the splits count.
+        data_dir: Where tensorflow-datasets keeps its files; None for its own default.
+
+    Returns:
+        A `Source`.
+
+    Raises:
+        InputError: If there is no such data set, or it has no images with labels.
+    """
+    check_dataset(recipe.dataset, data_dir)
+    if recipe.dataset == "digits":
+        return _digits()
+    if os.path.isdir(os.path.expanduser(recipe.dataset)):
+        return _folder(recipe)
+    return _tfds(recipe.dataset, data_dir)
+
+
+def check_dataset(dataset, data_dir=None):
+    """Raises InputError where `dataset` is neither "digits" nor a folder nor what tensorflow-datasets knows.
+
+    Downloads nothing, so a mistyped name is reported first.
+    """
+    if dataset == "digits" or os.path.isdir(os.path.expanduser(dataset)):
+        return
+    path_like = dataset.startswith(("/", ".", "~")) or dataset.endswith("/") or dataset.count("/") > 1
+    if not dataset.strip() or path_like or os.path.lexists(dataset):
+        raise InputError(f"{_KINDS}, got {dataset!r}, which is no folder")
+    _builder(dataset, data_dir)
+
+
+def _digits():
+    """scikit-learn's 1,797 scans of handwritten digits, split by class, always in the same way."""
+    extras.require("sklearn")
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    # Grey levels are 0..16; everything in this package works in 0..255.
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, digits.target, test_size=DIGITS_TEST_SHARE, stratify=digits.target, random_state=0
     )
-    return tf.data.experimental.from_variant(shuffled, spec)
+    splits = {"train": (train_x, train_y), "test": (test_x, test_y)}
+
+    def read(split):
+        x, y = splits[base_name(split)]
+        part = slice_of(split, len(x))
+        x, y = x[part], y[part]
+        return Split(tf.data.Dataset.from_tensor_slices((x, y)), len(x), x.nbytes)
+
+    def parts(split):
+        return [part(split, len(splits[base_name(split)][0]))]
+
+    return Source("digits", list(splits), read, parts, [str(name) for name in digits.target_names], 1)
+
+
+def _folder(recipe):
+    """A folder; see `data/folder.py` for its layouts."""
+    train = base_name(recipe.train_split or "train")
+    asked_for = (recipe.train_split, recipe.validation_split, recipe.test_split)
+    named = [base_name(name) for name in asked_for if name]
+    divides = recipe.validation_split is None or base_name(recipe.validation_split) == HELD_OUT
+    root = os.path.expanduser(recipe.dataset)
+    folder = Folder(root, train, recipe.validation_share if divides else 0.0, named)
+    candidates = (train, *named, *VALIDATION_SPLITS, *folder.split_names)
+    names = sorted(folder.split(next(name for name in candidates if name in folder.split_names)).paths)
+    numbers = {name: i for i, name in enumerate(names)}
+
+    def read(split):
+        name = base_name(split)
+        found = folder.split(name)
+        check_same_classes(names, found.paths, f"{name!r} of {root}")
+        files = [(path, numbers[name]) for name, paths in sorted(found.paths.items()) for path in paths]
+        # Shuffled once, so that the first images are not all of one class.
+        random.Random(name).shuffle(files)
+        whole, files = len(files), files[slice_of(split, len(files))]
+        paths, labels = zip(*files, strict=True)
+        examples = tf.data.Dataset.from_tensor_slices((list(paths), np.array(labels, np.int64)))
+        return Split(examples, len(files), found.size * len(files) / whole, files)
+
+    def parts(split):
+        return [part(split, sum(map(len, folder.split(base_name(split)).paths.values())))]
+
+    return Source(root, folder.split_names, read, parts, names, 3)
+
+
+def _builder(name, data_dir):
+    extras.require("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
+        raise InputError(f"{_KINDS}, got {name!r}") from None
+
+
+def _tfds(name, data_dir):
+    """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import downloader
+
+    builder = _builder(name, data_dir)
+    features = builder.info.features
+    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
+        raise InputError(
+            f"dataset {name} must have images with one class label each, but has {list(features)}"
+        )
+    _fail_soon(downloader)
+    try:
+        builder.download_and_prepare()
+    # AssertionError: of files that have to be downloaded by hand.
+    except (OSError, AssertionError, tfds.download.DownloadError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"dataset {name} cannot be downloaded and prepared: {reason}") from error
+    splits = builder.info.splits
+
+    def read(split):
+        with _named_split(split, name):
+            images, whole = splits[split].num_examples, splits[base_name(split)]
+        # Always in the same order.
+        read_config = tfds.ReadConfig(
+            interleave_cycle_length=TURNS, interleave_block_length=TURNS, try_autocache=False
+        )
+        return Split(
+            _undecoded(builder, split, read_config=read_config),
+            images,
+            whole.num_bytes * images / whole.num_examples,
+            shards=_shards(builder, split),
+        )
+
+    def parts(split):
+        with _named_split(split, name):
+            found = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+        sizes = {part.splitname: splits[part.splitname].num_examples for part in found}
+        return [(p.splitname, p.from_ or 0, sizes[p.splitname] if p.to is None else p.to) for p in found]
+
+    channels = features["image"].shape[-1] or 3
+    return Source(name, list(splits), read, parts, features["label"].names, channels)
+
+
+def _fail_soon(downloader):
+    """Limits the retries and the waiting time of tensorflow-datasets' downloads.
+
+    By default it tries 11 times, for more than 3 minutes, and waits forever for a silent server.
+    """
+    downloader.MAX_RETRIES = 4
+    if not isinstance(downloader._open_with_requests, functools.partial):
+        opened = functools.partial(downloader._open_with_requests, timeout=DOWNLOAD_SECONDS)
+        downloader._open_with_requests = opened
+
+
+@contextlib.contextmanager
+def _named_split(split, dataset):
+    """Within this block, the errors of tensorflow-datasets about a split become InputErrors."""
+    try:
+        yield
+    except (ValueError, AssertionError, KeyError) as error:
+        raise InputError(f"split {split!r} of {dataset} cannot be read: {first_line(error)}") from None
+
+
+def _undecoded(builder, split, **options):
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    examples = builder.as_dataset(split=split, decoders=decoders, **options)
+    return examples.map(lambda example: (example["image"], example["label"]))
+
+
+def _shards(builder, split):
+    """Returns `Split.shards`. tensorflow-datasets itself shuffles files by a seed that cannot be a tensor."""
+    import tensorflow_datasets as tfds
+
+    parts = builder.info.splits[split].file_instructions
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD or len(parts) < 2:
+        return None
+    names = np.array([str(part.filename) for part in parts])
+    skipped, taken = np.array([(part.skip, part.take) for part in parts], np.int64).T
+
+    def read(name, skip, take):
+        return tf.data.TFRecordDataset(name).skip(skip).take(take)
+
+    def parse(record):
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        example = builder.info.features.deserialize_example(record, decoders=decoders)
+        return example["image"], example["label"]
+
+    def shards(seed, epoch):
+        seeds = tf.stack([tf.cast(seed, tf.int64), tf.cast(epoch, tf.int64)])
+        order = tf.argsort(tf.random.stateless_uniform((len(parts),), seeds))
+        files = tuple(tf.gather(values, order) for values in (names, skipped, taken))
+        return (
+            tf.data.Dataset.from_tensor_slices(files)
+            .interleave(read, TURNS, TURNS, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        )
+
+    return shards
+
+
+def check_fit(path, channels, classes, class_names, source):
+    """Raises InputError if a model file does not fit a data set.
+
+    Args:
+        path: The file, for the message.
+        channels: How many channels the model takes.
+        classes: How many classes it knows.
+        class_names: Their names in the file, or None.
+        source: The `Source`.
+    """
+    if channels != source.channels:
+        raise InputError(
+            f"{path} takes {channels} channels, but images of {source.name} have {source.channels}"
+        )
+    if classes != len(source.class_names):
+        raise InputError(f"{path} knows {classes} classes, but {source.name} has {len(source.class_names)}")
+    if class_names is None:
+        return
+    if len(class_names) != classes:
+        raise InputError(f"{path} has {len(class_names)} class names for {classes} classes")
+    for known, there in zip(class_names, source.class_names, strict=True):
+        if known != there:
+            raise InputError(f"{path} knows a class {known!r} where {source.name} has {there!r}")

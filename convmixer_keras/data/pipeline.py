@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, map_batch, read_file, zeros_like_spec
-from convmixer_keras.data.datasets import not_sharded, shuffle, with_cardinality
+from convmixer_keras.data.datasets import open_source
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.sources import open_source
-from convmixer_keras.data.splits import check_apart, training_split, validation_split
+from convmixer_keras.data.tfdata import not_sharded, shuffle, with_cardinality
 from convmixer_keras.data.transforms import evaluation_transform
+from convmixer_keras.images.splits import check_apart, training_split, validation_split
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
-from convmixer_keras.data.datasets import not_sharded, with_cardinality
 from convmixer_keras.data.draws import draw
+from convmixer_keras.data.tfdata import not_sharded, with_cardinality
 from convmixer_keras.utils import checks
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from convmixer_keras.data import image_file
+from convmixer_keras.images import reading
 from convmixer_keras.utils.errors import InputError
 
 
 def decode(contents, channels, orientation="stored"):
-    """Decodes an image file inside a TensorFlow graph to the pixels that `image_file.read` gives.
+    """Decodes an image file inside a TensorFlow graph to the pixels that `reading.read` gives.
 
     TensorFlow decodes JPEG and PNG files to the same pixels, bit for bit, if its JPEG decoder is told to be
     accurate. CMYK JPEG, JPEG that has been cut off, and any other format, whatever the file's name, go
@@ -26,7 +26,7 @@ def decode(contents, channels, orientation="stored"):
         A uint8 tensor (height, width, channels).
 
     Raises:
-        tf.errors.OpError: If it is not a readable image, or has over `image_file.MOST_PIXELS` pixels.
+        tf.errors.OpError: If it is not a readable image, or has over `reading.MOST_PIXELS` pixels.
     """
     contents = tf.convert_to_tensor(contents)
     head = tf.io.decode_raw(contents, tf.uint8, fixed_length=4)
@@ -68,7 +68,7 @@ def is_whole_jpeg(contents):
 def _checked_size(height, width):
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     fits = tf.debugging.assert_less_equal(
-        pixels, tf.constant(image_file.MOST_PIXELS, tf.int64), "too many pixels"
+        pixels, tf.constant(reading.MOST_PIXELS, tf.int64), "too many pixels"
     )
     return tf.control_dependencies([fits] if fits is not None else [])
 
@@ -76,7 +76,7 @@ def _checked_size(height, width):
 def _decode_with_pillow(contents, channels, orientation):
     """Returns an empty array for what is not an image: TensorFlow would log an exception at length."""
     try:
-        pixels = np.asarray(image_file.read(_as_bytes(contents), channels, orientation))
+        pixels = np.asarray(reading.read(_as_bytes(contents), channels, orientation))
     except InputError:
         pixels = np.empty((0, 0), np.uint8)
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -98,7 +98,7 @@ def exif_orientation(contents, orientation="exif"):
         return tf.constant(1)
 
     def parse(contents):
-        return np.int32(image_file.exif_orientation(_as_bytes(contents)))
+        return np.int32(reading.exif_orientation(_as_bytes(contents)))
 
     return tf.ensure_shape(tf.numpy_function(parse, [contents], tf.int32, stateful=False), ())
 

@@ -2,6 +2,7 @@
 
 import keras
 
+from convmixer_keras.models import arguments
 from convmixer_keras.models.saving import load_weights
 from convmixer_keras.utils import checks
 
@@ -74,15 +75,15 @@ def ConvMixer(
     depth = checks.positive_int("depth", depth)
     kernel_size = checks.positive_int("kernel_size", kernel_size)
     patch_size = checks.positive_int("patch_size", patch_size)
-    checks.activation_name("activation", activation)
+    arguments.activation_name("activation", activation)
     checks.boolean("residual", residual)
     checks.one_of("normalization", normalization, ("batch", "layer"))
     checks.one_of("pooling", pooling, (None, "avg", "max"))
-    classes = checks.top_arguments(include_top, classes, classifier_activation)
-    input_shape = checks.image_shape(input_shape, input_tensor, patch_size)
+    classes = arguments.top_arguments(include_top, classes, classifier_activation)
+    input_shape = arguments.image_shape(input_shape, input_tensor, patch_size)
     channels = input_shape[-1]
-    input_mean, input_std = checks.mean_and_std(input_mean, input_std, channels)
-    checks.network_size(hidden_dim, depth, kernel_size, patch_size, channels, classes)
+    input_mean, input_std = arguments.mean_and_std(input_mean, input_std, channels)
+    arguments.network_size(hidden_dim, depth, kernel_size, patch_size, channels, classes)
 
     inputs = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
     x = inputs

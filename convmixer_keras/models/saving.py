@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 
-from convmixer_keras.data.preprocessing import ENTRY as _PREPROCESSING_ENTRY
+from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.models import sizes
 from convmixer_keras.models.keras_file import check_keras_file, check_weights_file
 from convmixer_keras.utils import hub, limits

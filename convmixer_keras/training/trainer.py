@@ -12,19 +12,20 @@ import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
-from convmixer_keras.training import checkpoint, distribution, run_folder, termination
-from convmixer_keras.training.averaging import SwapAverages
-from convmixer_keras.training.callbacks import KeepRun, NonFiniteLoss, StopEarly
-from convmixer_keras.training.fused import fused_twin
-from convmixer_keras.training.guard import Guard
-from convmixer_keras.training.network import build_model, start_from, thawed
-from convmixer_keras.training.optimizer import build_optimizer
-from convmixer_keras.training.process import configured
-from convmixer_keras.training.resume import check_folder, check_progress, exhausted, note_changes
-from convmixer_keras.training.run_writer import RunWriter
-from convmixer_keras.training.settings import Settings
-from convmixer_keras.training.step import TrainingModel
-from convmixer_keras.training.workers import Workers
+from convmixer_keras.training.processes import distribution, termination
+from convmixer_keras.training.processes.process import configured
+from convmixer_keras.training.processes.workers import Workers
+from convmixer_keras.training.run import checkpoint, run_folder
+from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
+from convmixer_keras.training.run.resume import check_folder, check_progress, exhausted, note_changes
+from convmixer_keras.training.run.run_writer import RunWriter
+from convmixer_keras.training.run.settings import Settings
+from convmixer_keras.training.step.averaging import SwapAverages
+from convmixer_keras.training.step.fused import fused_twin
+from convmixer_keras.training.step.guard import Guard
+from convmixer_keras.training.step.network import build_model, start_from, thawed
+from convmixer_keras.training.step.optimizer import build_optimizer
+from convmixer_keras.training.step.training_model import TrainingModel
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
 

@@ -6,9 +6,9 @@ import os
 import sys
 import warnings
 
-from convmixer_keras import __version__
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
+from convmixer_keras.utils.version import __version__
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PICTURES = (".png", ".jpg", ".pdf", ".svg")

@@ -19,11 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
-from convmixer_keras import presets
 from convmixer_keras.commands import verification
-from convmixer_keras.convert import recognition, torch_model, torch_weights
-from convmixer_keras.data import preprocessing
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.weights import network, recognition, to_keras
+from convmixer_keras.images import preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import presets
 
 SMALL = (16, 2, 3, 2, 10, 3)
 
@@ -170,8 +170,8 @@ def test_the_installed_module_runs():
 
 
 def test_the_twin_has_every_activation():
-    for name in torch_weights.ACTIVATIONS:
-        torch_model.torch_convmixer(4, 1, 3, 2, activation=name)
+    for name in to_keras.ACTIVATIONS:
+        network.torch_convmixer(4, 1, 3, 2, activation=name)
 
 
 class Planted:
@@ -419,7 +419,7 @@ def test_imagenet_classifiers_get_their_names(tmp_path, convmixer_convert, monke
     """On a published variant, shrunk."""
     import dataclasses
 
-    from convmixer_keras import presets
+    from convmixer_keras.models import presets
 
     small = dataclasses.replace(presets.CONVMIXER_1024_20, hidden_dim=8, depth=1, kernel_size=3, patch_size=2)
     monkeypatch.setattr(presets, "PRESETS", (small,))

@@ -11,14 +11,14 @@ from PIL import Image
 
 from convmixer_keras.commands import tflite as tflite_command
 from convmixer_keras.commands import train as train_command
-from convmixer_keras.convert import tflite, tflite_evaluation
-from convmixer_keras.convert.runtime import Classifier
-from convmixer_keras.data import preprocessing
-from convmixer_keras.data.preprocessing import Preprocessing
-from convmixer_keras.data.scores import scores
+from convmixer_keras.convert.export import tflite, tflite_evaluation
+from convmixer_keras.convert.export.runtime import Classifier
+from convmixer_keras.images import preprocessing
+from convmixer_keras.images.listing import image_paths
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.images.scores import scores
 from convmixer_keras.recipes import PHOTOS
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.image_listing import image_paths
 
 
 def photograph(random, bright_side):

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from small_models import build
 
 import convmixer_keras as ck
-from convmixer_keras import presets, pretrained
+from convmixer_keras import pretrained
 from convmixer_keras.commands import train
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import presets
 
 pytestmark = pytest.mark.slow
 

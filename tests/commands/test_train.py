@@ -16,7 +16,7 @@ from processes import COMMAND, run, started, wait_for
 
 from convmixer_keras.commands import train
 from convmixer_keras.recipes import RECIPES
-from convmixer_keras.training.run_folder import RunFolder
+from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils.errors import InputError
 
 SHORT = ["--hidden-dim", "8", "--depth", "1"]

@@ -10,7 +10,7 @@ from PIL import Image
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.draws import RECTANGLE
 from convmixer_keras.data.draws import draw as draw_numbers
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10, IMAGENET
 
 PLAIN = dataclasses.replace(

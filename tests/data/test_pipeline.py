@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow_datasets.core.download import downloader
 
+from convmixer_keras.data import datasets
 from convmixer_keras.data import pipeline as data
-from convmixer_keras.data import sources
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
 from convmixer_keras.utils.errors import InputError
 
@@ -448,7 +448,7 @@ def test_downloads_that_fail_say_why_in_one_line(empty_server, tmp_path, monkeyp
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(sources, "DOWNLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(datasets, "DOWNLOAD_SECONDS", 0.2)
     plain_function = getattr(downloader._open_with_requests, "func", downloader._open_with_requests)
     monkeypatch.setattr(downloader, "_open_with_requests", plain_function)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -17,8 +17,8 @@ from PIL import Image
 
 from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, Recipe, from_saved
 from convmixer_keras.training import trainer as training
-from convmixer_keras.training.fused import fused_twin
-from convmixer_keras.training.run_folder import RunFolder
+from convmixer_keras.training.run.run_folder import RunFolder
+from convmixer_keras.training.step.fused import fused_twin
 from convmixer_keras.utils import command_line
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "examples" / "ablation.py"

@@ -9,8 +9,8 @@ from small_models import build
 from test_examples import example, run
 
 import convmixer_keras as ck
-from convmixer_keras.data.preprocessing import Preprocessing
-from convmixer_keras.utils.image_listing import image_paths
+from convmixer_keras.images.listing import image_paths
+from convmixer_keras.images.preprocessing import Preprocessing
 
 
 @pytest.mark.slow

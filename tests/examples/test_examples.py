@@ -17,8 +17,8 @@ from PIL import Image
 from small_models import build, randomize
 
 import convmixer_keras as ck
-from convmixer_keras.convert import runtime, tflite
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.export import runtime, tflite
+from convmixer_keras.images.preprocessing import Preprocessing
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 TFLITE = pathlib.Path(sys.executable).with_name("convmixer-tflite")

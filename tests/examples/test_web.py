@@ -22,9 +22,9 @@ from PIL.PngImagePlugin import PngInfo
 from web_server import WEB, served
 
 import convmixer_keras as ck
-from convmixer_keras.convert import tflite
-from convmixer_keras.convert.runtime import Classifier
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.convert.export import tflite
+from convmixer_keras.convert.export.runtime import Classifier
+from convmixer_keras.images.preprocessing import Preprocessing
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 SOFTWARE_GPU = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--enable-features=Vulkan"]

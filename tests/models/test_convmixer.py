@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional
 
 import convmixer_keras as ck
-from convmixer_keras import presets
-from convmixer_keras.models import sizes
+from convmixer_keras.models import presets, sizes
 from convmixer_keras.utils.errors import InputError
 
 SMALL = {"hidden_dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2}

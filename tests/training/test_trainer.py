@@ -7,25 +7,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from small_runs import TINY, StopAfter, interrupt_after
 
 from convmixer_keras import load_class_names
 from convmixer_keras.recipes import DIGITS, RECIPES
-from convmixer_keras.training import run_folder
 from convmixer_keras.training import trainer as training
-from convmixer_keras.training.settings import Settings
-
-# Small enough for seconds; learns what colour an image is.
-TINY = dataclasses.replace(
-    DIGITS,
-    image_size=8,
-    hidden_dim=8,
-    depth=1,
-    patch_size=2,
-    batch_size=6,
-    epochs=3,
-    mean=(0.5,),
-    std=(0.25,),
-)
+from convmixer_keras.training.run import run_folder
+from convmixer_keras.training.run.settings import Settings
 
 
 @pytest.fixture
@@ -87,22 +75,6 @@ def test_a_run_leaves_everything(recipe, tmp_path):
         assert all(type(layer).__module__.startswith("keras") for layer in model.layers)
         assert load_class_names(output / name) == ["blue", "green", "red"]
     assert history[-1]["loss"] < history[0]["loss"]
-
-
-class StopAfter(Exception):
-    pass
-
-
-def interrupt_after(monkeypatch, epochs):
-    """Ends training with an exception when so many epochs are finished."""
-    finish = training.KeepRun.on_epoch_end
-
-    def on_epoch_end(self, epoch, logs=None):
-        finish(self, epoch, logs)
-        if epoch + 1 == epochs:
-            raise StopAfter
-
-    monkeypatch.setattr(training.KeepRun, "on_epoch_end", on_epoch_end)
 
 
 @pytest.mark.slow

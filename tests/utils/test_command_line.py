@@ -14,9 +14,9 @@ from small_models import build
 from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  # noqa: F401
 
 import convmixer_keras as ck
-from convmixer_keras import presets
 from convmixer_keras.commands import tflite
-from convmixer_keras.data.preprocessing import Preprocessing
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import presets
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 

@@ -25,7 +25,9 @@ def test_each_module_is_in_its_extra():
 def test_no_file_imports_an_extra_before_it_is_needed():
     for folder in ("convmixer_keras", "convert"):
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name == "torch_model.py":  # A network in PyTorch; imported where PyTorch is known to be.
+            if (
+                path == ROOT / "convert" / "weights" / "network.py"
+            ):  # A network in PyTorch; imported where PyTorch is known to be.
                 continue
             for node in ast.parse(path.read_text()).body:
                 if isinstance(node, (ast.Import, ast.ImportFrom)):

@@ -1,0 +1,101 @@
+"""The images that a `.tflite` file is calibrated and checked with."""
+
+import os
+
+import numpy as np
+
+from convmixer_keras.images.folder import Folder
+from convmixer_keras.images.listing import image_paths
+from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.utils import streams
+from convmixer_keras.utils.errors import InputError
+
+CALIBRATION_IMAGES = 128
+RANDOM_IMAGES = 8
+HELD_OUT_SHARE = 0.2  # The largest share that a program of this package holds out by itself.
+
+
+def calibration_images(source, shape, takes_pixels, preprocessing, counted):
+    """Returns float32 images (n, height, width, channels) of what the file takes.
+
+    Args:
+        source: As `calibration` of `tflite.export`.
+        shape: (height, width, channels) of what the file takes.
+        takes_pixels: Whether it takes raw pixels 0..255.
+        preprocessing: The `Preprocessing` that makes them of photographs, or None for the default one.
+        counted: Function that goes through images and shows how far it is.
+    """
+    if source is None:
+        random = np.random.default_rng(0)
+        images = random.normal(size=(RANDOM_IMAGES, *shape))
+        if takes_pixels:
+            images = random.integers(0, 256, images.shape)
+        return images.astype(np.float32)
+    if not isinstance(source, (str, os.PathLike)):
+        images = np.asarray(source)
+        if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "uif":
+            raise InputError(
+                f"calibration must be at least one image of the shape {shape}, "
+                f"got {images.dtype} {images.shape}"
+            )
+        if not np.isfinite(images).all():  # The quantiser would crash.
+            raise InputError("calibration must be finite numbers, and holds NaN or infinite ones")
+        return images.astype(np.float32)
+    if not takes_pixels:
+        raise InputError(
+            "images are pixels 0..255, and the model takes normalised channels: give input_mean and input_std"
+        )
+    if preprocessing is None:
+        *size, channels = shape
+        preprocessing = Preprocessing(size, channels)
+    if os.path.isdir(source):
+        return _folder_images(source, preprocessing, counted)
+    return _dataset_images(os.fspath(source), preprocessing)
+
+
+def _folder_images(folder, preprocessing, counted):
+    paths = _training_images(folder)
+    if not paths:
+        raise InputError(f"there are no images in {folder}")
+    # Spread over the folder, as its classes may stand one after the other.
+    chosen = np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).round().astype(int))
+    images = (preprocessing(paths[i]) for i in chosen)
+    return np.stack(list(counted(images, "reading", len(chosen))))
+
+
+def _training_images(folder):
+    """Returns a folder's images without those to validate on, which are for measuring.
+
+    A folder without splits is divided as `finetune.py` does, which holds out more than `train_keras.py`. To
+    calibrate on a validation split, name its folder.
+    """
+    try:
+        photos = Folder(folder, validation_share=HELD_OUT_SHARE)
+        classes = photos.split("train").paths if "train" in photos.split_names else {}
+    except InputError:  # No classes, or too few images to hold some out.
+        classes = {}
+    return sorted(path for paths in classes.values() for path in paths) or image_paths(folder)
+
+
+def _dataset_images(name, preprocessing):
+    from convmixer_keras.data import datasets
+    from convmixer_keras.data import pipeline as data
+    from convmixer_keras.recipes import Recipe
+
+    try:
+        datasets.check_dataset(name)
+    except InputError as error:
+        raise InputError(
+            "calibration must be a folder of images, digits, or a name that tensorflow-datasets knows, "
+            f"got {name!r}: there is no such folder, and as a data set: {error}"
+        ) from None
+    # Not the split that the file will be measured on.
+    recipe = Recipe(dataset=name, validation_split="train", batch_size=CALIBRATION_IMAGES)
+    found = data.load_validation(recipe, preprocessing=preprocessing)
+    if found.channels != preprocessing.channels:
+        raise InputError(
+            f"images of {name} have {found.channels} channels, and the model takes {preprocessing.channels}"
+        )
+    with streams.silence():  # TensorFlow warns that the rest of the images is not read.
+        images, _ = next(iter(found.images))
+    return np.asarray(images, np.float32)

@@ -1,0 +1,1 @@
+"""The weights of PyTorch and of other Keras programs, both ways."""

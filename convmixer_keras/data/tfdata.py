@@ -1,0 +1,43 @@
+"""What `tf.data` lacks: an order that depends only on a seed, and an approximate number of batches."""
+
+import tensorflow as tf
+
+from convmixer_keras.data.bad_images import zeros_like_spec
+
+
+def with_cardinality(batches, steps):
+    """Tells Keras how many batches a full pass has, and allows fewer, as in a resumed pass.
+
+    `assert_cardinality` would fail on such a pass.
+    """
+    one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
+    of_unknown_length = one.filter(lambda *_: False).repeat()
+    return batches.concatenate(of_unknown_length).take(steps)
+
+
+def not_sharded():
+    """Returns options without automatic sharding: each worker reads its own share already."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    # Images and batches are processed in parallel already; threads within one of them only get in the way.
+    options.threading.max_intra_op_parallelism = 1
+    return options
+
+
+def shuffle(examples, buffer, seed, epoch):
+    """Shuffles by (seed, epoch) and nothing else.
+
+    `Dataset.shuffle` also mixes in TensorFlow's global seed, and where that is 0 refuses an epoch that is a
+    tensor.
+    """
+    spec = examples.element_spec
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(examples),
+        buffer_size=tf.cast(buffer, tf.int64),
+        seed=tf.cast(seed, tf.int64),
+        seed2=epoch + 1,  # Two zeros would stand for no seed.
+        output_types=[component.dtype for component in spec],
+        output_shapes=[component.shape for component in spec],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, spec)

@@ -1,0 +1,1 @@
+"""A photograph as numbers, and what the numbers mean. Pillow and NumPy, no TensorFlow."""

@@ -1,0 +1,257 @@
+"""How a photograph becomes what a network takes: one record, which travels in every model file.
+
+Only Pillow and NumPy, so that a device can use it; `transforms` has the same inside tf.data.
+"""
+
+import dataclasses
+import json
+import math
+import numbers
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+
+from convmixer_keras.images import reading
+from convmixer_keras.images.reading import MOST_PIXELS, ORIENTATIONS
+from convmixer_keras.utils import limits
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
+
+ENTRY = "preprocessing.json"  # In a `.keras` file, and in the zip archive at the end of a `.tflite` file.
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes what a network takes.
+
+    A call does it: decode, convert to RGB or grey, turn, resize, crop the centre, and normalise where the
+    network takes normalised channels. Sides and corner are rounded as torchvision and timm round them, and
+    Pillow resizes.
+
+    Attributes:
+        size: (height, width) of the result in pixels; one number stands for a square.
+        channels: 3 for RGB or 1 for grey.
+        crop_pct: Share of the resized image's side that the centre crop keeps, over 0 to 1.
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest"; all but the last antialias.
+        orientation: "exif" to turn photographs as their EXIF data says, "stored" to leave them.
+        mean, std: For a network that takes normalised channels, per channel in units of 0..1. None, both,
+            for one that takes raw pixels 0..255.
+
+    Raises:
+        InputError: If a value is out of its range.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    channels: int = 3
+    crop_pct: float = 1.0
+    interpolation: str = "bicubic"
+    orientation: str = "exif"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        values = _checked(self)
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # The only way within a frozen dataclass.
+
+    @property
+    def shape(self):
+        """(height, width, channels) of the result."""
+        return (*self.size, self.channels)
+
+    def __call__(self, image):
+        """Makes the network's input of a photograph.
+
+        Args:
+            image: The path of an image file, its bytes, a Pillow image, or an array (height, width) or
+                (height, width, channels) of numbers 0..255, which are rounded.
+
+        Returns:
+            A float32 array (height, width, channels): whole numbers 0..255, or normalised channels.
+
+        Raises:
+            InputError: If it cannot be read as an image, or is an array of another form.
+        """
+        if not isinstance(image, (str, bytes, os.PathLike, Image.Image)):
+            image = _from_array(image)
+        image = reading.read(image, self.channels, self.orientation)
+        return self.normalized(self.resized(image))
+
+    def resized(self, image):
+        """Resizes a Pillow image and crops its centre; returns uint8 (height, width, channels)."""
+        height, width = self.size
+        least_height, least_width = math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
+        # One side gets the least length, and the longer one is truncated.
+        if image.width * least_height >= image.height * least_width:
+            whole_height, whole_width = least_height, image.width * least_height // image.height
+        else:
+            whole_height, whole_width = image.height * least_width // image.width, least_width
+        # round(), as torchvision's CenterCrop: a half goes to the even number.
+        top, left = round((whole_height - height) / 2), round((whole_width - width) / 2)
+        method = Image.Resampling[self.interpolation.upper()]
+        if whole_height * whole_width > MOST_PIXELS:  # Of a long strip, only what the crop shows.
+            down, across = image.height / whole_height, image.width / whole_width
+            box = (left * across, top * down, (left + width) * across, (top + height) * down)
+            image = image.resize((width, height), method, box)
+        else:
+            # Across first: within one call, the order and so the rounding depend on Pillow's version.
+            image = image.resize((whole_width, image.height), method)
+            image = image.resize((whole_width, whole_height), method)
+            image = image.crop((left, top, left + width, top + height))
+        return np.asarray(image, np.uint8).reshape(self.shape)
+
+    def normalized(self, pixels):
+        """Returns pixels 0..255 (..., channels) as the network takes them, float32."""
+        pixels = np.asarray(pixels, np.float32)
+        if self.mean is None:
+            return pixels
+        return (pixels / 255 - np.float32(self.mean)) / np.float32(self.std)
+
+    def to_json(self):
+        return json.dumps(dataclasses.asdict(self))
+
+    def __str__(self):
+        height, width = self.size
+        turned = "turned as EXIF says" if self.orientation == "exif" else "as stored"
+        text = f"{height}x{width}, crop_pct {self.crop_pct:g}, {self.interpolation}, {turned}"
+        return text if self.mean is None else f"{text}, normalised"
+
+
+def _checked(record):
+    """Returns a record's fields in their proper types, or raises InputError."""
+    size = record.size if isinstance(record.size, (tuple, list)) else (record.size, record.size)
+    if len(size) != 2 or not all(_is_whole(side) and side > 0 for side in size):
+        raise InputError(
+            f"size must be a positive integer or two of them, (height, width), got {record.size!r}"
+        )
+    if math.prod(size) > MOST_PIXELS:
+        raise InputError(f"size must be at most {MOST_PIXELS:,} pixels, got {record.size!r}")
+    if not _is_whole(record.channels) or record.channels not in (1, 3):
+        raise InputError(f"channels must be 1 or 3, as image files have them, got {record.channels!r}")
+    if not _is_number(record.crop_pct) or not 0 < record.crop_pct <= 1:
+        raise InputError(f"crop_pct must be over 0 and at most 1, got {record.crop_pct!r}")
+    for name, allowed in (("interpolation", INTERPOLATIONS), ("orientation", ORIENTATIONS)):
+        value = getattr(record, name)
+        if value not in allowed:
+            raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    if (record.mean is None) != (record.std is None):
+        raise InputError(f"mean and std must be given together, got {record.mean!r} and {record.std!r}")
+    mean, std = (_per_channel(name, getattr(record, name), record.channels) for name in ("mean", "std"))
+    if std is not None and min(std) <= 0:
+        raise InputError(f"std must be positive, got {record.std!r}")
+    return {
+        "size": tuple(int(side) for side in size),
+        "channels": int(record.channels),
+        "crop_pct": float(record.crop_pct),
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _per_channel(name, values, channels):
+    if values is None:
+        return None
+    values = values if isinstance(values, (tuple, list, np.ndarray)) else (values,)
+    if not all(_is_number(value) and 0 <= value <= 1 for value in values):
+        raise InputError(f"{name} must be in units of 0..1, got {', '.join(map(str, values))}")
+    if len(values) not in (1, channels):
+        raise InputError(f"{name} must be one number or {channels}, one for each channel, got {values!r}")
+    return tuple(float(value) for value in (values if len(values) == channels else [*values] * channels))
+
+
+def _is_whole(value):
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _from_array(array):
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,)) or 0 in array.shape:
+        raise InputError(f"an image must be (height, width) or (height, width, 1 or 3), got {array.shape}")
+    if array.dtype.kind not in "uif" or not np.isfinite(array).all():
+        raise InputError(f"an image must be finite numbers 0..255, got {array.dtype}")
+    return Image.fromarray(np.clip(np.round(array), 0, 255).astype(np.uint8))
+
+
+def from_json(text, path):
+    """Returns the `Preprocessing` that `to_json` wrote.
+
+    Raises:
+        InputError: If it is damaged; the message names `path`.
+    """
+    try:
+        return Preprocessing(**json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} holds a damaged {ENTRY}: {error}") from None
+
+
+def of(path):
+    """Reads the `Preprocessing` that a model file carries.
+
+    Args:
+        path: A `.keras` or `.tflite` file of this package.
+
+    Returns:
+        The `Preprocessing`, or None where the file does not say.
+
+    Raises:
+        InputError: If there is no such file, or the record in it is damaged.
+    """
+    path = os.fspath(path)
+    entries = limits.read_entries(path, ENTRY)
+    if entries is None and not path.endswith(".tflite"):  # Another program's has no archive at its end.
+        raise InputError(f"{path} is not a .keras file, or is damaged")
+    return from_json(entries[ENTRY], path) if entries and ENTRY in entries else None
+
+
+def assumed(path, size, channels):
+    """Returns the default `Preprocessing` for a file that records none, with a note on standard error."""
+    record = Preprocessing(size=size, channels=channels)
+    print(
+        f"note: {one_line(path)} does not record its preprocessing; using {record} (override with "
+        "--crop-pct, --interpolation, --orientation)",
+        file=sys.stderr,
+    )
+    return record
+
+
+def published(preset, takes_pixels):
+    """Returns the `Preprocessing` of a published variant, as its authors and timm evaluate it.
+
+    Args:
+        preset: A `presets.Preset`.
+        takes_pixels: Whether the model normalises by itself.
+    """
+    return Preprocessing(
+        preset.image_size,
+        len(preset.mean),
+        preset.crop_pct,
+        preset.interpolation,
+        preset.orientation,
+        None if takes_pixels else preset.mean,
+        None if takes_pixels else preset.std,
+    )
+
+
+def load_image(path, size=224, crop_pct=0.96, interpolation="bicubic", orientation="stored"):
+    """Reads an image file as raw pixels, by default as the published ImageNet weights are evaluated.
+
+    Args:
+        path: An image file of any format that Pillow reads.
+        size, crop_pct, interpolation, orientation: As in `Preprocessing`.
+
+    Returns:
+        A float32 array (height, width, 3), RGB, whole numbers 0..255: raw pixels, not normalised.
+
+    Raises:
+        InputError: If the file is missing or not a readable image, or an argument is out of its range.
+    """
+    return Preprocessing(size, 3, crop_pct, interpolation, orientation)(path)

@@ -1,0 +1,147 @@
+"""Pictures of a network, as matplotlib figures. The public name is `convmixer_keras.visualization`."""
+
+import math
+
+import numpy as np
+
+from convmixer_keras.models import sizes
+from convmixer_keras.models.receptive_field import effective_receptive_field
+from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.figures import WRONG, image_grid, learning_curves, new_figure
+
+__all__ = [
+    "WRONG",
+    "depthwise_kernels",
+    "image_grid",
+    "learning_curves",
+    "new_figure",
+    "patch_embeddings",
+    "principal_colors",
+]
+
+
+def patch_embeddings(model, limit=256):
+    """Draws the filters of a ConvMixer's patch embedding as small images, as the paper's figure does.
+
+    Grey is a weight of 0; each filter is scaled by its own largest weight.
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer`, of 1 or 3 channels.
+        limit: The most filters to draw, at least 1; of more, those with the largest weights are drawn.
+
+    Returns:
+        A `matplotlib.figure.Figure` with one image, in which the filters stand in a square grid.
+
+    Raises:
+        InputError: If the model is not a ConvMixer, or has another number of channels.
+    """
+    limit = checks.positive_int("limit", limit)
+    channels = sizes.of_model(model).channels
+    if channels not in (1, 3):
+        raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
+    filters = _kernel(model, "stem_conv").transpose(3, 0, 1, 2)
+    strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
+    grid = _grid([_brightness(f) for f in filters[strongest]])
+    figure = new_figure(6, 6)
+    axes = figure.subplots()
+    axes.imshow(grid.squeeze(-1) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
+    axes.set_title(f"patch embedding: {len(strongest)} of {len(filters)} filters", fontsize=9)
+    axes.axis("off")
+    return figure
+
+
+def depthwise_kernels(model, kernels=8, rows=8):
+    """Draws depthwise kernels by depth, and beside each row how far its block sees.
+
+    Kernels are red where negative and blue where positive, each on its own scale. How far a block sees is
+    what `effective_receptive_field` gives, on the scale of its square root; the text beside it gives the side
+    of the square that holds 95 % of it, and the side of the largest square that could matter.
+
+    Args:
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer`.
+        kernels: How many kernels of a block to draw: those with the largest weights.
+        rows: How many blocks to draw at most, evenly from the first to the last.
+
+    Returns:
+        A `matplotlib.figure.Figure` with `kernels` + 1 axes for each block.
+
+    Raises:
+        InputError: If the model is not a ConvMixer.
+    """
+    kernels, rows = checks.positive_int("kernels", kernels), checks.positive_int("rows", rows)
+    network = sizes.of_model(model)
+    blocks = np.unique(np.linspace(0, network.depth - 1, rows).round().astype(int))
+    kernels = min(kernels, network.hidden_dim)
+    figure = new_figure(0.9 * kernels + 3.0, 1.05 * len(blocks) + 0.9)
+    widths = [1] * kernels + [1.6]
+    all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
+    for row, block in zip(all_axes, blocks, strict=True):
+        weights = _kernel(model, f"block{block}_depthwise")[..., 0].transpose(2, 0, 1)
+        strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
+        for axes, kernel in zip(row, weights[strongest], strict=False):
+            bound = np.abs(kernel).max() or 1
+            drawn = axes.imshow(kernel / bound, cmap="RdBu", vmin=-1, vmax=1)
+        field, side, largest = effective_receptive_field(model, block)
+        seen = row[-1].imshow(np.sqrt(field / (field.max() or 1)), cmap="Blues", vmin=0, vmax=1)
+        text = f"95 % within {side} px,\nat most {largest} px"
+        row[-1].set_ylabel(text, fontsize=7, rotation=0, ha="left", va="center")
+        row[-1].yaxis.set_label_coords(1.08, 0.5)
+        row[0].set_ylabel(f"block {block}", fontsize=7)
+    for axes in all_axes.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    all_axes[0, 0].set_title("depthwise kernels", fontsize=8, loc="left")
+    all_axes[0, -1].set_title("what the block's centre sees", fontsize=8, loc="left")
+    _colour_key(figure, drawn, all_axes[:, :-1], (-1, 0, 1), ("-largest", "0", "+largest weight"))
+    _colour_key(figure, seen, all_axes[:, -1], (0, 1), ("nothing", "most"))
+    return figure
+
+
+def _colour_key(figure, drawn, axes, ticks, labels):
+    key = figure.colorbar(drawn, ax=list(axes.flat), location="bottom", ticks=ticks, shrink=0.5, aspect=30)
+    key.set_ticklabels(labels, fontsize=7)
+    key.outline.set_visible(False)
+
+
+def principal_colors(maps):
+    """Draws a feature map in colours: its three principal components over places as red, green and blue.
+
+    Args:
+        maps: Array (height, width, channels), such as `features` gives for one image and block.
+
+    Returns:
+        A uint8 array (height, width, 3).
+    """
+    places = np.asarray(maps, np.float64).reshape(-1, maps.shape[-1])
+    places = places - places.mean(0)
+    _, _, directions = np.linalg.svd(places, full_matrices=False)
+    components = np.zeros((len(places), 3))
+    components[:, : len(directions[:3])] = places @ directions[:3].T
+    low, high = np.percentile(components, (2, 98), axis=0)
+    shown = np.clip((components - low) / np.maximum(high - low, 1e-12), 0, 1)
+    return (255 * shown).astype(np.uint8).reshape(*maps.shape[:2], 3)
+
+
+def _kernel(model, name):
+    """Returns the kernel of a layer as float32."""
+    return np.asarray(model.get_layer(name).get_weights()[0], np.float32)
+
+
+def _brightness(kernel):
+    """Returns weights as brightness 0..1, around one half."""
+    return 0.5 + kernel / (2 * np.abs(kernel).max() or 1)
+
+
+def _grid(images):
+    """Returns images (height, width, channels) as one, in a square grid with thin white lines between."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    zoom = math.ceil(16 / images[0].shape[0])
+    images = [image.repeat(zoom, axis=0).repeat(zoom, axis=1) for image in images]
+    height, width, channels = images[0].shape
+    grid = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.float32)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        grid[top : top + height, left : left + width] = image
+    return grid

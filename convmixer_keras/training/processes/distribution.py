@@ -1,0 +1,243 @@
+"""Training on several devices and machines: which `tf.distribute` strategy, and who gets which images.
+
+A strategy runs replicas of the model, each on its part of every batch. What they tell each other in a step is
+in `replicas.py`, what their processes tell each other meanwhile in `peers.py`.
+"""
+
+import contextlib
+import os
+import socket
+import zlib
+
+import keras
+import tensorflow as tf
+from tensorflow.python.distribute import cross_device_utils
+from tensorflow.python.eager import context
+
+from convmixer_keras.training.processes.peers import connected
+from convmixer_keras.training.processes.workers import ALONE, find_workers, has_workers
+from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.text import one_line
+
+STRATEGIES = ("auto", "one", "mirrored", "multiworker", "tpu")
+TPU_SECONDS = 20  # How long to wait for the answer of a TPU, or of the service that knows its address.
+
+
+def choose_strategy(name="auto"):
+    """Says which strategy a run takes, and which processes it has, without starting any.
+
+    Args:
+        name: "one" device; "mirrored" over all GPUs of this machine, or where it has none over its logical
+            CPUs; "multiworker" over the processes that the environment variable TF_CONFIG lists, or the tasks
+            of a Slurm job; "tpu", the one of this machine or of the environment variable TPU_NAME. "auto"
+            takes "tpu" where there is one, "multiworker" where there are several processes, "mirrored" where
+            there are several GPUs, and else "one".
+
+    Returns:
+        One of the other names, and the `Workers`.
+
+    Raises:
+        InputError: For another name, or a TF_CONFIG that cannot be used.
+    """
+    checks.one_of("strategy", name, STRATEGIES)
+    if name == "auto":
+        name = _best_strategy()
+    return name, find_workers() if name == "multiworker" else ALONE
+
+
+# What TensorFlow may raise when another process is gone.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+    tf.errors.UnknownError,
+)
+
+
+def together(workers, timeout, output, shared_errors=()):
+    """Within this block, the loss of another process of the run ends this one.
+
+    Args:
+        workers: The `Workers`; nothing happens where this process is alone.
+        timeout: For how many seconds to wait for the others to start.
+        output: The folder of the run.
+        shared_errors: Exceptions that end the run in every process alike.
+
+    Returns:
+        A context manager: `peers.connected`.
+    """
+    advice = f"; start every process again with --resume --output {output} to go on from the last checkpoint"
+    return connected(workers, timeout, advice, _abort_collectives, _LOST, shared_errors)
+
+
+def _abort_collectives(message):
+    """Makes every exchange with other processes fail, the waiting one and all later ones."""
+    with contextlib.suppress(tf.errors.OpError, RuntimeError):
+        context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
+
+
+def start_strategy(name, workers, others=None):
+    """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
+
+    Args:
+        name, workers: What `choose_strategy` returns.
+        others: What the block of `together` gives: with several workers, TensorFlow alone would wait
+            for them forever.
+
+    Returns:
+        A `tf.distribute.Strategy`.
+
+    Raises:
+        InputError: If there is no TPU.
+    """
+    if name == "one":
+        return tf.distribute.get_strategy()
+    if name == "tpu":
+        return _tpu_strategy()
+    if name == "mirrored":
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    # By default TensorFlow gives every exchange of every step a key of its own, and keeps what it notes about
+    # each in memory: 1.6 kB, which is 39 kB a step for a network of one block with synchronised BatchNorm.
+    cross_device_utils.CollectiveReplicaLauncher._prefer_unique_instance_key = False
+    with others.starting() if others else contextlib.nullcontext():
+        return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))
+
+
+def _cluster_resolver(workers):
+    jobs = {}
+    for name, address in workers.addresses.items():
+        jobs.setdefault(name.split()[0], []).append(address)
+    job, index = workers.name.split()
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(jobs), task_type=job, task_id=int(index), rpc_layer="grpc"
+    )
+
+
+def _best_strategy():
+    if tf.config.list_physical_devices("TPU") or os.environ.get("TPU_NAME"):
+        return "tpu"
+    if has_workers():
+        return "multiworker"
+    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
+
+
+def _tpu_strategy():
+    name = os.environ.get("TPU_NAME") or "local"
+    try:
+        with _answering_within(TPU_SECONDS):
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+            address = resolver.master().removeprefix("grpc://")
+            if address:  # TensorFlow waits forever for one that does not answer.
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port))).close()
+        if address:
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (ValueError, TypeError, OSError, RuntimeError, tf.errors.OpError) as error:
+        raise InputError(
+            f"strategy tpu needs a TPU, here or named by TPU_NAME, which is {name!r}: "
+            f"{one_line(first_line(error), 200)}"
+        ) from None
+
+
+@contextlib.contextmanager
+def _answering_within(seconds):
+    """Within this block, connections that set no limit of their own wait for so many seconds."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def summary(name, workers, replicas, batch_size, passes=1):
+    """One line: which strategy, how many replicas, and how many images each gets of a batch.
+
+    Args:
+        name, workers: What `choose_strategy` returns.
+        replicas: Number of replicas of all workers.
+        batch_size: Images in a step, over all replicas.
+        passes: In how many parts a replica takes its images.
+
+    Raises:
+        InputError: If the replicas and their passes cannot share a batch evenly.
+    """
+    if batch_size % (replicas * passes):
+        parts = f"{replicas} replicas" + (f" times {passes} passes" if passes > 1 else "")
+        raise InputError(f"batch_size must be a multiple of the {parts}, got {batch_size}")
+    process = f", {workers.name} of {workers.count}" if workers.addresses else ""
+    part = f"{passes} times " if passes > 1 else ""
+    return (
+        f"strategy {name}{process}: {replicas} {'replica' if replicas == 1 else 'replicas'} of "
+        f"{part}{batch_size // replicas // passes} images, {batch_size} in a step"
+    )
+
+
+def distribute(strategy, batches, steps, batch_size):
+    """Shares a worker's batches among its replicas.
+
+    Args:
+        strategy: The strategy.
+        batches: This worker's part of each batch, a `tf.data.Dataset`.
+        steps: Number of batches.
+        batch_size: Images in a step, over all replicas of all workers.
+
+    Returns:
+        What `fit` and `evaluate` take: without a strategy `batches` itself.
+    """
+    if strategy is tf.distribute.get_strategy():
+        return batches
+    replicas = strategy.num_replicas_in_sync
+    shared = strategy.distribute_datasets_from_function(lambda _: batches.rebatch(batch_size // replicas))
+    # What Keras takes for the number of steps. TensorFlow does not know it, and beyond the end Keras would
+    # train on made-up images before it stops.
+    shared._cardinality = steps
+    return shared
+
+
+def broadcast(strategy, variables):
+    """Gives every worker the chief's values of variables, such as what it has read from a file.
+
+    Args:
+        strategy: The strategy.
+        variables: List of `tf.Variable` or `keras.Variable`; the same on every worker.
+    """
+    variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+    @tf.function
+    def values_of_first_replica():
+        def replica():
+            context = tf.distribute.get_replica_context()
+            is_first = context.replica_id_in_sync_group == 0
+            kept = [tf.where(is_first, v, tf.zeros_like(v)) for v in map(tf.convert_to_tensor, variables)]
+            return [context.all_reduce(tf.distribute.ReduceOp.SUM, value) for value in kept]
+
+        return strategy.run(replica)
+
+    for variable, value in zip(variables, values_of_first_replica(), strict=True):
+        variable.assign(strategy.experimental_local_results(value)[0])
+
+
+def check_same(strategy, workers, settings):
+    """Makes sure that every worker has the chief's settings.
+
+    Args:
+        strategy, workers: Those of the run.
+        settings: Anything whose `repr` shows every value.
+
+    Raises:
+        InputError: If this worker's settings differ.
+    """
+    if workers.count == 1:
+        return
+    own = zlib.crc32(repr(settings).encode())
+    chiefs = tf.Variable(own, dtype=tf.int64)
+    broadcast(strategy, [chiefs])
+    if int(chiefs) != own:
+        raise InputError(f"{workers.name} must be given the same flags as {workers.chief}")

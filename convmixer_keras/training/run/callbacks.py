@@ -1,0 +1,174 @@
+"""What happens between the steps of a run: it is written down, and stopped when its loss is not a number."""
+
+import threading
+import time
+
+import keras
+
+from convmixer_keras.training.processes.termination import Terminated
+from convmixer_keras.training.run.checkpoint import Progress
+from convmixer_keras.training.run.resume import exhausted
+from convmixer_keras.utils.errors import Failure
+
+LOOK_EVERY_STEPS = 10
+LOOK_EVERY_SECONDS = 1.0
+
+
+class NonFiniteLoss(Failure):
+    """The loss of a step is infinite or not a number."""
+
+
+class KeepRun(keras.callbacks.Callback):
+    """Writes models, history and checkpoint after each epoch, and checkpoints in between.
+
+    The checkpoint comes last: a run that is killed in between repeats that epoch.
+
+    Between the steps it works at the beginning of the next one: Keras waits for the device before it calls
+    `on_train_batch_end`, and not before `on_train_batch_begin`.
+
+    Attributes:
+        asked_to_end: A `threading.Event`: whether this process has got a SIGTERM.
+
+    Args:
+        writer: The `RunWriter` of the run.
+        data: The `Data` to train on. This callback tells it which epoch comes next, and where it begins.
+        progress: The `Progress` to continue from.
+        metrics: The metrics whose sums are part of a checkpoint.
+        checkpoint_every: Number of steps between checkpoints within an epoch; 0 for none.
+        average: The `SwapAverages` callback before this one, or None.
+    """
+
+    def __init__(self, writer, data, progress, metrics, checkpoint_every=0, average=None):
+        super().__init__()
+        self.writer = writer
+        self.data = data
+        self.progress = progress
+        self.sums = [variable for metric in metrics for variable in metric.variables]
+        self.checkpoint_every = checkpoint_every
+        self.average = average
+        self.asked_to_end = threading.Event()
+        self.steps_before = progress.epochs * data.steps + progress.batches
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.began = time.monotonic() - self.progress.seconds
+        self.looked = time.monotonic()
+        self.batches_before = self.batches = self.progress.batches
+        self.data.epoch.assign(epoch)
+        self.data.first_batch.assign(self.progress.batches)
+        for variable, value in zip(self.sums, self.progress.sums, strict=False):
+            variable.assign(value)
+        self.progress = Progress(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        before, self.batches = self.batches, self.batches_before + batch
+        self.data.bad_images.check()
+        every = self.checkpoint_every
+        checkpoint_is_due = every and before // every < self.batches // every
+        if checkpoint_is_due or self._look_is_due(before):
+            self._stop_at_non_finite_loss()
+        if checkpoint_is_due:
+            self._write_checkpoint(self._read_sums())
+        if self._is_asked_to_end():
+            self._stop_at_non_finite_loss()
+            if self.batches and not checkpoint_is_due:
+                self._write_checkpoint(self._read_sums())
+            raise self._terminated()
+
+    def on_test_begin(self, logs=None):
+        self.batches = self.data.steps
+        self.sums_of_epoch = self._read_sums()  # Validation begins its own.
+
+    def on_test_batch_begin(self, batch, logs=None):
+        if batch == 0:  # Before a validation that takes a while, with weights that may be useless.
+            self._stop_at_non_finite_loss()
+        if self._is_asked_to_end():
+            if self.average:  # It has put the averaged weights into the model.
+                self.average.on_test_end()
+            self._write_checkpoint(self.sums_of_epoch)
+            raise self._terminated()
+        self.data.bad_images.check()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._stop_at_non_finite_loss()
+        row = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
+        rate = float(self.model.optimizer.learning_rate)
+        seconds = round(self._seconds(), 2)
+        self.writer.write_epoch({"epoch": epoch + 1, **row, "learning_rate": rate, "seconds": seconds})
+        if self.average:  # The models hold the averaged weights; training continues from the others.
+            self.average.on_epoch_begin(epoch + 1)
+        self.progress = Progress(epoch + 1)
+        self.writer.write_checkpoint(self.model, self.progress)
+        if self.batches_before:  # Only the rest of this epoch was to be trained.
+            self.model.stop_training = True
+
+    def _read_sums(self):
+        """Reads the metrics' sums. To be called in every process: the sum over all of them takes all."""
+        return tuple(float(keras.ops.convert_to_numpy(variable)) for variable in self.sums)
+
+    def _write_checkpoint(self, sums):
+        """Writes a checkpoint from within an epoch."""
+        progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
+        self.writer.write_checkpoint(self.model, progress)
+
+    def _is_asked_to_end(self):
+        """Whether a SIGTERM has come to any process: between the same two steps in all of them."""
+        asked, end = self.asked_to_end.is_set(), self.model.end
+        if end is None:
+            return asked
+        if asked:
+            end.ask()
+        return end.is_asked()
+
+    def _terminated(self):
+        return Terminated(f"ended in epoch {self.progress.epochs + 1}, after step {self.batches} of it")
+
+    def _seconds(self):
+        return time.monotonic() - self.began
+
+    def _look_is_due(self, batches_before):
+        """Whether to ask the device about the loss: often enough for a person, rarely enough for a GPU."""
+        if self.batches // LOOK_EVERY_STEPS > batches_before // LOOK_EVERY_STEPS:
+            return True
+        # Several processes have to stop in the same step, so that none waits for another.
+        if self.writer.alone and time.monotonic() - self.looked > LOOK_EVERY_SECONDS:
+            self.looked = time.monotonic()
+            return True
+        return False
+
+    def _stop_at_non_finite_loss(self):
+        failure = self.model.guard.failure()
+        if failure is None:
+            return
+        if self.average:  # The guard's copies are of training, when the averages are not in the model.
+            self.average.on_test_end()
+        self.model.guard.restore()
+        step = self.steps_before + failure.step
+        epoch, of_epoch = divmod(step - 1, self.data.steps)
+        rate = float(self.model.optimizer.schedule(step - 1))
+        message = (
+            f"the loss is {failure.loss} in step {step} (epoch {epoch + 1}, step {of_epoch + 1} of "
+            f"{self.data.steps}), at the learning rate {rate:.4g}"
+        )
+        if self.average:
+            self.average.on_epoch_end(epoch)
+        if last := self.writer.write_last_model():
+            message += f"; {last} holds the weights before it went wrong"
+        raise NonFiniteLoss(message)
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Ends training when the validation accuracy has not become better for a while.
+
+    Args:
+        history: List of the finished epochs, to which `KeepRun`, before this callback, appends.
+        patience: Number of epochs; 0 never ends it.
+    """
+
+    def __init__(self, history, patience):
+        super().__init__()
+        self.history = history
+        self.patience = patience
+
+    def on_epoch_end(self, epoch, logs=None):
+        if exhausted(self.history, self.patience):
+            self.model.stop_training = True

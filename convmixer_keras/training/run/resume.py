@@ -1,0 +1,103 @@
+"""What may change when a run is resumed, and how the change is recorded."""
+
+import dataclasses
+
+from convmixer_keras.data.datasets import check_dataset
+from convmixer_keras.utils.errors import InputError
+
+# These change neither the checkpoint's network nor the data set's images.
+CHANGEABLE = (
+    "learning_rate",
+    "weight_decay",
+    "clip_norm",
+    "epochs",
+    "dtype_policy",
+    "test_split",
+)
+
+
+def changes(saved, recipe):
+    """Returns what differs between the recipe of a run and the one to resume it with.
+
+    Args:
+        saved: The run's `Recipe`.
+        recipe: The `Recipe` to resume it with.
+
+    Returns:
+        A dictionary from the name of a field to its value before and now.
+
+    Raises:
+        InputError: If a field differs that must not change.
+    """
+    found = {}
+    for field in dataclasses.fields(saved):
+        before, now = getattr(saved, field.name), getattr(recipe, field.name)
+        if before == now:
+            continue
+        if field.name not in CHANGEABLE:
+            raise InputError(
+                f"{field.name} must be {before!r}, as when the run began, to resume it; got {now!r}. A "
+                f"resume may change {', '.join(CHANGEABLE)}"
+            )
+        found[field.name] = [before, now]
+    return found
+
+
+def check_folder(folder, recipe, data_dir, resume, overwrite):
+    """Raises InputError if a run cannot begin in a `RunFolder`, or not continue with this `Recipe`."""
+    if not resume:
+        check_dataset(recipe.dataset, data_dir)
+        folder.check_free()
+        if folder.holds_run() and not overwrite:
+            raise InputError(
+                f"{folder.path} already holds a run: go on with it by --resume, replace it by --overwrite, "
+                "or choose another --output"
+            )
+        return
+    changes(folder.recipe(), recipe)
+
+
+def note_changes(folder, progress, recipe, settings, devices, command):
+    """Notes in a run's config what a resume changes, and after how many epochs.
+
+    Args:
+        folder: The `RunFolder`, or None in a process that writes nothing.
+        progress: The `Progress` of the checkpoint.
+        recipe, settings: What the run goes on with.
+        devices: One line about the devices that it goes on with.
+        command: The command of the resume.
+    """
+    if not folder:
+        return
+    config, before = folder.read_config(), dataclasses.asdict(folder.settings())
+    now = {"recipe": dataclasses.asdict(recipe), "settings": dataclasses.asdict(settings)}
+    changed = changes(folder.recipe(), recipe)
+    changed |= {k: [before[k], value] for k, value in now["settings"].items() if before[k] != value}
+    if config.get("strategy") != devices:
+        changed["strategy"] = [config.get("strategy"), devices]
+    if changed:
+        note = {"after_epochs": progress.epochs, "changed": changed, "command": command}
+        noted = [*config.get("changes", []), note]
+        folder.write_config({**config, **now, "strategy": devices, "changes": noted})
+
+
+def check_progress(progress, recipe, steps):
+    """Raises InputError if a checkpoint is further than its run can be."""
+    if progress.epochs > recipe.epochs or (progress.epochs == recipe.epochs and progress.batches):
+        raise InputError(
+            f"epochs must be at least {progress.epochs + bool(progress.batches)}, which the run has begun, "
+            f"to resume it; got {recipe.epochs}"
+        )
+    if progress.batches > steps:
+        raise InputError(
+            f"the checkpoint was written {progress.batches} steps into an epoch, and an epoch has {steps}: "
+            "the data set is another one"
+        )
+
+
+def exhausted(history, patience):
+    """Whether the best validation accuracy of a run lies `patience` epochs back, or more; 0 is never."""
+    if not patience or not history:
+        return False
+    best = max(history, key=lambda row: row["val_accuracy"])  # The first of equal ones.
+    return history[-1]["epoch"] - best["epoch"] >= patience

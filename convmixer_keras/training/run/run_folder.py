@@ -1,0 +1,168 @@
+"""The folder of a training run: what is in it, and how it is written so that nothing is lost."""
+
+import csv
+import dataclasses
+import glob
+import io
+import json
+import math
+import os
+import shutil
+
+from convmixer_keras.recipes import from_saved
+from convmixer_keras.training.run.settings import Settings
+from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, written_whole
+
+BEST_MODEL = "model.keras"
+LAST_MODEL = "last.keras"
+CONFIG = "config.json"
+HISTORY = "history.csv"
+CURVES = "curves.png"
+TENSORBOARD = "tensorboard"
+CHECKPOINT = "checkpoint.weights.h5"  # weights, optimizer state and step: what --resume continues from
+_COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+_FILES = (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES)
+
+
+class RunFolder:
+    """Paths and small files of one run.
+
+    Args:
+        path: The folder; it is made when the first file is written.
+
+    Raises:
+        InputError: If the path is empty, or the address of something else than a local folder.
+    """
+
+    def __init__(self, path):
+        check_local(path)
+        self.path = os.path.normpath(os.path.expanduser(path))
+
+    def __getitem__(self, name):
+        return os.path.join(self.path, name)
+
+    def holds_run(self):
+        """Whether there is a run here. Another program's `config.json` does not count, a damaged one does."""
+        if not os.path.isfile(self[CONFIG]):
+            return False
+        try:
+            config = json.loads(read_text(self[CONFIG]))
+        except (ValueError, RecursionError):
+            return True
+        return isinstance(config, dict) and isinstance(config.get("recipe"), dict)
+
+    def check_free(self):
+        """Raises InputError if the folder holds files with the names of a run's, but no run."""
+        if self.holds_run():
+            return
+        foreign = [name for name in (CONFIG, *_FILES) if os.path.lexists(self[name])]
+        if foreign:
+            raise InputError(
+                f"{self.path} holds {foreign[0]}, which is not from a run: move it, or choose another "
+                "--output"
+            )
+
+    def create(self, config):
+        """Makes the folder and writes the run's settings.
+
+        Raises:
+            InputError: If the folder cannot be made or written to.
+        """
+        make_folder(self.path)
+        self.write_config(config)
+
+    def write_config(self, config):
+        with written_whole(self[CONFIG]) as path, open(path, "w", encoding="utf-8") as file:
+            json.dump(config, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+
+    def remove_run(self):
+        """Removes the files of an earlier run, and no other file."""
+        from convmixer_keras.training.run.logs import remove_logs
+
+        self.remove_leftovers()
+        remove_logs(self[TENSORBOARD])
+        # The settings last: as long as they are there the folder is known to hold a run.
+        for name in (*_FILES, CONFIG):
+            if os.path.lexists(self[name]):
+                os.remove(self[name])
+
+    def remove_leftovers(self):
+        """Removes the half-written files of a process that was killed."""
+        for leftover in glob.glob(os.path.join(glob.escape(self.path), WRITING + "*")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def read_config(self):
+        """Returns the settings written by `create`.
+
+        Raises:
+            InputError: If there are none, or they cannot be read.
+        """
+        if not os.path.isfile(self[CONFIG]):
+            raise InputError(f"{self.path} holds no run: it has no {CONFIG}")
+        text = read_text(self[CONFIG])
+        try:
+            config = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{self[CONFIG]} is damaged: {first_line(error)}") from None
+        if not isinstance(config, dict) or not isinstance(config.get("recipe"), dict):
+            raise InputError(f"{self[CONFIG]} is not the config of a run: it has no recipe")
+        return config
+
+    def recipe(self):
+        """Returns the run's `Recipe`.
+
+        Raises:
+            InputError: As `read_config`, or if a setting is unknown or out of its range.
+        """
+        saved = self.read_config()["recipe"]
+        try:
+            return from_saved(saved)
+        except InputError as error:
+            raise InputError(
+                f"{self[CONFIG]}: {error}".replace(f"{self[CONFIG]}: {self.path}", self.path)
+            ) from None
+
+    def settings(self):
+        """Returns the run's `Settings`; what an older run did not write down is the default."""
+        config = self.read_config()
+        saved = config.get("settings", {"data_dir": config.get("data_dir")})
+        known = {field.name for field in dataclasses.fields(Settings)}
+        if not isinstance(saved, dict) or set(saved) - known:
+            raise InputError(f"{self[CONFIG]} has settings that are not known: {saved!r}")
+        try:
+            return Settings(**saved)
+        except (InputError, TypeError) as error:
+            raise InputError(f"{self[CONFIG]}: {error}") from None
+
+    def read_history(self, epochs=math.inf):
+        """Returns the first `epochs` epochs as a list of dictionaries from column to number.
+
+        Raises:
+            InputError: If the file is damaged.
+        """
+        if not os.path.isfile(self[HISTORY]):
+            return []
+        text = read_text(self[HISTORY])
+        try:
+            rows = [
+                {key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                for row in csv.DictReader(io.StringIO(text, newline=""))
+            ]
+            # An epoch that was repeated after a resume counts as it was the last time.
+            by_epoch = {row["epoch"]: row for row in rows if 1 <= row["epoch"] <= epochs}
+            if missing := next((name for name in _COLUMNS for row in rows if name not in row), None):
+                raise ValueError(f"it has no column {missing}")
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise InputError(f"{self[HISTORY]} is damaged: {first_line(error)}") from None
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+    def write_history(self, epochs):
+        with (
+            written_whole(self[HISTORY]) as path,
+            open(path, "w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=list(epochs[-1]), restval="nan", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(epochs)

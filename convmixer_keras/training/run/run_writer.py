@@ -1,0 +1,62 @@
+"""Writes what a run leaves in its folder: models, history, curves and checkpoint."""
+
+from convmixer_keras.models.saving import save_model
+from convmixer_keras.training.run import checkpoint, run_folder
+from convmixer_keras.training.run.logs import Logs
+from convmixer_keras.training.step.network import thawed
+from convmixer_keras.utils import figures
+from convmixer_keras.utils.files import written_whole
+
+
+class RunWriter:
+    """Keeps a run in its folder. Of several processes only the chief has one; the others write nothing.
+
+    Args:
+        folder: The `RunFolder`, or None in a process that writes nothing.
+        model: The model to save, which shares its weights with the one that is trained.
+        class_names: Its class names, a list of strings.
+        history: List of the finished epochs, dictionaries, to which `write_epoch` appends.
+        alone: Whether this is the run's only process.
+        preprocessing: The `Preprocessing` to save with the model.
+    """
+
+    def __init__(self, folder, model, class_names, history, alone=True, preprocessing=None):
+        self.folder = folder
+        self.model = model
+        self.class_names = class_names
+        self.history = history
+        self.alone = alone
+        self.preprocessing = preprocessing
+        self._logs = Logs(folder[run_folder.TENSORBOARD], history) if folder else None
+
+    def write_epoch(self, row):
+        """Appends an epoch to the history, and saves the model as the last one and maybe the best one."""
+        best_before = max((earlier["val_accuracy"] for earlier in self.history), default=-1.0)
+        self.history.append(row)
+        self.write_last_model()
+        if self.folder and row["val_accuracy"] > best_before:
+            self._save(run_folder.BEST_MODEL)
+        if self.folder:
+            self.folder.write_history(self.history)
+            self._logs.write(row)
+
+    def write_last_model(self):
+        """Saves the model as it is, and returns the path; None in a process that writes nothing."""
+        if not self.folder:
+            return None
+        self._save(run_folder.LAST_MODEL)
+        return self.folder[run_folder.LAST_MODEL]
+
+    def _save(self, name):
+        with thawed(self.model):
+            save_model(self.model, self.folder[name], self.class_names, self.preprocessing)
+
+    def write_checkpoint(self, training_model, progress):
+        """Writes weights, optimizer and `Progress` of the model in training."""
+        if self.folder:
+            checkpoint.write(training_model, self.folder[run_folder.CHECKPOINT], progress)
+
+    def draw_curves(self):
+        if self.folder and self.history:
+            with written_whole(self.folder[run_folder.CURVES]) as path:
+                figures.learning_curves(self.history).savefig(path)

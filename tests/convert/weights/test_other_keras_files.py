@@ -1,0 +1,189 @@
+"""Weights of other Keras packages' ConvMixers give those packages' own logits.
+
+kimm's class is the real one. kmodels (github.com/IMvision12/keras-vision-models) is not on PyPI, and
+keras-cv's class builds under Keras 2 only: `other_packages` holds a small file of each with random weights,
+written by their own classes (kmodels at commit 5089754 with `include_normalization=True`, keras-cv 0.9 with
+tf-keras 2.21), and what those gave for two images. For other sizes they are written down here, layer for
+layer.
+"""
+
+import pathlib
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from small_models import randomize
+
+from convmixer_keras.convert.weights import to_keras
+from convmixer_keras.models import presets
+from convmixer_keras.utils.errors import InputError
+
+H, D, K, P, CLASSES = 12, 11, 4, 2, 5
+IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+
+
+def network(names, activation, epsilon, front=(), apart=False):
+    """A ConvMixer as the three packages write it; `names` of layers are theirs."""
+    inputs = keras.Input((16, 16, 3))
+    x = inputs
+    for layer in front:
+        x = layer(x)
+
+    def activated(convolution, x):
+        if not apart:
+            convolution.activation = keras.activations.get(activation)
+            return convolution(x)
+        return layers.Activation(activation, name=names("act"))(convolution(x))
+
+    def norm(x, name):
+        return layers.BatchNormalization(momentum=0.9, epsilon=epsilon, name=names(name))(x)
+
+    x = norm(activated(layers.Conv2D(H, P, P, name=names("stem_conv")), x), "stem_bn")
+    for i in range(D):
+        y = activated(layers.DepthwiseConv2D(K, padding="same", name=names(f"block{i}_dw")), x)
+        x = layers.Add()([norm(y, f"block{i}_dw_bn"), x])
+        x = norm(activated(layers.Conv2D(H, 1, name=names(f"block{i}_pw")), x), f"block{i}_pw_bn")
+    x = layers.GlobalAveragePooling2D()(x)
+    outputs = layers.Dense(CLASSES, name=names("head"))(x)
+    randomize(keras.Model(inputs, outputs))
+    return inputs, outputs
+
+
+def converted(path, **arguments):
+    model = to_keras.convert_checkpoint(path, **arguments)
+    return keras.ops.convert_to_numpy(model(IMAGES)), model
+
+
+@pytest.mark.parametrize(
+    ("file", "mean", "std"),
+    [
+        ("kmodels.keras", presets.IMAGENET_MEAN, presets.IMAGENET_STD),
+        ("keras_cv.h5", (0, 0, 0), (1, 1, 1)),
+    ],
+)
+def test_files_of_the_real_classes(file, mean, std):
+    path = pathlib.Path(__file__).parent / "other_packages" / file
+    checkpoint = to_keras.open_checkpoint(path)
+    assert checkpoint.activation == "gelu"
+    model = to_keras.build(checkpoint, normalization=(mean, std))
+    with np.load(path.parent / f"{path.stem}.npz") as theirs:
+        logits = model.predict(theirs["images"].astype(np.float32), verbose=0)
+        ours = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        np.testing.assert_allclose(ours, theirs["probabilities"], rtol=0, atol=1e-6)
+    assert np.ptp(ours) > 0.01
+
+
+def test_kimm(tmp_path):
+    pytest.importorskip("kimm")
+    from kimm._src.models.convmixer import ConvMixer
+
+    options = {"include_top": True, "pooling": None, "dropout_rate": 0.0, "classes": CLASSES, "weights": None}
+    options |= {"feature_extractor": False, "feature_keys": None, "classifier_activation": "linear"}
+    model = ConvMixer(D, H, P, K, "relu", input_shape=(16, 16, 3), include_preprocessing=False, **options)
+    randomize(model)
+    model.save(tmp_path / "kimm.keras")
+    logits, ours = converted(tmp_path / "kimm.keras")
+    np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(IMAGES)), rtol=0, atol=1e-4)
+    assert ours.get_layer("stem_conv").activation is keras.activations.relu
+
+
+@keras.saving.register_keras_serializable(package="kmodels")
+class KModels(keras.Model):
+    """Keeps its own settings in the file, as kmodels' class does, and no list of layers."""
+
+    def __init__(self, activation="relu", **kwargs):
+        inputs, outputs = network(lambda name: None, activation, 1e-5)
+        super().__init__(inputs, outputs, **kwargs)
+        self.act = activation
+
+    def get_config(self):
+        return {"dim": H, "depth": D, "activation": self.act, "classifier_activation": "softmax"}
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_kmodels(activation, tmp_path):
+    model = KModels(activation)
+    expected = keras.ops.convert_to_numpy(model(IMAGES))
+    model.save(tmp_path / "kmodels.keras")
+    logits, _ = converted(tmp_path / "kmodels.keras")
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    model.save_weights(tmp_path / "kmodels.weights.h5")  # As its releases are.
+    logits, _ = converted(tmp_path / "kmodels.weights.h5", activation=activation, epsilon=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
+    with pytest.raises(InputError, match="--epsilon 1e-5"):
+        converted(tmp_path / "kmodels.weights.h5", activation=activation)
+
+
+def keras_cv_names():
+    """What Keras 2 calls layers: by kind and number, the first without one."""
+    kinds = {"conv": "conv2d", "pw": "conv2d", "dw": "depthwise_conv2d", "bn": "batch_normalization"}
+    kinds |= {"act": "tf.nn.gelu", "head": "predictions"}
+    counts = {}
+
+    def name(part):
+        kind = kinds[part.split("_")[-1]]
+        counts[kind] = counts.get(kind, -1) + 1
+        return f"{kind}_{counts[kind]}" if counts[kind] else kind
+
+    return name
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_keras_cv(whole, tmp_path):
+    """A Keras 2 weights file or whole model; batch normalisation with Keras' own epsilon, 1e-3."""
+    inputs, outputs = network(keras_cv_names(), "gelu", 1e-3, [layers.Rescaling(1.0)], apart=True)
+    model = keras.Model(inputs, outputs)
+    with h5py.File(tmp_path / "cv.h5", "w") as file:
+        group = file.create_group("model_weights") if whole else file
+        if whole:
+            file.attrs["model_config"] = '{"class_name": "ConvMixer", "config": {"dim": 12}}'
+        weighted = [layer.name for layer in model.layers]
+        group.attrs["layer_names"] = [name.encode() for name in weighted]
+        for layer in model.layers:
+            inner = group.create_group(layer.name)
+            names = [f"{layer.name}/{weight.name}:0" for weight in layer.weights]
+            inner.attrs["weight_names"] = [name.encode() for name in names]
+            for name, weight in zip(names, layer.weights, strict=True):
+                inner[name] = weight.numpy()
+    logits, ours = converted(tmp_path / "cv.h5")
+    np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(IMAGES)), rtol=0, atol=1e-4)
+    assert ours.get_layer("stem_bn").epsilon == 1e-5
+    assert to_keras.open_checkpoint(tmp_path / "cv.h5").normalization == ((0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_anyones_functional_model(ending, tmp_path):
+    """As the example on keras.io builds it: its own scaling, activations apart, Keras' epsilon."""
+    inputs, outputs = network(lambda name: None, "gelu", 1e-3, [layers.Rescaling(1 / 3)], apart=True)
+    model = keras.Model(inputs, outputs)
+    model.save(tmp_path / f"m.{ending}")
+    ours = to_keras.convert_checkpoint(tmp_path / f"m.{ending}")
+    expected = keras.ops.convert_to_numpy(model(3 * IMAGES))
+    np.testing.assert_allclose(ours.predict(IMAGES, verbose=0), expected, rtol=0, atol=1e-4)
+
+
+def test_the_command_reads_them(tmp_path, convmixer_convert):
+    KModels("relu").save(tmp_path / "kmodels.keras")
+    outcome = convmixer_convert(tmp_path / "kmodels.keras", tmp_path / "m.keras")
+    assert outcome.code == 0, outcome.stderr
+    assert "relu" in outcome.stdout
+    assert "block 10: depthwise depthwise_conv2d_10, normalisation batch_normalization_21" in outcome.stdout
+    assert "verified" in outcome.stdout
+
+
+def test_files_that_are_refused(tmp_path, convmixer_convert):
+    keras.Sequential([keras.Input((3,)), layers.Dense(2)]).save(tmp_path / "dense.keras")
+    (tmp_path / "damaged.keras").write_bytes(b"no archive")
+    (tmp_path / "damaged.h5").write_bytes(b"no HDF5")
+    for name, words in (
+        ("dense.keras", "epsilon"),
+        ("damaged.keras", "damaged"),
+        ("damaged.h5", "damaged"),
+        ("nothing.keras", "there is no file"),
+    ):
+        outcome = convmixer_convert(tmp_path / name, tmp_path / "out.keras", "--activation", "gelu")
+        assert outcome.code == 2
+        assert words in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1

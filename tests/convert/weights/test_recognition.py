@@ -1,0 +1,319 @@
+"""Checkpoints of strangers: wrapped in any way, with names of their own, or of other Keras packages."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch_reference
+from safetensors.torch import save_file
+
+from convmixer_keras.convert.weights import recognition, to_keras
+from convmixer_keras.utils.errors import InputError
+
+SMALL = (16, 12, 3, 2, 10, 3)  # Twelve blocks: 10 sorts before 2 as text.
+PARTS = ("stem.0", "stem.2", "blocks.{}.0.fn.0", "blocks.{}.0.fn.2", "blocks.{}.1", "blocks.{}.3", "head")
+
+# Names of the patch embedding, its normalisation, the four modules of a block, and the classifier; in which
+# order the class defines the four; the first block's number, and by how much it grows.
+NAMINGS = {
+    "flat": ("0 2 {}.fn.0 {}.fn.2 {+1} {+3} 99", (0, 1, 2, 3), 3, 4),
+    "flat, no residual module": ("0 2 {} {+2} {+3} {+5} 99", (0, 1, 2, 3), 3, 6),
+    "words": (
+        "patch_embed.0 patch_embed.2 blocks.{}.depthwise_conv blocks.{}.bn1 blocks.{}.pointwise_conv "
+        "blocks.{}.bn2 classifier",
+        (0, 1, 2, 3),
+        0,
+        1,
+    ),
+    "norms after convolutions": (
+        "conv1 bn convmixblock.{}.dw convmixblock.{}.bn_a convmixblock.{}.pw convmixblock.{}.bn_b linear",
+        (0, 2, 1, 3),
+        0,
+        1,
+    ),
+    "modules of activation and norm": (
+        "embedding_layer.conv embedding_layer.actbn.1 convmixer_layers.{}.depthwise "
+        "convmixer_layers.{}.actbn1.1 convmixer_layers.{}.pointwise convmixer_layers.{}.actbn2.1 fc",
+        (0, 1, 2, 3),
+        1,
+        1,
+    ),
+    "mixers": (
+        "zz.proj zz.norm layer{}.token.conv layer{}.token.norm layer{}.channel.conv layer{}.channel.norm "
+        "a_head",
+        (2, 3, 0, 1),
+        1,
+        1,
+    ),
+    "numbered norms": ("proj proj_norm m.{}.dw m.{}.norm1 m.{}.pw m.{}.norm2 out", (3, 1, 0, 2), 0, 1),
+    "timm's blocks, other ends": (
+        "patches.conv patches.norm blocks.{}.0.fn.0 blocks.{}.0.fn.2 blocks.{}.1 blocks.{}.3 classifier.0",
+        (0, 1, 2, 3),
+        0,
+        1,
+    ),
+}
+UNORDERED = {name for name in NAMINGS if name != "norms after convolutions"}
+
+
+def renamed(reference, naming, depth):
+    """The reference's state dict under other names, in the order in which their class would define them."""
+    names, order, first, step = NAMINGS[naming]
+    names = names.split()
+
+    def block_name(pattern, i):
+        number = first + step * i
+        for plus in range(1, 9):
+            pattern = pattern.replace(f"{{+{plus}}}", str(number + plus))
+        return pattern.format(number)
+
+    modules = {PARTS[0]: names[0], PARTS[1]: names[1]}
+    for i in range(depth):
+        for place in order:
+            modules[PARTS[2 + place].format(i)] = block_name(names[2 + place], i)
+    modules[PARTS[6]] = names[6]
+    state = reference.state_dict()
+    return {
+        f"{new}.{key.rpartition('.')[2]}": tensor.contiguous()
+        for old, new in modules.items()
+        for key, tensor in state.items()
+        if key.rpartition(".")[0] == old
+    }
+
+
+def assert_recognised(state, expected, path):
+    """The tensors of timm's layout are found under other names."""
+    (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
+    found = to_keras.open_checkpoint(path, activation="gelu").recognised
+    theirs = recognition.recognise(expected.state_dict(), "timm")
+    assert found.sizes == theirs.sizes
+    for name, tensor in theirs.tensors.items():
+        np.testing.assert_array_equal(found.tensors[name].read(), tensor.numpy(), err_msg=str(name))
+    return found
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize(
+    "shape", [SMALL, (8, 1, 5, 4, 7, 3), (8, 2, 8, 4, 3, 1), (8, 2, 3, 3, 8, 1)], ids=str
+)
+def test_names_of_their_own(shape, naming, ending, tmp_path):
+    if ending == "safetensors" and naming not in UNORDERED:
+        pytest.skip("safetensors sorts names")
+    reference = torch_reference.random_model("timm", *shape)
+    found = assert_recognised(renamed(reference, naming, shape[1]), reference, tmp_path / f"m.{ending}")
+    assert found.layout == recognition.BY_STRUCTURE
+
+
+def test_norms_that_only_order_tells_apart_are_refused_without_it(tmp_path):
+    reference = torch_reference.random_model("timm", *SMALL)
+    save_file(renamed(reference, "norms after convolutions", 12), tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match=r"nothing tells which .*convmixblock\.0\.bn_a.*\.pth file"):
+        to_keras.open_checkpoint(tmp_path / "m.safetensors", activation="gelu")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["model.", "backbone.0.", "net.", "_forward_module.", "_fsdp_wrapped_module.", "module.model.net."],
+)
+@pytest.mark.parametrize("layout", ["timm", "official", "tweet"])
+def test_any_prefix(layout, prefix, tmp_path):
+    reference = torch_reference.random_model(layout, 16, 2, 3, 2)
+    torch.save({prefix + key: tensor for key, tensor in reference.state_dict().items()}, tmp_path / "m.pth")
+    assert to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu").recognised.layout == layout
+
+
+def test_wrappers_within_names():
+    reference = torch_reference.random_model("timm", 16, 2, 3, 2)
+    state = {
+        "_fsdp_wrapped_module." + key.replace("blocks.", "blocks._fsdp_wrapped_module."): tensor
+        for key, tensor in reference.state_dict().items()
+    }
+    assert recognition.recognise(state, "m.pth").layout == "timm"
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        lambda state: {"net": state, "acc": 91.2, "epoch": 3},
+        lambda state: {"weights": state},
+        lambda state: {"params": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda state: {"model_at_best_epoch": state, "epoch": 3},
+        lambda state: {"state_dict": {"model." + key: tensor for key, tensor in state.items()}, "epoch": 3},
+        lambda state: {"net": {"state_dict": state}},
+        lambda state: {"n_averaged": torch.tensor(5)} | {"module." + key: state[key] for key in state},
+        lambda state: (
+            state | {"total_ops": torch.zeros(1, dtype=torch.float64), "stem.0.total_params": torch.zeros(1)}
+        ),
+    ],
+    ids=["net", "weights", "params", "own name", "lightning", "nested", "averaged", "thop"],
+)
+def test_wrapper_keys(wrapper, tmp_path):
+    reference = torch_reference.random_model("timm", 16, 2, 3, 2)
+    torch.save(wrapper(reference.state_dict()), tmp_path / "m.pth")
+    assert to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu").recognised.layout == "timm"
+
+
+ORDERS = {  # Of the tensors of a normalisation, PyTorch's being 0, 1, 2, 3.
+    "PyTorch's": (0, 1, 2, 3),
+    "bias before weight": (1, 0, 2, 3),
+    "statistics first": (2, 3, 0, 1),
+}
+
+
+def unnamed(reference, depth, order, naming="words", rename="w{}"):
+    """The tensors in the order of their class, with names that say nothing."""
+    tensors = list(renamed(reference, naming, depth).items())
+    row = []
+    while tensors:
+        module = tensors[0][0].rpartition(".")[0]
+        count = next(
+            (i for i, (key, _) in enumerate(tensors) if key.rpartition(".")[0] != module), len(tensors)
+        )
+        found, tensors = tensors[:count], tensors[count:]
+        found = [item for item in found if not item[0].endswith("num_batches_tracked")]
+        row += [found[place] for place in order] if len(found) == 4 else found
+    return {rename.format(i): tensor for i, (_, tensor) in enumerate(row)}
+
+
+def random_trained(*shape):
+    """Values as training leaves them: scales about 1, shifts about 0, positive variances."""
+    reference, generator = torch_reference.random_model("timm", *shape), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in reference.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.uniform_(0.2, 2, generator=generator)
+                module.bias.normal_(0, 0.5, generator=generator)
+                module.running_mean.normal_(0.3, 0.3, generator=generator)
+                module.running_var.uniform_(0.05, 3, generator=generator)
+    return reference
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("shape", [SMALL, (8, 1, 5, 4, 7, 3), (8, 2, 3, 3, 8, 1)], ids=str)
+def test_names_that_say_nothing(shape, order, ending, tmp_path):
+    """Their norms are told by value: which vector is positive, and which mostly."""
+    reference = random_trained(*shape)
+    state = unnamed(reference, shape[1], ORDERS[order])
+    found = assert_recognised(state, reference, tmp_path / f"m.{ending}")
+    assert found.layout == recognition.BY_STRUCTURE
+    start = [f"w{i}" for i in range(2, 6)]
+    of_norm = [found.keys["stem_bn", name] for name in ("weight", "bias", "running_mean", "running_var")]
+    assert [of_norm[place] for place in ORDERS[order]] == start
+    images = np.random.default_rng(0).standard_normal((2, 16, 16, shape[5]), np.float32)
+    model = to_keras.build(to_keras.open_checkpoint(tmp_path / f"m.{ending}", activation="gelu"))
+    expected = torch_reference.logits(reference, images)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    lines = "\n".join(found.modules())
+    assert f"stem: convolution (w0, w1), normalisation ({', '.join(of_norm)})" in lines
+
+
+def test_names_that_say_nothing_in_any_order_of_definition(tmp_path):
+    reference = random_trained(*SMALL)
+    state = unnamed(reference, 12, (0, 1, 2, 3), "norms after convolutions", "{:x}")
+    assert_recognised(state, reference, tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_norms_of_unknown_suffixes(order, tmp_path):
+    reference = random_trained(8, 2, 3, 2)
+    ends = ("weight", "bias", "running_mean", "running_var")
+    places = {ends[place]: "abcd"[i] for i, place in enumerate(ORDERS[order])}
+    state = {}
+    for key, tensor in renamed(reference, "words", 2).items():
+        module, _, end = key.rpartition(".")
+        is_norm = module == "patch_embed.2" or "bn" in module
+        state[f"{module}.{places.get(end, end)}" if is_norm else key] = tensor
+    state = {key: tensor for key, tensor in state.items() if "batches" not in key}
+    if order != "PyTorch's":  # Sorted, as safetensors does.
+        state = dict(sorted(state.items()))
+    assert_recognised(state, reference, tmp_path / "m.pth")
+
+
+def test_norms_that_their_values_do_not_tell_apart_are_refused(tmp_path):
+    reference = random_trained(8, 2, 3, 2)
+    torch.save(unnamed(reference, 2, (1, 2, 3, 0)), tmp_path / "m.pth")  # Weight and variance: both positive.
+    message = "nothing tells which of w2, w3, w4, w5 is a normalisation's weight, bias, mean and variance"
+    with pytest.raises(InputError, match=message):
+        to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+    with torch.no_grad():
+        reference.stem[2].running_var[3] = -1
+    torch.save(unnamed(reference, 2, (0, 1, 2, 3)), tmp_path / "m.pth")
+    with pytest.raises(InputError, match=rf"{message} \(no order fits, and a variance is positive\)"):
+        to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("left_out", "message"),
+    [
+        ("w6", "2 depthwise convolutions, found 1: .*; no other tensors, found w11"),
+        ("w29", "no other tensors, found w26, w27, w28"),
+        ("w1", "no other tensors, found w3, w4, w5"),
+        ("w30", "no other tensors, found w31"),
+    ],
+)
+def test_missing_tensors_without_names(left_out, message, tmp_path):
+    state = unnamed(random_trained(8, 2, 3, 2), 2, (0, 1, 2, 3))
+    del state[left_out]
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(InputError, match=message):
+        to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+def test_float8(dtype, ending, tmp_path):
+    reference = torch_reference.random_model("timm", 16, 2, 3, 2)
+    with torch.no_grad():
+        state = {
+            key: t.to(dtype) if t.is_floating_point() else t for key, t in reference.state_dict().items()
+        }
+        for key, tensor in reference.state_dict().items():
+            tensor.copy_(state[key].to(tensor.dtype))
+    assert_recognised(state, reference, tmp_path / f"m.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classifier.weight": None, "classifier.bias": None}, "no classifier"),
+        ({"blocks.5.bn1.running_var": None}, r"found blocks\.5\.bn1\.weight"),
+        ({"blocks.5.bn1.": None}, "25 normalisations, found 24"),
+        ({"blocks.5.depthwise_conv.": None}, "12 depthwise convolutions, found 11"),
+        ({"blocks.5.": None}, "lacks a block: .* numbered 5"),
+        ({"extra.weight": torch.ones(4, 4, 4)}, r"no other tensors, found extra\.weight"),
+        ({"extra.weight": torch.ones(7, 5), "extra.bias": torch.ones(7)}, "1 classifier, found 2: .*extra"),
+        (
+            {"blocks.5.depthwise_conv.weight": torch.ones(16, 1, 5, 5)},
+            r"\(16, 1, 5, 5\), expected \(16, 1, 3, 3\)",
+        ),
+        ({"classifier.weight": torch.ones(10, 15)}, r"\(10, 15\), expected \(10, 16\)"),
+        ({"blocks.0.depthwise_conv.weight": torch.ones(16, 1, 8, 1)}, "separable .* 8x1"),
+    ],
+    ids=str,
+)
+def test_what_is_left_over_or_missing_is_named(change, message):
+    state = renamed(torch_reference.random_model("timm", *SMALL), "words", 12)
+    for key, value in change.items():
+        if value is None:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(key)}
+        else:
+            state[key] = value
+    with pytest.raises(InputError, match=message) as error:
+        recognition.recognise(state, "m.pth", in_order=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_says_what_it_took_for_what(tmp_path, convmixer_convert):
+    reference = torch_reference.random_model("timm", 16, 2, 3, 2)
+    torch.save({"net": renamed(reference, "words", 2)}, tmp_path / "m.pth")
+    outcome = convmixer_convert(tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu")
+    assert outcome.code == 0, outcome.stderr
+    assert "stem: convolution patch_embed.0, normalisation patch_embed.2" in outcome.stdout
+    assert "block 1: depthwise blocks.1.depthwise_conv, normalisation blocks.1.bn1" in outcome.stdout
+    assert "verified on 2 random images" in outcome.stdout
+    images = np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32)
+    model = keras.saving.load_model(tmp_path / "m.keras")
+    expected = torch_reference.logits(reference, images)
+    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=0, atol=1e-4)

@@ -1,0 +1,400 @@
+"""Conversions give the logits of independently written PyTorch models; nothing is guessed."""
+
+import argparse
+import collections
+import dataclasses
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import torch
+import torch_reference
+from conftest import Outcome
+from safetensors.torch import save_file
+from torch import nn
+
+import convmixer_keras as ck
+from convmixer_keras.convert.weights import recognition, to_keras
+from convmixer_keras.models import presets
+from convmixer_keras.utils.errors import InputError
+
+# hidden_dim, depth, kernel, patch, classes, channels
+SHAPES = [(24, 3, 5, 2, 10, 3), (8, 1, 3, 1, 7, 1), (32, 2, 7, 4, 1000, 4), (16, 2, 9, 7, 2, 3)]
+SMALL = (16, 2, 3, 2, 10, 3)
+
+
+def images(patch, channels, count=2):
+    # 9 and a half patches: what is beyond the ninth is not seen.
+    side = 9 * patch + patch // 2
+    return np.random.default_rng(1).standard_normal((count, side, side, channels), np.float32)
+
+
+def logits(model, batch):
+    return keras.ops.convert_to_numpy(model(batch, training=False))
+
+
+def saved(path, model, prefix=""):
+    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def assert_same_logits(model, reference, batch, tolerance=1e-4):
+    expected = torch_reference.logits(reference, batch)
+    assert np.std(expected) > 0.05  # Outputs that are all alike would prove nothing.
+    np.testing.assert_allclose(logits(model, batch), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_logits_of_every_layout(layout, shape, tmp_path):
+    reference = torch_reference.random_model(layout, *shape)
+    path = saved(tmp_path / "m.safetensors", reference)
+    model = to_keras.convert_checkpoint(path, activation="gelu")
+    assert_same_logits(model, reference, images(shape[3], shape[5]))
+
+
+@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
+@pytest.mark.parametrize("ending", [".pth", ".pth.tar", ".pt", ".bin", ".safetensors"])
+def test_every_file_kind_holds_the_same_weights(layout, ending, tmp_path):
+    reference = torch_reference.random_model(layout, *SMALL)
+    checkpoint = to_keras.open_checkpoint(
+        saved(tmp_path / f"m{ending}", reference), activation="relu"
+    ).recognised
+    assert checkpoint.layout == layout
+    assert len(checkpoint.keys) == len(
+        [name for name in reference.state_dict() if "num_batches_tracked" not in name]
+    )
+    for name, key in checkpoint.keys.items():
+        np.testing.assert_array_equal(
+            checkpoint.tensors[name].read(), reference.state_dict()[key].numpy(), strict=True
+        )
+
+
+@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_wrappers_prefixes(layout, prefix, ending, tmp_path):
+    reference = torch_reference.random_model(layout, *SMALL)
+    path = saved(tmp_path / f"m{ending}", reference, prefix)
+    checkpoint = to_keras.open_checkpoint(path, activation="gelu")
+    assert checkpoint.recognised.layout == layout
+    assert checkpoint.recognised.sizes == (16, 2, 3, 2, 3, 10)
+    assert all(key.startswith(prefix) for key in checkpoint.recognised.keys.values())
+
+
+def test_names_that_pytorch_itself_gives_wrapped_models(tmp_path):
+    reference = torch_reference.random_model("timm", *SMALL)
+    torch.save(nn.DataParallel(torch.compile(reference)).state_dict(), tmp_path / "m.pth")
+    model = to_keras.convert_checkpoint(tmp_path / "m.pth", activation="gelu")
+    assert_same_logits(model, reference, images(2, 3))
+
+
+def training_checkpoint(weights, **others):
+    """What timm's training script saves beside the weights."""
+    optimizer = torch.optim.AdamW(weights.parameters(), eps=1e-3)
+    return {
+        "epoch": 149,
+        "arch": "convmixer",
+        "state_dict": weights.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "args": argparse.Namespace(lr=0.01, sched="onecycle", mean=None, aa="rand-m9"),
+        "metric": np.float64(81.37),
+        "amp_scaler": {"scale": 65536.0},
+        "version": 2,
+    } | others
+
+
+@pytest.mark.parametrize("new_zip_format", [True, False])
+def test_training_checkpoint_with_and_without_its_moving_average(tmp_path, new_zip_format):
+    weights = torch_reference.random_model("official", *SMALL, seed=1)
+    average = torch_reference.random_model("official", *SMALL, seed=2)
+    path = tmp_path / "m.pth.tar"
+    content = training_checkpoint(weights, state_dict_ema=average.state_dict())
+    torch.save(content, path, _use_new_zipfile_serialization=new_zip_format)
+    batch = images(2, 3)
+    assert_same_logits(to_keras.convert_checkpoint(path, activation="gelu"), weights, batch)
+    assert_same_logits(to_keras.convert_checkpoint(path, activation="gelu", ema=True), average, batch)
+
+
+def test_a_moving_average_that_is_not_there(tmp_path):
+    reference = torch_reference.random_model("official", *SMALL)
+    torch.save(training_checkpoint(reference), tmp_path / "m.pth.tar")
+    saved(tmp_path / "m.safetensors", reference)
+    for name in ("m.pth.tar", "m.safetensors"):
+        with pytest.raises(InputError, match="no moving average"):
+            to_keras.open_checkpoint(tmp_path / name, activation="gelu", ema=True)
+
+
+def test_mmpretrain_file(tmp_path):
+    reference = torch_reference.random_model("mmpretrain", *SMALL, act=nn.ReLU)
+    content = {"meta": {"epoch": 300, "CLASSES": ["a"]}, "state_dict": collections.OrderedDict()}
+    content["state_dict"].update(reference.state_dict())
+    torch.save(content, tmp_path / "m.pth")
+    model = to_keras.convert_checkpoint(tmp_path / "m.pth", activation="relu")
+    assert_same_logits(model, reference, images(2, 3))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_point_types(dtype, ending, tmp_path):
+    reference = torch_reference.random_model("timm", *SMALL).to(dtype)
+    path = saved(tmp_path / f"m{ending}", reference)
+    model = to_keras.convert_checkpoint(path, activation="gelu")
+    assert_same_logits(model, reference.float(), images(2, 3))
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_counters_of_batches_may_be_absent(ending, tmp_path):
+    reference = torch_reference.random_model("labml", *SMALL)
+    state = {name: t for name, t in reference.state_dict().items() if "num_batches" not in name}
+    (save_file if ending == ".safetensors" else torch.save)(state, tmp_path / f"m{ending}")
+    model = to_keras.convert_checkpoint(tmp_path / f"m{ending}", activation="gelu")
+    assert_same_logits(model, reference, images(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("relu", nn.ReLU),
+        ("gelu", nn.GELU),
+        ("silu", nn.SiLU),
+        ("relu6", nn.ReLU6),
+        ("elu", nn.ELU),
+        ("selu", nn.SELU),
+        ("mish", nn.Mish),
+        ("hard_silu", nn.Hardswish),
+        ("tanh", nn.Tanh),
+    ],
+)
+def test_activations(name, module, tmp_path):
+    reference = torch_reference.random_model("timm", *SMALL, act=module)
+    model = to_keras.convert_checkpoint(saved(tmp_path / "m.pth", reference), activation=name)
+    assert_same_logits(model, reference, images(2, 3))
+
+
+def hollow_checkpoint(path, h, d, k, p, n=1000):
+    """A timm checkpoint of any size in a few kilobytes: each tensor is one number, repeated."""
+    with torch.device("meta"):
+        shapes = torch_reference.Timm(h, d, k, p, n, 3, nn.GELU).state_dict()
+    torch.save({name: torch.tensor(1.0).expand(tensor.shape) for name, tensor in shapes.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name", "activation"),
+    [
+        ((1536, 20, 9, 7), "ConvMixer1536_20", "gelu"),
+        ((768, 32, 7, 7), "ConvMixer768_32", "relu"),
+        ((1024, 20, 9, 14), "ConvMixer1024_20", "gelu"),
+        ((768, 32, 7, 7, 37), "ConvMixer768_32", "relu"),
+    ],
+)
+def test_published_variants_tell_their_activation(sizes, name, activation, tmp_path):
+    path = hollow_checkpoint(tmp_path / "m.pth", *sizes)
+    checkpoint = to_keras.open_checkpoint(path)
+    assert (checkpoint.preset.name, checkpoint.activation) == (name, activation)
+    assert to_keras.open_checkpoint(path, activation="silu").activation == "silu"
+
+
+@pytest.mark.parametrize("sizes", [(16, 2, 3, 2), (768, 32, 9, 7), (768, 31, 7, 7), (1536, 20, 9, 8)])
+def test_no_activation_is_guessed(sizes, tmp_path):
+    path = hollow_checkpoint(tmp_path / "m.pth", *sizes)
+    with pytest.raises(InputError, match="--activation"):
+        to_keras.open_checkpoint(path)
+
+
+def test_variant_that_the_checkpoint_is_not(tmp_path):
+    path = hollow_checkpoint(tmp_path / "m.pth", 768, 32, 9, 7)
+    message = "kernel_size is 9 in the checkpoint and 7 in ConvMixer768_32"
+    with pytest.raises(InputError, match=message):
+        to_keras.open_checkpoint(path, variant="ConvMixer768_32")
+    with pytest.raises(InputError, match=message):  # The near miss is pointed out.
+        to_keras.open_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("preset", "mean", "std"),
+    [
+        (presets.CONVMIXER_1024_20, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        (presets.CONVMIXER_256_8, [0.4914, 0.4822, 0.4465], [0.2471, 0.2435, 0.2616]),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_include_preprocessing_takes_raw_pixels(preset, mean, std, tmp_path, monkeypatch):
+    """With the constants of the data that the variant was trained on; variants shrunk, to be quick."""
+    width, depth, kernel_size, patch_size = SMALL[:4]
+    small = dataclasses.replace(
+        preset, hidden_dim=width, depth=depth, kernel_size=kernel_size, patch_size=patch_size
+    )
+    monkeypatch.setattr(presets, "PRESETS", (small,))
+    reference = torch_reference.random_model("timm", *SMALL)
+    path = saved(tmp_path / "m.safetensors", reference)
+    model = to_keras.convert_checkpoint(path, include_preprocessing=True)
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 18, 18, 3)).astype(np.float32)
+    normalized = (pixels / 255 - mean) / std
+    expected = torch_reference.logits(reference, normalized.astype(np.float32))
+    np.testing.assert_allclose(logits(model, pixels), expected, rtol=0, atol=1e-4)
+
+
+def test_include_preprocessing_is_not_known_for_any_network(tmp_path):
+    path = saved(tmp_path / "m.pth", torch_reference.random_model("timm", 8, 1, 3, 2, 5, 4))
+    with pytest.raises(InputError, match="known for the published variants only"):
+        to_keras.convert_checkpoint(path, activation="gelu", include_preprocessing=True)
+
+
+def features(reference, batch):
+    reference.head = nn.Identity()
+    return torch_reference.logits(reference, batch)
+
+
+def test_new_classifier_on_the_old_body(tmp_path):
+    reference = torch_reference.random_model("timm", *SMALL)
+    path = saved(tmp_path / "m.pth", reference)
+    model = to_keras.convert_checkpoint(path, activation="gelu", classes=4)
+    batch = images(2, 3)
+    assert logits(model, batch).shape == (2, 4)
+    body = keras.Model(model.inputs, model.get_layer("pool").output)
+    np.testing.assert_allclose(logits(body, batch), features(reference, batch), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("with_head", [True, False])
+def test_without_top_the_checkpoint_needs_no_classifier(with_head, tmp_path):
+    reference = torch_reference.random_model("official", *SMALL)
+    state = reference.state_dict()
+    if not with_head:
+        del state["7.weight"], state["7.bias"]
+    torch.save(state, tmp_path / "m.pth")
+    model = to_keras.convert_checkpoint(tmp_path / "m.pth", activation="gelu", include_top=False)
+    batch = images(2, 3)
+    expected = torch_reference.logits(reference[:5], batch).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(logits(model, batch), expected, rtol=0, atol=1e-4)
+
+
+def test_converted_weights_load_into_a_model_without_top(tmp_path, convmixer_convert):
+    reference = torch_reference.random_model("timm", *SMALL)
+    path = saved(tmp_path / "m.pth", reference)
+    out = tmp_path / "m.weights.h5"
+    assert convmixer_convert(path, out, "--activation", "gelu").code == 0
+    model = ck.ConvMixer(
+        16, 2, 3, 2, include_top=False, pooling="avg", input_shape=(None, None, 3), weights=out
+    )
+    batch = images(2, 3)
+    np.testing.assert_allclose(logits(model, batch), features(reference, batch), rtol=0, atol=1e-4)
+
+
+# Runs commands one after the other, and prints how each ended.
+BLOCKED_TORCH = """
+import contextlib, io, json, sys
+class NotInstalled:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, NotInstalled())
+from convmixer_keras.utils import command_line
+from convmixer_keras.commands import convert as torch_command
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command_line.run(lambda: torch_command.main(arguments))
+    except SystemExit as ended:
+        print("outcome", json.dumps([ended.code, out.getvalue(), err.getvalue()]))
+"""
+
+
+@pytest.mark.slow
+def test_without_pytorch(tmp_path):
+    """safetensors go both ways; pickled files say what they need."""
+    reference = torch_reference.random_model("timm", *SMALL)
+    tensors, pickled = (saved(tmp_path / f"m{ending}", reference) for ending in (".safetensors", ".pth"))
+    commands = [
+        [tensors, tmp_path / "m.keras", "--activation", "gelu"],
+        [tmp_path / "m.keras", tmp_path / "back.safetensors", "--to", "timm"],
+        [pickled, tmp_path / "p.keras", "--activation", "gelu"],
+    ]
+    arguments = json.dumps([list(map(str, command)) for command in commands])
+    command = [sys.executable, "-c", BLOCKED_TORCH, arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [
+        line.removeprefix("outcome ") for line in done.stdout.splitlines() if line.startswith("outcome ")
+    ]
+    there, back, refused = (Outcome(*json.loads(line)) for line in lines)
+    assert there.code == 0, there.stderr
+    assert "not verified: PyTorch is not installed" in there.stdout
+    assert_same_logits(keras.saving.load_model(tmp_path / "m.keras"), reference, images(2, 3))
+    assert back.code == 0, back.stderr
+    assert to_keras.open_checkpoint(tmp_path / "back.safetensors", activation="gelu")
+    assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "needs PyTorch" in refused.stderr
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+@pytest.mark.parametrize("layout", ["timm", "official"])
+def test_there_and_back_bit_for_bit(layout, ending, tmp_path, convmixer_convert):
+    model = ck.ConvMixer(16, 3, 5, 2, classes=6, input_shape=(None, None, 3), input_mean=100, input_std=50)
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        weight.assign(random.uniform(0.01, 0.1, weight.shape))
+    model.save(tmp_path / "m.keras")
+    out = tmp_path / f"m{ending}"
+    outcome = convmixer_convert(tmp_path / "m.keras", out, "--to", layout)
+    assert outcome.code == 0, outcome.stderr
+    back = to_keras.convert_checkpoint(out, activation="gelu")
+    assert len(back.get_weights()) == len(model.get_weights())
+    for before, after in zip(model.get_weights(), back.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after, strict=True)
+
+
+def test_depth_is_not_mistaken_where_a_last_block_is_lost():
+    reference = torch_reference.random_model("official", *SMALL)
+    state = {name: t for name, t in reference.state_dict().items() if not name.startswith("4.")}
+    with pytest.raises(InputError, match=r"missing 4\.0\.fn\.0\.weight"):
+        recognition.recognise(state, "m.pth")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("builder", "layout", "sizes", "activation"),
+    [
+        ("ConvMixer1536_20", "official", (1536, 20, 9, 7), nn.GELU),
+        ("ConvMixer768_32", "timm", (768, 32, 7, 7), nn.ReLU),
+        ("ConvMixer1024_20", "mmpretrain", (1024, 20, 9, 14), nn.GELU),
+    ],
+)
+def test_published_sizes_at_224(builder, layout, sizes, activation, tmp_path):
+    reference = torch_reference.random_model(layout, *sizes, 1000, act=activation)
+    path = saved(tmp_path / "m.safetensors", reference)
+    model = to_keras.convert_checkpoint(path, image_size=224)
+    assert model.name == builder
+    batch = np.random.default_rng(1).standard_normal((1, 224, 224, 3), np.float32)
+    difference = np.abs(logits(model, batch) - torch_reference.logits(reference, batch)).max()
+    print(f"{builder}: largest logit difference {difference:.2e}")
+    assert_same_logits(model, reference, batch)
+
+
+@pytest.mark.slow
+def test_timm_opens_what_is_written_for_it(tmp_path, convmixer_convert):
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:  # Made for another PyTorch; ConvMixer uses none of its operations.
+        for name in ("nms", "qnms"):
+            torch.library.define(f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor")
+    timm = pytest.importorskip("timm")
+    model = ck.ConvMixer768_32(classes=7, input_shape=(None, None, 3))
+    ck.save_model(model, tmp_path / "m.keras")
+    outcome = convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "timm")
+    assert outcome.code == 0, outcome.stderr
+    # Strict: it raises where a tensor is missing or left over.
+    theirs = timm.create_model(
+        "convmixer_768_32", num_classes=7, checkpoint_path=str(tmp_path / "m.safetensors")
+    )
+    batch = np.random.default_rng(0).standard_normal((1, 64, 64, 3), np.float32)
+    expected = torch_reference.logits(theirs.eval(), batch)  # About +-0.05: the classifier is fresh.
+    np.testing.assert_allclose(logits(model, batch), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,145 @@
+import dataclasses
+import shutil
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import convmixer_keras as ck
+from convmixer_keras import recipes
+from convmixer_keras.data import pipeline as data
+from convmixer_keras.training.run import evaluation
+
+RECIPE = dataclasses.replace(recipes.DIGITS, batch_size=100)
+SIZES = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "classes": 10}
+
+
+def by_hand(model, images, labels):
+    """Cross-entropy, top-1 and top-5 in NumPy."""
+    logits = model.predict(images, verbose=0).astype(np.float64)
+    shifted = logits - logits.max(1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    ranks = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(1)
+    return -log_probabilities[np.arange(len(labels)), labels].mean(), (ranks < 1).mean(), (ranks < 5).mean()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pairs = [(x.numpy(), y.numpy()) for x, y in data.load_validation(RECIPE).images]
+    return np.concatenate([x for x, _ in pairs]), np.concatenate([y for _, y in pairs]).argmax(1)
+
+
+@pytest.mark.parametrize("raw_pixels", [True, False])
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_scores_equal_those_by_hand(digits, raw_pixels, activation, tmp_path):
+    images, labels = digits
+    statistics = {"input_mean": 255 * 0.306, "input_std": 255 * 0.377} if raw_pixels else {}
+    model = ck.ConvMixer(**SIZES, input_shape=(8, 8, 1), classifier_activation=activation, **statistics)
+    ck.save_model(model, tmp_path / "m.keras", [str(i) for i in range(10)])
+    logits = ck.ConvMixer(**SIZES, input_shape=(8, 8, 1))
+    logits.set_weights(model.get_weights())
+    expected = by_hand(logits, (images / 255 - 0.306) / 0.377, labels)
+    scores = evaluation.evaluate(tmp_path / "m.keras", RECIPE)
+    np.testing.assert_allclose(scores[:3], expected, rtol=1e-4)
+    assert scores.images == 360
+
+
+def test_a_free_image_size_takes_the_recipes(tmp_path):
+    model = ck.ConvMixer(**SIZES, input_shape=(None, None, 1), input_mean=80, input_std=90)
+    ck.save_model(model, tmp_path / "m.keras")
+    scores = evaluation.evaluate(tmp_path / "m.keras", dataclasses.replace(RECIPE, image_size=12))
+    assert scores.images == 360
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "message"),
+    [
+        ({"classes": 7}, None, "knows 7 classes, but digits has 10"),
+        ({"input_shape": (8, 8, 3)}, None, "takes 3 channels, but images of digits have 1"),
+        ({}, [*"012345678", "nine"], "knows a class 'nine' where digits has '9'"),
+    ],
+)
+def test_models_that_do_not_fit(options, names, message, tmp_path):
+    model = ck.ConvMixer(**{**SIZES, "input_shape": (8, 8, 1), **options})
+    ck.save_model(model, tmp_path / "m.keras", names)
+    with pytest.raises(ValueError, match=message):
+        evaluation.evaluate(tmp_path / "m.keras", RECIPE)
+
+
+def test_models_that_are_no_classifiers(tmp_path):
+    features = ck.ConvMixer(8, 1, 3, 2, include_top=False, input_shape=(8, 8, 1))
+    ck.save_model(features, tmp_path / "features.keras")
+    with pytest.raises(ValueError, match="must take images and give one score for each class"):
+        evaluation.evaluate(tmp_path / "features.keras", RECIPE)
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
+    with pytest.raises(ValueError, match="must take images and give one score for each class"):
+        evaluation.evaluate(tmp_path / "dense.keras", RECIPE)
+
+
+def normalised(**options):
+    return ck.ConvMixer(
+        **SIZES, input_shape=(8, 8, 1), input_mean=255 * 0.306, input_std=255 * 0.377, **options
+    )
+
+
+def test_a_nested_model_is_normalised_once(digits, tmp_path):
+    inner = normalised()
+    image = keras.Input((8, 8, 1))
+    ck.save_model(inner, tmp_path / "inner.keras")
+
+    for name, outer in (
+        ("nested", keras.Model(image, inner(image))),
+        ("softmax", keras.Model(image, keras.layers.Softmax()(inner(image)))),
+    ):
+        ck.save_model(outer, tmp_path / f"{name}.keras")
+        ours = evaluation.evaluate(tmp_path / f"{name}.keras", RECIPE)
+        np.testing.assert_allclose(
+            ours[:3], evaluation.evaluate(tmp_path / "inner.keras", RECIPE)[:3], rtol=1e-4
+        )
+
+
+def test_three_means_on_grey_images(tmp_path):
+    """ImageNet's statistics on one channel count as their mean."""
+    ck.save_model(ck.ConvMixer(**SIZES, input_shape=(8, 8, 1)), tmp_path / "m.keras")
+    three = dataclasses.replace(RECIPE, mean=(0.2, 0.3, 0.4), std=(0.3, 0.3, 0.3))
+    one = dataclasses.replace(RECIPE, mean=(0.3,), std=(0.3,))
+    np.testing.assert_allclose(
+        *(evaluation.evaluate(tmp_path / "m.keras", recipe)[:3] for recipe in (three, one)), rtol=1e-5
+    )
+
+
+def test_which_class_is_taken_for_which(digits, tmp_path):
+    images, labels = digits
+    model = normalised()
+    ck.save_model(model, tmp_path / "m.keras")
+    scores = evaluation.evaluate(tmp_path / "m.keras", RECIPE, confusion=True)
+    found = model.predict(images, verbose=0).argmax(1)
+    expected = np.zeros((10, 10), int)
+    for is_, taken_for in zip(labels, found, strict=True):
+        expected[is_, taken_for] += 1
+    np.testing.assert_array_equal(scores.confusion, expected)
+    np.testing.assert_allclose(scores.accuracy_of_class, expected.diagonal() / expected.sum(1))
+    assert scores.split == "test"
+
+
+def test_damaged_files_are_left_out(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "photos")
+    (tmp_path / "photos/val/red/0.png").write_bytes(b"no image")
+    recipe = dataclasses.replace(
+        RECIPE, dataset=str(tmp_path / "photos"), image_size=8, mean=(0.5,), std=(0.2,)
+    )
+    model = ck.ConvMixer(**{**SIZES, "classes": 3}, input_shape=(8, 8, 3), input_mean=127, input_std=60)
+    ck.save_model(model, tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"red/0\.png cannot be decoded"):
+        evaluation.evaluate(tmp_path / "m.keras", recipe)
+    with pytest.warns(UserWarning, match="cannot be decoded"):
+        assert evaluation.evaluate(tmp_path / "m.keras", recipe, max_bad_images=1).images == 14
+
+
+def test_class_names_of_another_number(tmp_path):
+    ck.save_model(normalised(), tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras", "a") as archive:
+        archive.writestr("class_names.json", '["0", "1"]')
+    with pytest.raises(ValueError, match="has 2 class names for 10 classes"):
+        evaluation.evaluate(tmp_path / "m.keras", RECIPE)

@@ -1,0 +1,262 @@
+"""Runs that are resumed: what they remember, what may change, and what is refused."""
+
+import dataclasses
+import glob
+import json
+import os
+import random
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_runs import TINY, StopAfter, interrupt_after
+
+from convmixer_keras.training import trainer as training
+from convmixer_keras.training.run import run_folder
+from convmixer_keras.training.run.resume import exhausted
+from convmixer_keras.training.run.settings import Settings
+from convmixer_keras.utils.errors import InputError
+
+
+@pytest.fixture
+def recipe(image_folder):
+    return dataclasses.replace(TINY, dataset=str(image_folder), epochs=2)
+
+
+def scalars(folder):
+    """All (split, tag, step, value) of TensorBoard's logs."""
+    found = []
+    for split in ("train", "validation"):
+        for path in glob.glob(os.path.join(folder, split, "events*")):
+            for event in tf.compat.v1.train.summary_iterator(path):
+                for value in event.summary.value:
+                    found.append((split, value.tag, event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policies", [("float32", "mixed_float16"), ("mixed_float16", "float32")])
+def test_what_may_change(recipe, tmp_path, policies):
+    output = tmp_path / "run"
+    begun = dataclasses.replace(recipe, dtype_policy=policies[0], epochs=1)
+    training.train(begun, output, verbose=0)
+    with h5py.File(output / run_folder.CHECKPOINT) as file:
+        steps = len(file.attrs) and int(file.attrs["epochs"]) * 6
+    changed = dataclasses.replace(
+        begun, epochs=3, learning_rate=0.002, weight_decay=0.1, clip_norm=0.5, dtype_policy=policies[1]
+    )
+    history = training.train(changed, output, Settings(max_bad_images=2), resume=True, verbose=0)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    # The rate after epoch 2 is that of a run of three epochs from its beginning.
+    done = (2 * steps + 1) / (3 * steps)  # The rate is that of the next step.
+    expected = np.interp(done, [0, 0.4, 0.8, 1], [0, 1, 0.05, 0]) * 0.002
+    assert history[1]["learning_rate"] == pytest.approx(expected, rel=1e-4)
+    config = json.loads((output / "config.json").read_text())
+    assert config["recipe"]["epochs"] == 3
+    (note,) = config["changes"]
+    assert note["after_epochs"] == 1
+    assert note["changed"]["learning_rate"] == [0.01, 0.002]
+    assert note["changed"]["dtype_policy"] == list(policies)
+    assert note["changed"]["max_bad_images"] == [0, 2]
+    folder = run_folder.RunFolder(output)
+    assert (folder.recipe(), folder.settings()) == (changed, Settings(max_bad_images=2))
+    # Nothing changes in a finished run that is resumed once more.
+    assert training.train(changed, output, Settings(max_bad_images=2), resume=True, verbose=0) == history
+    assert len(json.loads((output / "config.json").read_text())["changes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_dim": 16}, "hidden_dim must be 8, as when the run began"),
+        ({"seed": 4}, "seed must be 0"),
+        ({"epochs": 1}, "epochs must be at least 2"),
+    ],
+)
+def test_what_may_not_change(finished, recipe, changes, message):
+    before = {path: path.read_bytes() for path in finished.glob("*.*")}
+    with pytest.raises(InputError, match=message):
+        training.train(dataclasses.replace(recipe, **changes), finished, resume=True, verbose=0)
+    assert {path: path.read_bytes() for path in finished.glob("*.*")} == before
+
+
+@pytest.fixture(scope="module")
+def finished_once(image_folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("finished") / "run"
+    training.train(dataclasses.replace(TINY, dataset=str(image_folder), epochs=2), output, verbose=0)
+    return output
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A copy of a finished run of two epochs."""
+    import shutil
+
+    return shutil.copytree(finished_once, tmp_path / "run")
+
+
+def test_a_folder_with_a_run_is_refused(finished, recipe, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume.*--overwrite.*--output"):
+        training.train(recipe, finished, verbose=0)
+    with pytest.raises(ValueError, match=r"hidden_dim must be 8, .* got 16"):
+        training.train(dataclasses.replace(recipe, hidden_dim=16), finished, resume=True, verbose=0)
+    with pytest.raises(ValueError, match="holds no run"):
+        training.train(recipe, tmp_path / "other", resume=True, verbose=0)
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    run_folder.RunFolder(finished).remove_run()
+    assert list(finished.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_named(finished, recipe):
+    checkpoint = finished / run_folder.CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"checkpoint\.weights\.h5 cannot be resumed from"):
+        training.train(recipe, finished, resume=True, verbose=0)
+
+
+@pytest.mark.slow
+def test_one_unbroken_run(recipe, tmp_path, monkeypatch):
+    output = tmp_path / "run"
+    recipe = dataclasses.replace(recipe, epochs=3)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(StopAfter):
+            training.train(recipe, output, verbose=0)
+    # A row that the checkpoint does not know yet, and one that was written twice.
+    lines = (output / "history.csv").read_text().splitlines()
+    (output / "history.csv").write_text("\n".join([*lines, lines[1], lines[2].replace("2,", "3,", 1)]) + "\n")
+    history = training.train(recipe, output, resume=True, verbose=0)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    logged = [
+        (step, value) for split, tag, step, value in scalars(output / "tensorboard") if tag == "epoch_loss"
+    ]
+    expected = [(row["epoch"] - 1, row[name]) for name in ("loss", "val_loss") for row in history]
+    np.testing.assert_allclose(sorted(logged), sorted(expected), rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_history_shorter_than_the_checkpoint(finished, recipe):
+    lines = (finished / "history.csv").read_text().splitlines()
+    (finished / "history.csv").write_text(f"{lines[0]}\n{lines[2]}\n")
+    history = training.train(dataclasses.replace(recipe, epochs=3), finished, resume=True, verbose=0)
+    assert [row["epoch"] for row in history] == [2, 3]
+
+
+@pytest.mark.slow
+def test_the_process_is_left_as_it_was(recipe, tmp_path):
+    from tensorflow.python.eager import context
+    from tensorflow.python.framework import config
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.utils.set_random_seed(77)
+    random.random(), np.random.random()
+    before = random.getstate(), np.random.get_state()[1].tolist(), context.global_seed()
+    recipe = dataclasses.replace(recipe, epochs=1, seed=5)
+    training.train(recipe, tmp_path / "run", Settings(deterministic=True), verbose=0)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    assert (random.getstate(), np.random.get_state()[1].tolist(), context.global_seed()) == before
+    assert not config.is_op_determinism_enabled()
+    with pytest.raises(InputError, match="already holds a run"):
+        training.train(recipe, tmp_path / "run", verbose=0)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+@pytest.mark.slow
+def test_patience(recipe, tmp_path):
+    rows = [{"epoch": i + 1, "val_accuracy": a} for i, a in enumerate([0.1, 0.5, 0.5, 0.4])]
+    assert exhausted(rows, 2)
+    assert not exhausted(rows, 3)
+    assert not exhausted(rows, 0)
+    assert not exhausted([], 1)
+    recipe = dataclasses.replace(recipe, epochs=9, learning_rate=0.0)  # Which never gets better.
+    history = training.train(recipe, tmp_path / "run", Settings(patience=2), verbose=0)
+    assert len(history) == 3
+    resumed = training.train(recipe, tmp_path / "run", Settings(patience=2), resume=True, verbose=0)
+    assert len(resumed) == 3
+
+
+def test_a_run_touches_only_what_a_run_wrote(finished, recipe, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, content in (("model.keras", b"a model of my own"), ("config.json", b'{"mine": true}')):
+        (other / name).write_bytes(content)
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=f"holds {name}, which is not from a run"):
+                training.train(recipe, other, overwrite=overwrite, verbose=0)
+        assert (other / name).read_bytes() == content
+        (other / name).unlink()
+    for kept in ("tensorboard/mine.txt", "tensorboard/train/notes", "notes.txt"):
+        (finished / kept).write_text("kept")
+    run_folder.RunFolder(finished).remove_run()
+    left = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file())
+    assert left == ["notes.txt", "tensorboard/mine.txt", "tensorboard/train/notes"]
+
+
+@pytest.mark.parametrize("path", ["gs://bucket/run", "hdfs://host/run", "s3:/x", "", " "])
+def test_folders_that_are_not_local(path):
+    with pytest.raises(InputError, match=r"only local folders|must not be empty"):
+        run_folder.RunFolder(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ("{}", "has no recipe"),
+        ("[]", "has no recipe"),
+        ('{"recipe": 3}', "has no recipe"),
+        ('{"recipe": {"colour": 1}}', "not known: 'colour'"),
+        ('{"recipe": {"epochs": "two"}}', "epochs must be a whole number, got 'two'"),
+        ('{"recipe": {"epochs": NaN}}', "epochs must be a whole number"),
+        ('{"recipe": {"mean": [null]}}', "mean must be finite numbers"),
+        ('{"recipe": {"residual": 1}}', "residual must be True or False"),
+        ('{"recipe": {}, "settings": {"speed": 1}}', "settings that are not known"),
+        ('{"recipe": {}, "settings": {"patience": "x"}}', "patience must be at least 0"),
+    ],
+)
+def test_damaged_configs(tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    folder = run_folder.RunFolder(tmp_path)
+    with pytest.raises(InputError, match=message) as raised:
+        folder.recipe(), folder.settings()
+    assert "config.json" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "epoch,loss\n1,0.5\n", "epoch,val_accuracy\none,0\n", "epoch,val_accuracy\n1,1\n", "\0"]
+)
+def test_damaged_histories(tmp_path, content):
+    (tmp_path / "history.csv").write_text(content)
+    folder = run_folder.RunFolder(tmp_path)
+    if content in ("", "\0"):
+        assert folder.read_history() == []
+    else:
+        with pytest.raises(InputError, match="damaged"):
+            folder.read_history()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", 999, "epochs must be at least 999"),
+        ("epochs", -1, "cannot be resumed from: it says -1 epochs"),
+        ("epochs", "many", "cannot be resumed from"),
+        ("batches", 10**9, "steps into an epoch"),
+        pytest.param("seconds", np.nan, "cannot be resumed from", marks=pytest.mark.slow),
+        ("sums", np.array([np.inf]), "cannot be resumed from"),
+        pytest.param("sums", None, "cannot be resumed from", marks=pytest.mark.slow),
+    ],
+)
+def test_damaged_checkpoint_attributes(finished, recipe, name, value, message):
+    with h5py.File(finished / run_folder.CHECKPOINT, "a") as file:
+        del file.attrs[name]
+        if value is not None:
+            file.attrs[name] = value
+        if name == "batches":
+            file.attrs["epochs"] = 1
+    with pytest.raises(InputError, match=message):
+        training.train(recipe, finished, resume=True, verbose=0)

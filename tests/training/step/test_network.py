@@ -1,0 +1,86 @@
+"""Runs that start from a trained body."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from small_models import build
+
+import convmixer_keras as ck
+from convmixer_keras.training.step import network
+from convmixer_keras.utils.errors import InputError
+
+RECIPE = dataclasses.replace(
+    ck.recipes.RECIPES["digits"], epochs=1, batch_size=64, randaugment_ops=0, ema_momentum=0.0
+)
+
+
+@pytest.fixture
+def body(tmp_path):
+    model = build(
+        hidden_dim=8,
+        depth=2,
+        kernel_size=3,
+        patch_size=2,
+        input_shape=(8, 8, 1),
+        activation="relu",
+        input_mean=100,
+        input_std=50,
+    )
+    model.save(tmp_path / "body.keras")
+    return model
+
+
+def layer_weights(model, name):
+    return [keras.ops.convert_to_numpy(weight) for weight in model.get_layer(name).weights]
+
+
+def test_the_recipe_takes_the_network_of_the_body(body, tmp_path):
+    recipe = network.recipe_for(tmp_path / "body.keras", RECIPE)
+    assert (recipe.hidden_dim, recipe.depth, recipe.kernel_size, recipe.patch_size) == (8, 2, 3, 2)
+    assert recipe.activation == "relu"
+    np.testing.assert_allclose([*recipe.mean, *recipe.std], [100 / 255, 50 / 255], rtol=1e-6)
+    body.save_weights(tmp_path / "body.weights.h5")
+    assert network.recipe_for(tmp_path / "body.weights.h5", RECIPE).depth == 2
+
+
+def test_a_run_with_frozen_blocks(body, tmp_path):
+    recipe = network.recipe_for(tmp_path / "body.keras", RECIPE)
+    settings = ck.training.Settings(init_from=str(tmp_path / "body.keras"), freeze=1)
+    ck.training.train(recipe, tmp_path / "run", settings, verbose=0)
+    trained = keras.saving.load_model(tmp_path / "run" / "last.keras")
+    for name in ("stem_conv", "stem_bn", "block0_depthwise", "block0_depthwise_bn", "block0_pointwise_bn"):
+        for before, after in zip(layer_weights(body, name), layer_weights(trained, name), strict=True):
+            np.testing.assert_array_equal(before, after)
+    moved = np.abs(layer_weights(body, "block1_pointwise")[0] - layer_weights(trained, "block1_pointwise")[0])
+    assert 0 < moved.max() < 1  # Trained, from where the body was.
+    assert all(layer.trainable for layer in trained.layers)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["settings"]["freeze"] == 1
+    assert config["parameters"] == ck.model_complexity(trained).parameters
+
+
+def test_the_classifier_comes_along_where_it_fits(body, tmp_path):
+    for classes, same in ((5, True), (4, False)):
+        model = ck.ConvMixer(8, 2, 3, 2, classes=classes, input_shape=(8, 8, 1))
+        network.start_from(model, tmp_path / "body.keras")
+        np.testing.assert_array_equal(
+            layer_weights(model, "block1_depthwise")[0], layer_weights(body, "block1_depthwise")[0]
+        )
+        if same:
+            np.testing.assert_array_equal(layer_weights(model, "head")[0], layer_weights(body, "head")[0])
+
+
+def test_what_cannot_be_started_from(body, tmp_path):
+    model = ck.ConvMixer(8, 2, 5, 2, classes=5, input_shape=(8, 8, 1))
+    with pytest.raises(InputError, match=r"kernel 3, .* cannot start ConvMixer-8/2, kernel 5"):
+        network.start_from(model, tmp_path / "body.keras")
+    with pytest.raises(InputError, match="freeze must be 0 to 2, the number of blocks, got 3"):
+        network.start_from(model, None, 3)
+    with pytest.raises(InputError, match=r"there is no file none\.keras"):
+        network.recipe_for("none.keras", RECIPE)
+    (tmp_path / "text.keras").write_text("no model")
+    with pytest.raises(InputError, match="is not a zip archive, or is damaged"):
+        network.recipe_for(tmp_path / "text.keras", RECIPE)
