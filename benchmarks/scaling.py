@@ -1,8 +1,8 @@
 """Images/s of one process with one core, and of two with one core each: the same images for each core.
 
-  python benchmarks/scaling.py                         256/8 (64 images a core) and 768/2 (8 images a core)
-  python benchmarks/scaling.py --batch-norm replica    without synchronised BatchNorm
-  python benchmarks/scaling.py --profile DIR           writes a TensorBoard profile of two processes, too
+  python benchmarks/scaling.py                       256/8 (64 images a core) and 768/2 (8 images a core)
+  python benchmarks/scaling.py --statistics replica  without synchronised BatchNorm
+  python benchmarks/scaling.py --profile DIR         writes a TensorBoard profile of two processes, too
 
 The settings step by turns, so that a busy machine slows all of them. Prints also threads, memory and open
 files of each process after its first and its last steps.
@@ -142,7 +142,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--network", choices=NETWORKS, help="only this one")
-    parser.add_argument("--batch-norm", choices=("global", "replica"), help="only this one")
+    parser.add_argument("--statistics", choices=("global", "replica"), help="only this one")
     parser.add_argument("--profile", metavar="DIR", help="write a profile of two processes, and no more")
     parser.add_argument("--other-process", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -152,7 +152,7 @@ def main():
     if len(cores) < 2:
         sys.exit("error: needs two cores")
     networks = [arguments.network] if arguments.network else list(NETWORKS)
-    batch_norms = [arguments.batch_norm] if arguments.batch_norm else ["global", "replica"]
+    batch_norms = [arguments.statistics] if arguments.statistics else ["global", "replica"]
     if arguments.profile:
         return profile(arguments.profile, networks[0], batch_norms[0], cores)
     for network in networks:

@@ -16,7 +16,7 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NORMALIZATIONS = ("batch", "layer")
 CLASS_WEIGHTS = ("none", "balanced")
 DECAYED = ("kernels", "all")
-BATCH_NORMS = ("global", "replica")  # All images of a step on all devices, or each device its own.
+STATISTICS = ("global", "replica")
 
 
 def _setting(default, group, text, within=None, choices=None):
@@ -70,11 +70,11 @@ class Recipe:
     accumulate: int = _setting(
         1, "optimisation", "parts of a device's images in a step, taken one after the other", COUNT
     )
-    batch_norm: str = _setting(
+    batch_norm_statistics: str = _setting(
         "global",
         "optimisation",
-        "whose mean and variance BatchNorm takes",
-        choices=BATCH_NORMS,
+        "BatchNorm's mean and variance are those of a step's images on all devices, or on each",
+        choices=STATISTICS,
     )
     learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run", AMOUNT)
     weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW)", AMOUNT)
@@ -238,7 +238,7 @@ IMAGENET = Recipe(
     patch_size=7,
     epochs=150,
     batch_size=640,
-    batch_norm="replica",
+    batch_norm_statistics="replica",
     dtype_policy="mixed_float16",
     label_smoothing=0.1,
     crop_area=(0.08, 1.0),

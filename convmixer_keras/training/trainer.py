@@ -180,7 +180,7 @@ def _build(recipe, data, settings, place):
     with place.strategy.scope():
         model = build_model(recipe, data.channels, len(data.class_names))
         start_from(model, settings.init_from, settings.freeze)
-        fused = fused_twin(model, over_replicas=recipe.batch_norm == "global")
+        fused = fused_twin(model, over_replicas=recipe.batch_norm_statistics == "global")
         twin = TrainingModel(fused.inputs, fused.outputs)
         twin.passes = recipe.accumulate
         if settings.rematerialize:

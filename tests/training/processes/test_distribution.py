@@ -359,7 +359,7 @@ def assert_same_checkpoints(found, expected, tolerance):
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
 def test_ten_passes_are_ten_replicas(tmp_path, policy, tolerance):
     """One device with ten passes takes the steps of ten devices with BatchNorm of their own, clipping on."""
-    changes = {**ELEVEN_STEPS, "batch_size": 240, "batch_norm": "replica", "dtype_policy": policy}
+    changes = {**ELEVEN_STEPS, "batch_size": 240, "batch_norm_statistics": "replica", "dtype_policy": policy}
     run_together(tmp_path / "ten", "mirrored", "10", changes)
     run_together(tmp_path / "one", "one", "1", {**changes, "accumulate": 10})
     assert_same_checkpoints(tmp_path / "one", tmp_path / "ten", tolerance)
@@ -368,7 +368,7 @@ def test_ten_passes_are_ten_replicas(tmp_path, policy, tolerance):
 @pytest.mark.slow
 @pytest.mark.parametrize(("policy", "tolerance"), [("float32", 1e-5), ("mixed_float16", 1e-2)])
 def test_two_passes_on_two_replicas_are_four_replicas(tmp_path, policy, tolerance):
-    changes = {**ELEVEN_STEPS, "batch_norm": "replica", "dtype_policy": policy}
+    changes = {**ELEVEN_STEPS, "batch_norm_statistics": "replica", "dtype_policy": policy}
     run_together(tmp_path / "four", "mirrored", "4", changes)
     again = {**changes, "accumulate": 2, "rematerialize": True}
     lines = run_together(tmp_path / "two", "mirrored", "2", again)
