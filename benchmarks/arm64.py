@@ -22,7 +22,6 @@ def write(folder):
 
     import convmixer_keras as ck
     from convmixer_keras.convert.export import tflite
-    from convmixer_keras.utils import streams
 
     os.makedirs(folder, exist_ok=True)
     random = np.random.default_rng(0)
@@ -37,7 +36,7 @@ def write(folder):
     for depth in (1, 2):
         block = ck.ConvMixer(1024, depth, 9, 14, input_shape=(224, 224, 3), classes=10)
         for mode in COUNTED:
-            with open(f"{folder}/stock_{mode}_{depth}.tflite", "wb") as file, streams.silence():
+            with open(f"{folder}/stock_{mode}_{depth}.tflite", "wb") as file:
                 file.write(stock_export(block, image, mode))
             tflite.export(block, f"{folder}/ours_{mode}_{depth}.tflite", mode, calibration=image)
 

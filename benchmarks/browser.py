@@ -30,7 +30,6 @@ from playwright.sync_api import sync_playwright
 import convmixer_keras as ck
 from convmixer_keras.convert.export import tflite
 from convmixer_keras.convert.export.runtime import Classifier
-from convmixer_keras.images.preprocessing import Preprocessing
 
 SERVE = pathlib.Path(__file__).resolve().parents[1] / "examples" / "web" / "serve.py"
 THREADS = (1, 4)
@@ -71,7 +70,7 @@ def write_files(folder, trained, photos):
     """Returns the path of a file by its mode, and an image that they take."""
     if trained:
         model = keras.saving.load_model(trained)
-        images = np.stack([Preprocessing(model.input_shape[1:3])(photo) for photo in photos])
+        images = np.stack([ck.preprocessing.Preprocessing(model.input_shape[1:3])(photo) for photo in photos])
     else:
         model = ck.ConvMixer1024_20(include_preprocessing=True, classifier_activation="softmax")
         images = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3)).astype(np.float32)
@@ -151,7 +150,7 @@ def print_times(times):
 def print_differences(mode, classifier, page, photos, scratch):
     same, file, agree = 0.0, 0.0, 0
     for photo in photos:
-        pixels = Preprocessing(classifier.input_shape[:2])(photo)
+        pixels = ck.preprocessing.Preprocessing(classifier.input_shape[:2])(photo)
         Image.fromarray(pixels.astype(np.uint8).squeeze()).save(scratch)
         expected = probabilities(classifier, pixels)
         found = classified(page, scratch)

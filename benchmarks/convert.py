@@ -13,17 +13,11 @@ import subprocess
 import sys
 import tempfile
 
-from convmixer_keras.convert.weights.network import torch_convmixer
-from convmixer_keras.models.presets import CONVMIXER_1536_20 as PRESET
+from any_torchvision import import_timm
 
-IMPORTS = """
-from convmixer_keras.utils import streams
-streams.quiet_start()
-import convmixer_keras.commands.convert, convmixer_keras.convert.weights.against_torch
-import convmixer_keras.models.convmixer
-"""
-WITH_TORCH = IMPORTS + "import convmixer_keras.convert.weights.network"
-CONVERT = IMPORTS + "import sys; convmixer_keras.commands.convert.main(sys.argv[1:])"
+IMPORTS = "import sys, keras, convmixer_keras.commands.convert as command"
+WITH_TORCH = IMPORTS + ", torch"
+CONVERT = IMPORTS + "; command.main(sys.argv[1:])"
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -37,19 +31,13 @@ def main():
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
-        model = torch_convmixer(
-            PRESET.hidden_dim,
-            PRESET.depth,
-            PRESET.kernel_size,
-            PRESET.patch_size,
-            activation=PRESET.activation,
-        )
+        model = import_timm().create_model("convmixer_1536_20")
         pickled, safe = os.path.join(folder, "m.pth.tar"), os.path.join(folder, "m.safetensors")
         torch.save({"state_dict": model.state_dict()}, pickled)
         save_file(model.state_dict(), safe)
         size = os.path.getsize(safe)
         with_torch, without = measured(WITH_TORCH)[1], measured(IMPORTS)[1]
-        print(f"ConvMixer-{PRESET.hidden_dim}/{PRESET.depth}, a checkpoint of {size / 2**20:.0f} MiB")
+        print(f"ConvMixer-1536/20, a checkpoint of {size / 2**20:.0f} MiB")
         print("from          to           verified  seconds  memory / checkpoint")
         for source in (pickled, safe):
             for target in (os.path.join(folder, "m.keras"), os.path.join(folder, "m.weights.h5")):

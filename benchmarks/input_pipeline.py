@@ -64,13 +64,10 @@ def read_only(root):
 def ours(root, recipe_name, changes, cores=None):
     if cores:
         os.sched_setaffinity(0, cores)
-    from convmixer_keras.data import pipeline as data
-    from convmixer_keras.recipes import RECIPES
+    import convmixer_keras as ck
 
-    if recipe_name == "imagenet":  # From the disk each time, as a set of that size is read.
-        data._fits_in_memory = lambda size: False
-    recipe = dataclasses.replace(RECIPES[recipe_name], dataset=root, **changes)
-    train = data.load(recipe).train
+    recipe = dataclasses.replace(ck.recipes.RECIPES[recipe_name], dataset=root, **changes)
+    train = ck.data.load(recipe).train
     return lambda: seconds_per_image(train, lambda batch: len(batch[0]))
 
 

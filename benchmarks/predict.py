@@ -1,10 +1,11 @@
-"""Images/s of inference on the CPU, ConvMixer-1024/20 at 224x224, batch 8: Keras against PyTorch.
+"""Images/s of inference on the CPU, ConvMixer-1024/20 at 224x224, batch 8: Keras against timm's in PyTorch.
 
 pip install -e ".[bench]" && python benchmarks/predict.py [--rounds 7]
 """
 
 import argparse
 
+from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
 
 BATCH = 8
@@ -13,9 +14,9 @@ BATCH = 8
 def ours():
     import numpy as np
 
-    from convmixer_keras import ConvMixer1024_20
+    import convmixer_keras as ck
 
-    model = ConvMixer1024_20()
+    model = ck.ConvMixer1024_20()
     images = np.random.default_rng(0).normal(size=(BATCH, 224, 224, 3)).astype(np.float32)
     return lambda: model.predict_on_batch(images)
 
@@ -23,9 +24,8 @@ def ours():
 def pytorch():
     import torch
 
-    from convmixer_keras.convert.weights.network import torch_convmixer
-
-    model = torch_convmixer(1024, 20, 9, 14).eval().to(memory_format=torch.channels_last)
+    model = import_timm().create_model("convmixer_1024_20_ks9_p14").eval()
+    model = model.to(memory_format=torch.channels_last)
     images = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
 
     def step():

@@ -19,11 +19,10 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+from any_torchvision import import_timm
 
 import convmixer_keras as ck
 from convmixer_keras.convert.export import tflite
-from convmixer_keras.models import presets
-from convmixer_keras.utils import streams
 
 RUNS_A_TURN = 3
 # kimm's names of the networks.
@@ -38,20 +37,20 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [preset.name for preset in presets.PRESETS]
+    names = [preset.name for preset in ck.presets.PRESETS]
     parser.add_argument("--network", choices=names, default="ConvMixer1024_20")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each candidate (default: 9)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
     arguments = parser.parse_args()
 
-    preset = next(preset for preset in presets.PRESETS if preset.name == arguments.network)
+    preset = next(preset for preset in ck.presets.PRESETS if preset.name == arguments.network)
     model = getattr(ck, preset.name)()
     image = np.random.default_rng(0).normal(size=(1, *model.input_shape[1:])).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(model, image, folder)
         if preset.name in KIMM:
             files |= write_kimms(KIMM[preset.name], image, folder)
-        network = torch_network(model, preset)
+        network = torch_network(preset)
         onnx = write_onnx(network, image, folder)
         columns = {}
         for threads in arguments.threads:
@@ -69,7 +68,7 @@ def write_files(model, image, folder):
     files = {}
     for mode in tflite.MODES:
         files[f"stock {mode}"] = os.path.join(folder, f"stock_{mode}.tflite")
-        with open(files[f"stock {mode}"], "wb") as file, streams.silence():
+        with open(files[f"stock {mode}"], "wb") as file:
             file.write(stock_export(model, image, mode))
     for mode in tflite.MODES:
         files[f"ours {mode}"] = os.path.join(folder, f"ours_{mode}.tflite")
@@ -82,12 +81,11 @@ def write_kimms(name, image, folder):
     import kimm
 
     files = {}
-    with streams.silence():
-        model = getattr(kimm.models, name)(weights=None)
-        for mode in ("float32", "float16", "int8"):  # It has no dynamic.
-            files[f"kimm {mode}"] = os.path.join(folder, f"kimm_{mode}.tflite")
-            samples = (lambda: [[image]]) if mode == "int8" else None
-            kimm.export.export_tflite(model, image.shape[1:], files[f"kimm {mode}"], mode, samples)
+    model = getattr(kimm.models, name)(weights=None)
+    for mode in ("float32", "float16", "int8"):  # It has no dynamic.
+        files[f"kimm {mode}"] = os.path.join(folder, f"kimm_{mode}.tflite")
+        samples = (lambda: [[image]]) if mode == "int8" else None
+        kimm.export.export_tflite(model, image.shape[1:], files[f"kimm {mode}"], mode, samples)
     return files
 
 
@@ -109,24 +107,15 @@ def stock_export(model, image, mode):
     return converter.convert()
 
 
-def torch_network(model, preset):
-    """The same network in PyTorch."""
-    import torch
+def torch_network(preset):
+    """The same network in PyTorch, timm's."""
+    import_timm()
+    from timm.models.convmixer import ConvMixer
+    from torch import nn
 
-    from convmixer_keras.convert.weights.network import torch_convmixer
-    from convmixer_keras.convert.weights.to_torch import to_state_dict
-
-    network = torch_convmixer(
-        preset.hidden_dim,
-        preset.depth,
-        preset.kernel_size,
-        preset.patch_size,
-        classes=preset.classes,
-        activation=preset.activation,
-    )
-    state = to_state_dict(model, "timm")
-    network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
-    return network.eval()
+    activation = nn.ReLU if preset.activation == "relu" else nn.GELU
+    sizes = (preset.hidden_dim, preset.depth, preset.kernel_size, preset.patch_size)
+    return ConvMixer(*sizes, num_classes=preset.classes, act_layer=activation).eval()
 
 
 def write_onnx(network, image, folder):

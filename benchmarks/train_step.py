@@ -1,8 +1,8 @@
 """Images/s of a training step on the CPU.
 
 Forward, backward, clipping and AdamW on the same batch again and again, no input pipeline. Compared are this
-package's training (the fused twin of fused.py), in float32 and in mixed_bfloat16, the same Keras model as it
-is, and PyTorch (channels_last).
+package's training (on its fused twin), in float32 and in mixed_bfloat16, the same Keras model as it is, and
+timm's in PyTorch (channels_last).
 
   pip install -e ".[bench]" && python benchmarks/train_step.py [--network cifar10|wide] [--rounds 7]
 """
@@ -10,6 +10,7 @@ is, and PyTorch (channels_last).
 import argparse
 from functools import partial
 
+from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
 
 # The authors' fast CIFAR-10 network, and one as wide as those for ImageNet, with fewer blocks.
@@ -26,17 +27,14 @@ def _keras_step(network, twin, dtype_policy="float32"):
     import numpy as np
     import tensorflow as tf
 
-    from convmixer_keras import ConvMixer
-    from convmixer_keras.recipes import IMAGENET
-    from convmixer_keras.training import trainer as training
-    from convmixer_keras.training.step.fused import fused_twin
-    from convmixer_keras.training.step.optimizer import build_optimizer
+    import convmixer_keras as ck
 
     keras.config.set_dtype_policy(dtype_policy)
     side, batch, classes = SIDES[network], BATCHES[network], NETWORKS[network]["classes"]
-    model = ConvMixer(**NETWORKS[network], input_shape=(side, side, 3))
-    model = fused_twin(model) if twin else model
-    training.compile_model(model, build_optimizer(IMAGENET, model, total_steps=1000), classes)
+    model = ck.ConvMixer(**NETWORKS[network], input_shape=(side, side, 3))
+    model = ck.training.fused_twin(model) if twin else model
+    optimizer = ck.training.build_optimizer(ck.recipes.IMAGENET, model, total_steps=1000)
+    ck.training.compile_model(model, optimizer, classes)
     images = tf.constant(np.random.default_rng(0).normal(size=(batch, side, side, 3)), tf.float32)
     labels = tf.one_hot(np.arange(batch) % 10, classes)
     return lambda: model.train_on_batch(images, labels)
@@ -58,10 +56,13 @@ def pytorch(network):
     import torch
     from torch.nn.functional import cross_entropy
 
-    from convmixer_keras.convert.weights.network import torch_convmixer
+    import_timm()
+    from timm.models.convmixer import ConvMixer
 
     side, batch = SIDES[network], BATCHES[network]
-    model = torch_convmixer(**NETWORKS[network]).to(memory_format=torch.channels_last)
+    hidden_dim, depth, kernel_size, patch_size, classes = NETWORKS[network].values()
+    model = ConvMixer(hidden_dim, depth, kernel_size, patch_size, num_classes=classes)
+    model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), 0.01, eps=1e-3, weight_decay=2e-5)
     images = torch.randn(batch, 3, side, side).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch) % 10

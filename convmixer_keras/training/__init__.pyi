@@ -1,5 +1,6 @@
 from .run.evaluation import evaluate as evaluate
 from .run.settings import Settings as Settings
+from .step.fused import fused_twin as fused_twin
 from .step.network import build_model as build_model
 from .step.optimizer import build_optimizer as build_optimizer
 from .trainer import compile_model as compile_model
