@@ -77,7 +77,12 @@ def feature_maps(opened, photo):
 
 def parse():
     parser = command_line.parser(__doc__)
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=command_line.MODEL)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=".keras file, or a builder (default: one whose weights are here)",
+    )
     parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
     parser.add_argument("--photo", metavar="FILE", help="draw the feature maps of this photograph")
     parser.add_argument(

@@ -101,7 +101,10 @@ def nearest(features, count):
 def parse():
     parser = command_line.parser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="images, at any depth")
-    parser.add_argument("--model", help=command_line.MODEL)
+    parser.add_argument(
+        "--model",
+        help=".keras file, or a builder (default: one whose weights are here)",
+    )
     parser.add_argument(
         "--output",
         type=command_line.picture,

@@ -107,7 +107,10 @@ def save_sheet(path, photos, images, rows, class_names):
 def parse():
     parser = command_line.parser(__doc__)
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="image files")
-    parser.add_argument("--model", help=command_line.MODEL)
+    parser.add_argument(
+        "--model",
+        help=".keras file, or a builder (default: one whose weights are here)",
+    )
     parser.add_argument("--top", type=command_line.positive, default=3, metavar="N", help="classes to name")
     parser.add_argument("--csv", metavar="FILE", help="write file, rank, class and probability as a table")
     parser.add_argument("--json", metavar="FILE", help="write the same as JSON")

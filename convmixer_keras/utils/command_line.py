@@ -12,11 +12,6 @@ from convmixer_keras.utils.version import __version__
 
 DONE, FAILED, WRONG_USE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 PICTURES = (".png", ".jpg", ".pdf", ".svg")
-# The help of a flag whose default is `inference.default_builder()`.
-MODEL = (
-    "a .keras file, or a builder that has published weights (default: ConvMixer1024_20 if its weights have "
-    "been fetched, otherwise ConvMixer256_8_P2)"
-)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
