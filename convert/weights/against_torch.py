@@ -119,13 +119,3 @@ def torch_outputs(sizes, activation, arrays, images):
     from convmixer_keras.convert.weights import network
 
     return np.concatenate(network.torch_outputs(sizes, activation, arrays, images.normalized()))
-
-
-def agreement(ours, theirs):
-    """Compares outputs (batch, classes) in words, and returns (largest difference, words).
-
-    The difference is NaN if an output is not a number.
-    """
-    difference = float(np.abs(ours - theirs).max())
-    same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-    return difference, f"largest logit difference {difference:.2e}, top-1 agreement {same} of {len(ours)}"

@@ -14,12 +14,12 @@ two networks' outputs.
 
 import argparse
 import dataclasses
-import sys
 
 import numpy as np
 
 from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
-from convmixer_keras.commands.verification import TOLERANCE, Disagreement, compare, torch_outputs
+from convmixer_keras.commands.verification import compare, torch_outputs
+from convmixer_keras.convert.agreement import TOLERANCE
 from convmixer_keras.convert.weights import checkpoint_file, layouts, timm_config, to_keras, to_torch
 from convmixer_keras.convert.weights.recognition import BY_STRUCTURE
 from convmixer_keras.images import preprocessing as preprocessing_module
@@ -42,14 +42,10 @@ def main(argv=None):
     _refuse_meaningless(arguments)
     streams.quiet_start()
     verify = _whether_to_verify(arguments)
-    try:
-        if arguments.to is None:
-            _to_keras(arguments, verify)
-        else:
-            _to_torch(arguments, verify)
-    except Disagreement as disagreement:
-        print(f"error: {one_line(disagreement)}", file=sys.stderr)
-        return command_line.FAILED
+    if arguments.to is None:
+        _to_keras(arguments, verify)
+    else:
+        _to_torch(arguments, verify)
     print(f"wrote {arguments.output}")
     return command_line.DONE
 

@@ -1,19 +1,13 @@
 """Compares a converted network's outputs with those of the same weights in PyTorch."""
 
-import numpy as np
-
+from convmixer_keras.convert import agreement
 from convmixer_keras.models import presets
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
-TOLERANCE = 1e-3
 # With this many patches a side, edges and inner places both count, whatever the patch size.
 _PATCHES_TO_VERIFY = 16
-
-
-class Disagreement(Exception):
-    """The two networks' outputs differ by more than `TOLERANCE`."""
 
 
 def torch_outputs(sizes, activation, arrays, image_size, mean_and_std, folder, preset=None):
@@ -42,18 +36,10 @@ def _counted(images, what):
 
 
 def compare(model, expected, features=False):
-    """Prints how well the Keras model agrees with PyTorch, and raises Disagreement if it does not."""
+    """Prints how well the Keras model agrees with PyTorch, and raises Failure if it does not."""
     from convmixer_keras.convert.weights import against_torch
 
     for images, theirs in expected:
         ours = against_torch.keras_outputs(model, _counted(images, "running Keras"), features)
-        difference, words = against_torch.agreement(ours, theirs)
-        if features:
-            words = f"largest difference of features {difference:.2e}"
-        print(f"verified on {one_line(images.name)}, {images.size} x {images.size}: {words}")
-        largest = float(np.abs(theirs).max())
-        if not difference <= TOLERANCE * max(largest, TOLERANCE):  # Also when it is not a number.
-            raise Disagreement(
-                f"Keras and PyTorch differ by {difference:.2e}, over {TOLERANCE:g} of the largest output, "
-                f"{largest:.3g}; nothing was written"
-            )
+        found = agreement.check(ours, theirs, "Keras and PyTorch", features=features)
+        print(f"verified on {one_line(images.name)}, {images.size} x {images.size}: {found}")

@@ -6,21 +6,8 @@ import small_models
 
 from convmixer_keras.commands import tflite as command
 from convmixer_keras.convert.export import tflite
-from convmixer_keras.convert.export.agreement import check_agreement
 from convmixer_keras.models.saving import save_model
 from convmixer_keras.utils.errors import Failure, InputError
-
-
-@pytest.mark.parametrize(("mode", "right", "wrong"), [("float32", 1e-4, 0.01), ("int8", 0.1, 1.0)])
-@pytest.mark.parametrize("size", [1e-2, 1.0, 9400.0])
-def test_what_a_mode_explains(mode, right, wrong, size):
-    random = np.random.default_rng(0)
-    expected, noise = size * random.normal(size=(8, 50)), size * random.normal(size=(8, 50))
-    check_agreement(expected + right * noise, expected, mode)
-    with pytest.raises(Failure, match=f"the {mode} file disagrees with the model: outputs differ by"):
-        check_agreement(expected + wrong * noise, expected, mode)
-    with pytest.raises(Failure, match="NaN or infinite"):
-        check_agreement(expected * np.nan, expected, mode)
 
 
 def test_nothing_is_written(tmp_path, monkeypatch):
@@ -34,7 +21,7 @@ def test_nothing_is_written(tmp_path, monkeypatch):
     rewritten = mobile.mobile(other)
     monkeypatch.setattr(mobile, "mobile", lambda *_, **__: rewritten)
     (tmp_path / "out.tflite").write_text("the old file")
-    with pytest.raises(Failure, match="disagrees with the model"):
+    with pytest.raises(Failure, match="the float32 file and the model differ by"):
         tflite.export(model, tmp_path / "out.tflite")
     assert (tmp_path / "out.tflite").read_text() == "the old file"
 
