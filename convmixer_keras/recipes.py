@@ -2,12 +2,16 @@
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from convmixer_keras.images.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing
 from convmixer_keras.models import presets
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils import fields
+from convmixer_keras.utils.fields import setting
 
+DATA, MODEL, OPTIMISATION, AUGMENTATION = (
+    f"{part}, overriding the recipe" for part in ("data", "model", "optimisation", "augmentation")
+)
 # Ranges, both ends included.
 COUNT, AMOUNT, SHARE = (1, 2**31 - 1), (0, math.inf), (0, 1)
 # Sides and seeds: more cannot be allocated, or is refused by NumPy.
@@ -19,165 +23,99 @@ DECAYED = ("kernels", "all")
 STATISTICS = ("global", "replica")
 
 
-def _setting(default, group, text, within=None, choices=None):
-    """A field of `Recipe`, with the range of its values; the command line makes its flags and help of it."""
-    return field(
-        default=default, metadata={"group": group, "help": text, "within": within, "choices": choices}
-    )
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One training run. Each field is also a flag of `train_keras.py`, whose `--help` explains it."""
 
-    dataset: str = _setting("digits", "data", "digits, a tensorflow-datasets name, or a folder of images")
-    image_size: int = _setting(224, "data", "side of the square images to train on, in pixels", SIDE)
-    mean: tuple[float, ...] = _setting(presets.IMAGENET_MEAN, "data", "mean of each channel, 0..1", SHARE)
-    std: tuple[float, ...] = _setting(
-        presets.IMAGENET_STD, "data", "deviation of each channel, 0..1", (1e-6, 1)
+    dataset: str = setting("digits", DATA, "digits, a tensorflow-datasets name, or a folder of images")
+    image_size: int = setting(224, DATA, "side of the square images to train on, in pixels", SIDE)
+    mean: tuple[float, ...] = setting(presets.IMAGENET_MEAN, DATA, "mean of each channel, 0..1", SHARE)
+    std: tuple[float, ...] = setting(presets.IMAGENET_STD, DATA, "deviation of each channel, 0..1", (1e-6, 1))
+    crop_pct: float = setting(
+        1.0, DATA, "share of the resized side kept by the centre crop at evaluation", (0.01, 1)
     )
-    crop_pct: float = _setting(
-        1.0, "data", "share of the resized side kept by the centre crop at evaluation", (0.01, 1)
+    interpolation: str = setting(
+        "bicubic", DATA, "filter of the resize at evaluation", choices=INTERPOLATIONS
     )
-    interpolation: str = _setting(
-        "bicubic", "data", "filter of the resize at evaluation", choices=INTERPOLATIONS
+    orientation: str = setting(
+        "exif", DATA, "turn photographs as their EXIF data says, or not", choices=ORIENTATIONS
     )
-    orientation: str = _setting(
-        "exif", "data", "turn photographs as their EXIF data says, or not", choices=ORIENTATIONS
+    train_split: str | None = setting(None, DATA, "name of the training split (default train)")
+    validation_split: str | None = setting(
+        None, DATA, "name of the validation split (default: the first of validation, val, valid, test)"
     )
-    train_split: str | None = _setting(None, "data", "name of the training split (default train)")
-    validation_split: str | None = _setting(
-        None, "data", "name of the validation split (default: the first of validation, val, valid, test)"
+    test_split: str | None = setting(None, DATA, "name of a split to evaluate once, after training")
+    validation_share: float = setting(
+        0.1, DATA, "share of a folder's images to validate on where it has no split for it", (0, 0.9)
     )
-    test_split: str | None = _setting(None, "data", "name of a split to evaluate once, after training")
-    validation_share: float = _setting(
-        0.1, "data", "share of a folder's images to validate on where it has no split for it", (0, 0.9)
-    )
-    class_weight: str = _setting(
-        "none", "data", "balanced: weigh images so that every class counts alike", choices=CLASS_WEIGHTS
+    class_weight: str = setting(
+        "none", DATA, "balanced: weigh images so that every class counts alike", choices=CLASS_WEIGHTS
     )
 
-    hidden_dim: int = _setting(256, "model", "channels, h in the paper", WIDTH)
-    depth: int = _setting(8, "model", "number of blocks, d", (1, 1000))
-    kernel_size: int = _setting(9, "model", "side of the depthwise kernels, k", (1, 255))
-    patch_size: int = _setting(7, "model", "side of a patch in pixels, p", SIDE)
-    activation: str = _setting("gelu", "model", "a Keras activation; gelu is the exact one")
-    normalization: str = _setting("batch", "model", "after each activation", choices=NORMALIZATIONS)
-    residual: bool = _setting(True, "model", "add the depthwise half of a block to its input")
+    hidden_dim: int = setting(256, MODEL, "channels, h in the paper", WIDTH)
+    depth: int = setting(8, MODEL, "number of blocks, d", (1, 1000))
+    kernel_size: int = setting(9, MODEL, "side of the depthwise kernels, k", (1, 255))
+    patch_size: int = setting(7, MODEL, "side of a patch in pixels, p", SIDE)
+    activation: str = setting("gelu", MODEL, "a Keras activation; gelu is the exact one")
+    normalization: str = setting("batch", MODEL, "after each activation", choices=NORMALIZATIONS)
+    residual: bool = setting(True, MODEL, "add the depthwise half of a block to its input")
 
-    epochs: int = _setting(150, "optimisation", "passes over the training images", COUNT)
-    batch_size: int = _setting(64, "optimisation", "images in a step, over all devices together", COUNT)
-    accumulate: int = _setting(
-        1, "optimisation", "parts of a device's images in a step, taken one after the other", COUNT
+    epochs: int = setting(150, OPTIMISATION, "passes over the training images", COUNT)
+    batch_size: int = setting(64, OPTIMISATION, "images in a step, over all devices together", COUNT)
+    accumulate: int = setting(
+        1, OPTIMISATION, "parts of a device's images in a step, taken one after the other", COUNT
     )
-    batch_norm_statistics: str = _setting(
+    batch_norm_statistics: str = setting(
         "global",
-        "optimisation",
+        OPTIMISATION,
         "BatchNorm's mean and variance are those of a step's images on all devices, or on each",
         choices=STATISTICS,
     )
-    learning_rate: float = _setting(0.01, "optimisation", "at its peak, after two fifths of the run", AMOUNT)
-    weight_decay: float = _setting(2e-5, "optimisation", "decoupled (AdamW)", AMOUNT)
-    decayed_weights: str = _setting(
-        "kernels", "optimisation", "what decays: not biases and BatchNorm, or all", choices=DECAYED
+    learning_rate: float = setting(0.01, OPTIMISATION, "at its peak, after two fifths of the run", AMOUNT)
+    weight_decay: float = setting(2e-5, OPTIMISATION, "decoupled (AdamW)", AMOUNT)
+    decayed_weights: str = setting(
+        "kernels", OPTIMISATION, "what decays: not biases and BatchNorm, or all", choices=DECAYED
     )
-    epsilon: float = _setting(1e-3, "optimisation", "of AdamW", AMOUNT)
-    clip_norm: float = _setting(
-        1.0, "optimisation", "largest global norm of the gradient; 0 for no limit", AMOUNT
+    epsilon: float = setting(1e-3, OPTIMISATION, "of AdamW", AMOUNT)
+    clip_norm: float = setting(
+        1.0, OPTIMISATION, "largest global norm of the gradient; 0 for no limit", AMOUNT
     )
-    label_smoothing: float = _setting(
-        0.0, "optimisation", "share of a label spread over all classes, 0..1", SHARE
+    label_smoothing: float = setting(
+        0.0, OPTIMISATION, "share of a label spread over all classes, 0..1", SHARE
     )
-    ema_momentum: float = _setting(
-        0.0, "optimisation", "of a running average of weights and statistics; 0 for none", SHARE
+    ema_momentum: float = setting(
+        0.0, OPTIMISATION, "of a running average of weights and statistics; 0 for none", SHARE
     )
 
-    dtype_policy: str = _setting("float32", "optimisation", "precision of the layers", choices=POLICIES)
-    seed: int = _setting(0, "optimisation", "of initial weights, order of images, augmentation", SEED)
+    dtype_policy: str = setting("float32", OPTIMISATION, "precision of the layers", choices=POLICIES)
+    seed: int = setting(0, OPTIMISATION, "of initial weights, order of images, augmentation", SEED)
 
-    crop_area: tuple[float, float] = _setting(
-        (1.0, 1.0), "augmentation", "least and greatest share of an image's area in a random crop", (1e-3, 1)
+    crop_area: tuple[float, float] = setting(
+        (1.0, 1.0), AUGMENTATION, "least and greatest share of an image's area in a random crop", (1e-3, 1)
     )
-    crop_ratio: tuple[float, float] = _setting(
-        (1.0, 1.0), "augmentation", "least and greatest width / height of a random crop", (0.01, 100)
+    crop_ratio: tuple[float, float] = setting(
+        (1.0, 1.0), AUGMENTATION, "least and greatest width / height of a random crop", (0.01, 100)
     )
-    flip: bool = _setting(False, "augmentation", "mirror each image with probability 1/2")
-    color_jitter: float = _setting(0.0, "augmentation", "range of brightness, contrast, saturation", SHARE)
-    randaugment_ops: int = _setting(0, "augmentation", "RandAugment operations for each image", (0, 100))
-    randaugment_policy: str = _setting(
-        "timm", "augmentation", "whose operations, and how strong they are", choices=("timm", "torchvision")
+    flip: bool = setting(False, AUGMENTATION, "mirror each image with probability 1/2")
+    color_jitter: float = setting(0.0, AUGMENTATION, "range of brightness, contrast, saturation", SHARE)
+    randaugment_ops: int = setting(0, AUGMENTATION, "RandAugment operations for each image", (0, 100))
+    randaugment_policy: str = setting(
+        "timm", AUGMENTATION, "whose operations, and how strong they are", choices=("timm", "torchvision")
     )
-    randaugment_magnitude: float = _setting(9.0, "augmentation", "their strength, 0..10", (0, 10))
-    randaugment_std: float = _setting(0.5, "augmentation", "standard deviation of that strength", AMOUNT)
-    erasing_probability: float = _setting(0.0, "augmentation", "chance that a rectangle becomes noise", SHARE)
-    mixup_alpha: float = _setting(0.0, "augmentation", "MixUp's Beta parameter; 0 for none", AMOUNT)
-    cutmix_alpha: float = _setting(
-        0.0, "augmentation", "CutMix's Beta parameter; each batch gets one of the two; 0 for none", AMOUNT
+    randaugment_magnitude: float = setting(9.0, AUGMENTATION, "their strength, 0..10", (0, 10))
+    randaugment_std: float = setting(0.5, AUGMENTATION, "standard deviation of that strength", AMOUNT)
+    erasing_probability: float = setting(0.0, AUGMENTATION, "chance that a rectangle becomes noise", SHARE)
+    mixup_alpha: float = setting(0.0, AUGMENTATION, "MixUp's Beta parameter; 0 for none", AMOUNT)
+    cutmix_alpha: float = setting(
+        0.0, AUGMENTATION, "CutMix's Beta parameter; each batch gets one of the two; 0 for none", AMOUNT
     )
 
     def __post_init__(self):
-        for entry in dataclasses.fields(self):
-            _check(entry, getattr(self, entry.name))
+        fields.check(self)
 
     def preprocessing(self, channels):
         """Returns the `Preprocessing` of evaluation, for a model that normalises by itself."""
         return Preprocessing(self.image_size, channels, self.crop_pct, self.interpolation, self.orientation)
-
-
-def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-_TYPES = {
-    bool: ("True or False", lambda value: isinstance(value, bool)),
-    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
-    float: ("a finite number", _number),
-    str: ("a text", lambda value: isinstance(value, str)),
-    str | None: ("a text or None", lambda value: value is None or isinstance(value, str)),
-}
-_NUMBERS = ("finite numbers", lambda value: isinstance(value, tuple) and value and all(map(_number, value)))
-
-
-def from_saved(settings):
-    """Makes the recipe of an earlier run from the settings that its JSON file holds.
-
-    A field that is newer than the run gets the value that describes what the run did.
-
-    Args:
-        settings: Dictionary from field names to values, lists in place of tuples.
-
-    Returns:
-        A `Recipe`.
-
-    Raises:
-        InputError: If a field is not known, or its value out of its range.
-    """
-    unknown = sorted(set(settings) - {entry.name for entry in dataclasses.fields(Recipe)})
-    if unknown:
-        raise InputError(f"the recipe has a setting that is not known: {unknown[0]!r}")
-    settings = {"orientation": "stored", **settings}  # Older runs took pixels as they are stored.
-    return Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-
-
-def _check(entry, value):
-    """Raises InputError for a value of another type than its field's, or outside its range or choices."""
-    wanted, is_right = _TYPES.get(entry.type, _NUMBERS)
-    if not is_right(value):
-        raise InputError(f"{entry.name} must be {wanted}, got {value!r}")
-    within, choices = entry.metadata["within"], entry.metadata["choices"]
-    values = value if isinstance(value, tuple) else (value,)
-    if within and not all(within[0] <= v <= within[1] for v in values):
-        shows_upper = within[1] < 2**31 - 1 or max(values) > within[1]
-        upper = f" and at most {within[1]}" if shows_upper else ""
-        raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_values_text(values)}")
-    if entry.name.startswith("crop_") and list(values) != sorted(values):
-        raise InputError(f"{entry.name} must be the least and then the greatest, got {_values_text(values)}")
-    if choices and value not in choices:
-        raise InputError(f"{entry.name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def _values_text(values):
-    return " ".join(str(value) for value in values)
 
 
 # Ours: the smallest run that shows the whole path on data that ships with scikit-learn. The statistics are
@@ -250,24 +188,6 @@ IMAGENET = Recipe(
     erasing_probability=0.25,
     mixup_alpha=0.5,
     cutmix_alpha=0.5,
-)
-
-# Ours, for the paper's ablations: the model of `cifar10_fast` under the ImageNet settings' optimizer and
-# augmentation, except the crops, which are those that the authors' CIFAR-10 script has by default.
-ABLATION = dataclasses.replace(
-    CIFAR10_FAST,
-    batch_size=128,
-    learning_rate=IMAGENET.learning_rate,
-    weight_decay=IMAGENET.weight_decay,
-    decayed_weights=IMAGENET.decayed_weights,
-    epsilon=IMAGENET.epsilon,
-    clip_norm=IMAGENET.clip_norm,
-    crop_area=(0.75, 1.0),
-    randaugment_magnitude=IMAGENET.randaugment_magnitude,
-    randaugment_std=IMAGENET.randaugment_std,
-    erasing_probability=IMAGENET.erasing_probability,
-    mixup_alpha=IMAGENET.mixup_alpha,
-    cutmix_alpha=IMAGENET.cutmix_alpha,
 )
 
 # Ours, for a folder of photographs: small enough for a CPU, and the ImageNet settings' optimizer with an

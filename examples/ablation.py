@@ -16,12 +16,31 @@ import os
 import shlex
 import sys
 
-from convmixer_keras.commands import recipe_flags
-from convmixer_keras.recipes import ABLATION, from_saved
+from convmixer_keras.commands import flags
+from convmixer_keras.recipes import CIFAR10_FAST, IMAGENET, Recipe
 from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import make_folder, written_whole
+
+# The model of the authors' CIFAR-10 script under the ImageNet settings' optimizer and
+# augmentation, except the crops, which are those that their CIFAR-10 script has by default.
+BASELINE = dataclasses.replace(
+    CIFAR10_FAST,
+    batch_size=128,
+    learning_rate=IMAGENET.learning_rate,
+    weight_decay=IMAGENET.weight_decay,
+    decayed_weights=IMAGENET.decayed_weights,
+    epsilon=IMAGENET.epsilon,
+    clip_norm=IMAGENET.clip_norm,
+    crop_area=(0.75, 1.0),
+    randaugment_magnitude=IMAGENET.randaugment_magnitude,
+    randaugment_std=IMAGENET.randaugment_std,
+    erasing_probability=IMAGENET.erasing_probability,
+    mixup_alpha=IMAGENET.mixup_alpha,
+    cutmix_alpha=IMAGENET.cutmix_alpha,
+)
+
 
 # A name, what it changes of the baseline, and the difference in points of top-1 accuracy that the paper
 # (arXiv:2201.09792) gives for it, if it gives one.
@@ -54,9 +73,9 @@ def main(argv=None):
         "--results", metavar="DIR", help="folder of the table and the chart (default: --output)"
     )
     study.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
-    recipe_flags.add_recipe_flags(parser, ABLATION)
+    flags.add_flags(parser, BASELINE)
     arguments = parser.parse_args(argv)
-    baseline = dataclasses.replace(ABLATION, **recipe_flags.recipe_overrides(arguments))
+    baseline = dataclasses.replace(BASELINE, **flags.given(arguments, Recipe))
     results = arguments.results or arguments.output
     streams.quiet_start()
 
@@ -96,7 +115,7 @@ def train(recipe, folder, data_dir):
     from convmixer_keras.training import trainer as training
 
     resume = folder.holds_run()
-    if resume and from_saved(folder.read_config()["recipe"]) != recipe:
+    if resume and folder.recipe() != recipe:
         raise InputError(f"{folder.path} holds a run of other settings: choose another --output")
     history = folder.read_history()
     if len(history) == recipe.epochs:

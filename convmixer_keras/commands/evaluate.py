@@ -3,7 +3,8 @@
 import dataclasses
 import os
 
-from convmixer_keras.commands import settings_flags
+from convmixer_keras.commands import flags
+from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.text import one_line
@@ -47,15 +48,15 @@ def _preprocessing(arguments):
     """Returns the record in the model file with the flags in place of what it says, or None."""
     from convmixer_keras.images import preprocessing
 
-    flags = {
+    changes = {
         name: arguments.overrides[name]
         for name in ("crop_pct", "interpolation", "orientation")
         if name in arguments.overrides
     }
     if side := arguments.overrides.get("image_size"):
-        flags["size"] = (side, side)
-    record = preprocessing.of(arguments.evaluate) if flags else None
-    return None if record is None else dataclasses.replace(record, **flags)
+        changes["size"] = (side, side)
+    record = preprocessing.of(arguments.evaluate) if changes else None
+    return None if record is None else dataclasses.replace(record, **changes)
 
 
 def print_scores(path, recipe, scores):
@@ -72,10 +73,9 @@ def of_run(arguments, recipe, folder):
     Flags override what the run had, and a line says so.
     """
     from convmixer_keras.training.run.run_folder import RunFolder
-    from convmixer_keras.training.run.settings import Settings
 
     run, settings = RunFolder(folder), Settings()
-    given = settings_flags.given_settings(arguments, Settings)
+    given = flags.given(arguments, Settings)
     if arguments.recipe is None and run.holds_run():
         recipe, settings = run.recipe(), run.settings()
         overrides = {**arguments.overrides, **given}
@@ -89,10 +89,9 @@ def of_run(arguments, recipe, folder):
 def preview(arguments, recipe):
     extras.require("matplotlib")
     from convmixer_keras.data import pipeline as data
-    from convmixer_keras.training.run.settings import Settings
     from convmixer_keras.utils import figures
 
-    settings = Settings(**settings_flags.given_settings(arguments, Settings))
+    settings = Settings(**flags.given(arguments, Settings))
     batch = data.load(recipe, settings.data_dir, max_bad_images=settings.max_bad_images)
     with batch.bad_images.checked():
         images, labels, *_ = most_mixed(batch.train.take(PREVIEWED_BATCHES))

@@ -18,8 +18,9 @@ import shlex
 import sys
 import warnings
 
-from convmixer_keras.commands import evaluate, recipe_flags, settings_flags
-from convmixer_keras.recipes import RECIPES, for_dataset, recipe_name_for
+from convmixer_keras.commands import evaluate, flags
+from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
+from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, hub, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
@@ -51,7 +52,7 @@ def train(arguments, recipe):
     )
     if arguments.resume and arguments.recipe is not None:
         raise InputError("--recipe is not allowed with --resume: single flags change what a run has")
-    settings = training.Settings(**settings_flags.given_settings(arguments, training.Settings))
+    settings = Settings(**flags.given(arguments, Settings))
     _, workers = choose_strategy(settings.strategy)
     # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
     if arguments.resume and (workers.is_chief or folder.holds_run()):
@@ -206,7 +207,7 @@ def parse(argv):
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
-    settings_flags.add_settings_flags(run)
+    flags.add_flags(parser, Settings())
     instead = parser.add_argument_group("instead of training")
     instead.add_argument(
         "--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras or .tflite file"
@@ -223,9 +224,9 @@ def parse(argv):
         help="write a picture of an augmented batch, .png",
     )
 
-    recipe_flags.add_recipe_flags(parser, recipe)
+    flags.add_flags(parser, recipe)
     arguments = parser.parse_args(argv)
-    arguments.overrides = recipe_flags.recipe_overrides(arguments)
+    arguments.overrides = flags.given(arguments, Recipe)
     arguments.recipe_name = name
     if arguments.report is not None and arguments.evaluate is None:
         parser.error("--report needs --evaluate")

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
 import signal
@@ -15,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmixer_keras.recipes import ABLATION, CIFAR10_FAST, Recipe, from_saved
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.training import trainer as training
-from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.training.step.fused import fused_twin
 from convmixer_keras.utils import command_line
 
@@ -44,7 +42,7 @@ def study(monkeypatch, image_folder, tmp_path):
     return run
 
 
-STUDY = ablation.STUDY
+STUDY, BASELINE = ablation.STUDY, ablation.BASELINE
 
 
 def read(folder):
@@ -57,9 +55,13 @@ def test_each_line_changes_one_thing_of_the_baseline():
         differing = {
             field.name
             for field in dataclasses.fields(Recipe)
-            if getattr(dataclasses.replace(ABLATION, **changes), field.name) != getattr(ABLATION, field.name)
+            if getattr(dataclasses.replace(BASELINE, **changes), field.name) != getattr(BASELINE, field.name)
         }
-        same = name in ("baseline", f"kernel {ABLATION.kernel_size}", f"patch {ABLATION.patch_size}")
+        same = name in (
+            "baseline",
+            f"kernel {BASELINE.kernel_size}",
+            f"patch {BASELINE.patch_size}",
+        )
         assert differing == (set() if same else set(changes)), name
         assert len(changes) == (name != "baseline")
 
@@ -68,7 +70,7 @@ def test_what_a_line_takes_away_is_in_the_baseline():
     for name, changes, _ in STUDY:
         for field in changes:
             if name.startswith("without"):
-                assert getattr(ABLATION, field), name
+                assert getattr(BASELINE, field), name
 
 
 @pytest.mark.parametrize(
@@ -81,40 +83,11 @@ def test_what_a_line_takes_away_is_in_the_baseline():
     ],
 )
 def test_a_recipe_decides_on_residual_and_normalization(changes, layer, there):
-    recipe = dataclasses.replace(ABLATION, hidden_dim=8, depth=2, **changes)
+    recipe = dataclasses.replace(BASELINE, hidden_dim=8, depth=2, **changes)
     model = training.build_model(recipe, 3, 10)
     assert any(isinstance(candidate, layer) for candidate in model.layers) == there
     images = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
     np.testing.assert_allclose(fused_twin(model)(images), model(images), atol=1e-5)
-
-
-def test_settings_of_earlier_runs_mean_what_they_did():
-    settings = json.loads(json.dumps(dataclasses.asdict(ABLATION)))
-    assert from_saved(settings) == ABLATION
-    for name in ("normalization", "residual", "interpolation"):
-        del settings[name]
-    assert from_saved(settings) == ABLATION
-
-
-@pytest.mark.slow
-def test_a_run_of_before_the_new_settings_goes_on(image_folder, tmp_path):
-    recipe = dataclasses.replace(
-        CIFAR10_FAST,
-        dataset=str(image_folder),
-        image_size=16,
-        hidden_dim=4,
-        depth=1,
-        batch_size=12,
-        epochs=1,
-        randaugment_ops=0,
-    )
-    settings = dataclasses.asdict(recipe)
-    for name in ("normalization", "residual", "interpolation"):
-        del settings[name]
-    RunFolder(tmp_path).create({"recipe": settings})
-    assert len(training.train(recipe, tmp_path, resume=True, verbose=0)) == 1
-    with pytest.raises(ValueError, match=r"residual must be True, as when the run .* got False"):
-        training.train(dataclasses.replace(recipe, residual=False), tmp_path, resume=True, verbose=0)
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """The folder of a training run: what is in it, and how it is written so that nothing is lost."""
 
 import csv
-import dataclasses
 import glob
 import io
 import json
@@ -9,8 +8,9 @@ import math
 import os
 import shutil
 
-from convmixer_keras.recipes import from_saved
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.run.settings import Settings
+from convmixer_keras.utils import fields
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, written_whole
 
@@ -106,7 +106,7 @@ class RunFolder:
             config = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{self[CONFIG]} is damaged: {first_line(error)}") from None
-        if not isinstance(config, dict) or not isinstance(config.get("recipe"), dict):
+        if not isinstance(config, dict):
             raise InputError(f"{self[CONFIG]} is not the config of a run: it has no recipe")
         return config
 
@@ -114,26 +114,21 @@ class RunFolder:
         """Returns the run's `Recipe`.
 
         Raises:
-            InputError: As `read_config`, or if a setting is unknown or out of its range.
+            InputError: As `read_config`, or if one of its settings is missing, unknown or out of its range.
         """
-        saved = self.read_config()["recipe"]
-        try:
-            return from_saved(saved)
-        except InputError as error:
-            raise InputError(
-                f"{self[CONFIG]}: {error}".replace(f"{self[CONFIG]}: {self.path}", self.path)
-            ) from None
+        return self._record("recipe", Recipe)
 
     def settings(self):
-        """Returns the run's `Settings`; what an older run did not write down is the default."""
-        config = self.read_config()
-        saved = config.get("settings", {"data_dir": config.get("data_dir")})
-        known = {field.name for field in dataclasses.fields(Settings)}
-        if not isinstance(saved, dict) or set(saved) - known:
-            raise InputError(f"{self[CONFIG]} has settings that are not known: {saved!r}")
+        """Returns the run's `Settings`; raises as `recipe` does."""
+        return self._record("settings", Settings)
+
+    def _record(self, name, kind):
+        saved = self.read_config().get(name)
+        if not isinstance(saved, dict):
+            raise InputError(f"{self[CONFIG]} is not the config of a run: it has no {name}")
         try:
-            return Settings(**saved)
-        except (InputError, TypeError) as error:
+            return fields.from_saved(kind, saved)
+        except InputError as error:
             raise InputError(f"{self[CONFIG]}: {error}") from None
 
     def read_history(self, epochs=math.inf):

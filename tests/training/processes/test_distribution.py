@@ -295,11 +295,6 @@ def test_auto(monkeypatch):
     assert (name, workers.count, workers.index, workers.name) == ("multiworker", 3, 2, "worker 2")
 
 
-def test_unknown_strategy():
-    with pytest.raises(ValueError, match=r"strategy must be one of 'auto', 'one', .*, got 'two'"):
-        distribution.choose_strategy("two")
-
-
 @pytest.mark.slow
 def test_a_tpu_that_is_not_there(tmp_path):
     done = run(cwd=tmp_path, TPU_NAME="nosuch")

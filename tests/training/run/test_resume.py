@@ -209,16 +209,23 @@ def test_folders_that_are_not_local(path):
         ("{}", "has no recipe"),
         ("[]", "has no recipe"),
         ('{"recipe": 3}', "has no recipe"),
-        ('{"recipe": {"colour": 1}}', "not known: 'colour'"),
-        ('{"recipe": {"epochs": "two"}}', "epochs must be a whole number, got 'two'"),
-        ('{"recipe": {"epochs": NaN}}', "epochs must be a whole number"),
-        ('{"recipe": {"mean": [null]}}', "mean must be finite numbers"),
-        ('{"recipe": {"residual": 1}}', "residual must be True or False"),
-        ('{"recipe": {}, "settings": {"speed": 1}}', "settings that are not known"),
-        ('{"recipe": {}, "settings": {"patience": "x"}}', "patience must be at least 0"),
+        ({"settings": None}, "has no settings"),
+        ({"recipe": {"colour": 1}}, "Recipe has an unknown 'colour'"),
+        ({"recipe": {"residual": None}}, "Recipe lacks 'residual'"),
+        ({"settings": {"freeze": None}}, "Settings lacks 'freeze'"),
+        ({"recipe": {"epochs": "two"}}, "epochs must be a whole number, got 'two'"),
+        ({"recipe": {"epochs": float("nan")}}, "epochs must be a whole number"),
+        ({"recipe": {"mean": ["x"]}}, "mean must be finite numbers"),
+        ({"settings": {"patience": "x"}}, "patience must be a whole number"),
     ],
 )
-def test_damaged_configs(tmp_path, content, message):
+def test_damaged_configs(tmp_path, recipe, content, message):
+    if isinstance(content, dict):  # Changes of a whole one; None takes a field away.
+        config = {"recipe": dataclasses.asdict(recipe), "settings": dataclasses.asdict(Settings())}
+        for name, changes in content.items():
+            changed = {**config[name], **(changes or {})}
+            config[name] = changes and {k: v for k, v in changed.items() if k not in changes or v is not None}
+        content = json.dumps(config)
     (tmp_path / "config.json").write_text(content)
     folder = run_folder.RunFolder(tmp_path)
     with pytest.raises(InputError, match=message) as raised:
