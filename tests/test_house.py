@@ -206,6 +206,16 @@ def test_no_file_is_long(name):
     )
 
 
+def test_the_map_shows_the_house():
+    """CONTRIBUTING.md: every room in the order of the floors, and files that there are."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where things are")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ((?:`[\w.]+`[;, ]*)+) \|", text, re.MULTILINE)
+    shown = [{name.removesuffix(".py") for name in re.findall(r"`([\w.]+)`", row)} for row in rows]
+    assert shown == [rooms for rooms in FLOORS if rooms != {"__init__"}]
+    for name in re.findall(r"`([\w/]+(?:/|\.py))`", text):
+        assert any((ROOT / folder / name).exists() for folder in ("", "convmixer_keras", "convert")), name
+
+
 def test_few_arrows_between_rooms():
     arrows = {(room(name), room(other)) for name, found in IMPORTS.items() for other in found}
     for path in [ROOT / "train_keras.py", *sorted((ROOT / "benchmarks").glob("*.py"))]:
