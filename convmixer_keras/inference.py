@@ -10,14 +10,13 @@ from convmixer_keras import pretrained
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.class_names import published_classes
 from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.models import presets
+from convmixer_keras.models import inputs, outputs, presets
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
-from convmixer_keras.models.structure import takes_pixels
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
 
 BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
-FREE_SIZE = 224  # Image size for a model that accepts any size and records none.
 
 
 class PhotoModel:
@@ -40,7 +39,7 @@ class PhotoModel:
     @property
     def preprocessing(self):
         if self._preprocessing is None:
-            if not takes_pixels(self.model):
+            if not inputs.takes_pixels(self.model):
                 raise InputError(
                     f"{self._source} takes normalised channels, and does not say which: give --mean and --std"
                 )
@@ -88,18 +87,15 @@ def load(source, include_top=True, **changes):
             raise InputError(f"a model is a .keras file or one of {', '.join(BUILDERS)}, got {source}")
         model, preprocessing = load_model(source), preprocessing_module.of(source)
         names = load_class_names(source)
-    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4:
-        raise InputError(
-            f"{source} must take images (height, width, channels), and takes {model.input_shape}"
-        )
+    inputs.check_takes_images(model, source)
     preprocessing = _changed(preprocessing, model, source, changes)
-    model = _fixed(model, preprocessing.size if preprocessing else (FREE_SIZE, FREE_SIZE))
+    model = _fixed(model, inputs.image_size(model, preprocessing))
     if not include_top:
         return PhotoModel(_headless(model), None, preprocessing, source)
     if len(model.output_shape) != 2:
         raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
     names = names or [str(i) for i in range(model.output_shape[-1])]
-    return PhotoModel(_to_probabilities(model), names, preprocessing, source)
+    return PhotoModel(outputs.probabilities(model), names, preprocessing, source)
 
 
 def default_builder():
@@ -120,23 +116,22 @@ def default_builder():
 
 def _changed(preprocessing, model, source, changes):
     """Returns a file's `Preprocessing` with changes, or None where there is neither."""
-    if "mean" in changes and takes_pixels(model):
+    if "mean" in changes and inputs.takes_pixels(model):
         raise InputError(f"{source} normalises by itself: mean and std are not for it")
     if preprocessing is not None:
         check_preprocessing(model, preprocessing)
         return dataclasses.replace(preprocessing, **changes)
-    if not changes or not (takes_pixels(model) or "mean" in changes):
+    if not changes or not (inputs.takes_pixels(model) or "mean" in changes):
         return None
-    height, width, channels = model.input_shape[1:]
-    return Preprocessing((height or FREE_SIZE, width or FREE_SIZE), channels, **changes)
+    return Preprocessing(inputs.image_size(model), model.input_shape[-1], **changes)
 
 
 def _fixed(model, size):
     """Returns the model in float32, for images of `size` where it leaves that open."""
-    height, width, channels = model.input_shape[1:]
-    if height and width and all(layer.compute_dtype == "float32" for layer in model.layers):
+    *open_size, channels = model.input_shape[1:]
+    if None not in open_size and all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
-    image = keras.Input((height or size[0], width or size[1], channels), name="image")
+    image = keras.Input((*size, channels), name="image")
 
     def in_float32(layer):
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
@@ -146,16 +141,9 @@ def _fixed(model, size):
     return fixed
 
 
-def _to_probabilities(model):
-    last = getattr(model.layers[-1], "activation", None)
-    if last in (keras.activations.softmax, keras.activations.sigmoid):
-        return model
-    return keras.Model(model.input, keras.layers.Softmax()(model.outputs[0]))
-
-
 def _headless(model):
-    layers = {layer.name: layer for layer in model.layers}
-    features = layers["head"].input if "head" in layers else model.outputs[0]
-    if len(features.shape) == 4:
-        features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    return keras.Model(model.input, features)
+    parts = anatomy.of(model)
+    pool = parts.pool or keras.layers.GlobalAveragePooling2D(
+        data_format="channels_last", dtype="float32", name="pool"
+    )
+    return keras.Model(model.input, pool(parts.maps(parts.image)[-1]))

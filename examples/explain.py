@@ -59,10 +59,11 @@ def feature_maps(opened, photo):
     from PIL import Image
 
     import convmixer_keras as ck
+    from convmixer_keras.models import parts
     from convmixer_keras.models.visualization import image_grid, principal_colors
 
     model, pixels = opened.model, opened.read(photo)
-    depth = sum(layer.name.endswith("_depthwise") for layer in model.layers)
+    depth = len(parts.of(model).blocks)
     blocks = sorted({(depth - 1) // 3, 2 * (depth - 1) // 3, depth - 1})
     maps = [ck.features(model, block)(pixels[None])[0] for block in blocks]
     titles = ["the photograph", *(f"after block {block}" for block in blocks)]

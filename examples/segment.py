@@ -53,7 +53,7 @@ def train(images, masks, classes, arguments):
     import keras
 
     import convmixer_keras as ck
-    from convmixer_keras.models.structure import takes_pixels
+    from convmixer_keras.models import inputs, parts
 
     keras.utils.set_random_seed(SEED)
     if arguments.start is None:
@@ -62,9 +62,9 @@ def train(images, masks, classes, arguments):
         )
     else:
         body = ck.inference.load(arguments.start, include_top=False).model
-        if not takes_pixels(body):
+        if not inputs.takes_pixels(body):
             raise InputError(f"{arguments.start} must take pixels 0..255 and normalise them itself")
-    depth = sum(layer.name.endswith("_depthwise") for layer in body.layers)
+    depth = len(parts.of(body).blocks)
     blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
     size = images.shape[1]
     image = keras.Input((size, size, 3), name="image")

@@ -105,12 +105,12 @@ NAMES = {
         "a download of tensorflow-datasets gives up after four attempts, not eleven",
     ),
     "_keras_history": (
-        "convmixer_keras/models/structure.py",
+        "convmixer_keras/models/graph.py",
         lambda: keras.Input((2,)),
         "a network's graph is walked from its output to its input",
     ),
     "_inbound_nodes": (
-        "convmixer_keras/models/structure.py",
+        "convmixer_keras/models/graph.py",
         lambda: keras.layers.Dense(2),
         "a network's graph is walked from its output to its input",
     ),

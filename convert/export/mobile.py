@@ -29,7 +29,7 @@ from convmixer_keras.convert.export.layers import (
     patch_rows,
     standardized,
 )
-from convmixer_keras.models.structure import check_convmixer
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
@@ -56,44 +56,18 @@ def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False, 
     Raises:
         InputError: If the model is not such a ConvMixer, or an argument does not fit it.
     """
-    parts = _Parts.of(model)
+    parts = anatomy.of(model)
+    anatomy.check_finite(model)
+    if parts.sizes.kernel_size > LARGEST_KERNEL:
+        raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {parts.sizes.kernel_size}")
     front, input_shape = _front(model, parts, size)
     image = keras.Input(batch_shape=(1, *input_shape), dtype="float32", name="image")
     x = image if front is None else front(image)
 
     x, order = _stem(x, parts, input_mean, input_std, integer, whole_kernels)
-    for i in range(parts.depth):
+    for i in range(len(parts.blocks)):
         x = _block(x, parts, i, integer, whole_kernels, order if i == 0 else slice(None))
     return keras.Model(image, _top(x, parts, integer), name=f"{model.name}_mobile")
-
-
-class _Parts(NamedTuple):
-    """A ConvMixer's layers by their names, with what is read off them."""
-
-    layers: dict
-    depth: int
-    normalization: str
-    residual: bool
-
-    @classmethod
-    def of(cls, model):
-        check_convmixer(model)
-        layers = {layer.name: layer for layer in model.layers}
-        depth = 0
-        while f"block{depth}_depthwise" in layers:
-            depth += 1
-        normalization = "bn" if "stem_bn" in layers else "ln"
-        kernel = max(layers["block0_depthwise"].kernel_size)
-        if kernel > LARGEST_KERNEL:
-            raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {kernel}")
-        return cls(layers, depth, normalization, "block0_add" in layers)
-
-    def weights(self, name):
-        """Returns kernel and bias of a layer in float64, in which everything is folded."""
-        return [w.astype(np.float64) for w in numpy_weights(self.layers[name])]
-
-    def activation(self, name):
-        return self.layers[name].activation
 
 
 class _Scaled(NamedTuple):
@@ -126,24 +100,21 @@ def _front(model, parts, size):
         height, width = size
     if height is None or width is None:
         raise InputError("the model leaves the image's height or width free: size must be given")
-    first = parts.layers.get("input_normalization", parts.layers["stem_conv"])
-    if first.input is model.inputs[0]:
+    if parts.image is model.inputs[0]:
         return None, (height, width, channels)
-    return keras.Model(model.inputs[0], first.input), (height, width, channels)
+    return keras.Model(model.inputs[0], parts.image), (height, width, channels)
 
 
 def _stem(x, parts, mean, std, integer, whole):
     """Patch embedding and its normalisation; gives a `_Scaled`, and which channel stands where in it."""
-    kernel, bias = parts.weights("stem_conv")
+    kernel, bias = _weights(parts.stem.layer)
     channels = kernel.shape[2]
-    has_normalization = "input_normalization" in parts.layers
-    if has_normalization and mean is not None:
-        raise InputError("the model normalises its input itself: input_mean and input_std must be left out")
-    if has_normalization:
-        layer = parts.layers["input_normalization"]
-        mean = np.reshape(keras.ops.convert_to_numpy(layer.mean), -1).astype(np.float64)
-        variance = np.reshape(keras.ops.convert_to_numpy(layer.variance), -1).astype(np.float64)
-        std = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    if parts.mean is not None:
+        if mean is not None:
+            raise InputError(
+                "the model normalises its input itself: input_mean and input_std must be left out"
+            )
+        mean, std = parts.mean, parts.std
     if mean is not None:
         # The embedding pads nothing, so that the shift reaches every place alike.
         mean, std = np.broadcast_to(mean, channels), np.broadcast_to(std, channels)
@@ -151,12 +122,14 @@ def _stem(x, parts, mean, std, integer, whole):
 
     if not whole:
         x, kernel = patch_rows(x, kernel)
-    if integer and parts.normalization == "bn":
-        *_, mean, variance = numpy_weights(parts.layers["stem_bn"])
+    if integer and parts.normalization == "batch":
+        *_, mean, variance = numpy_weights(parts.stem.norm)
         sizes = np.abs(mean) + 4 * np.sqrt(variance)
         if sizes.max() > 4 * sizes.min():
             return _stem_by_size(x, kernel, bias, sizes, parts)
-    return _convolved_and_normalized(x, kernel, bias, kernel.shape[:2], parts, "stem_conv"), slice(None)
+    return _convolved_and_normalized(
+        x, kernel, bias, kernel.shape[:2], parts, parts.stem, "stem_conv"
+    ), slice(None)
 
 
 def _stem_by_size(x, kernel, bias, sizes, parts):
@@ -166,12 +139,12 @@ def _stem_by_size(x, kernel, bias, sizes, parts):
     as large as any other: with one scale for all channels they would be rounded away. On digits (one grey
     pixel a patch) four fifths of the error of int8 came from there.
     """
-    scale, shift = _scale_and_shift(parts.layers["stem_bn"])
+    scale, shift = _scale_and_shift(parts.stem.norm)
     order = np.argsort(sizes, kind="stable")
     outputs = []
     for n, channels in enumerate(np.array_split(order, min(4, len(order)))):
         y = dense_convolution(x, kernel[..., channels], bias[channels], kernel.shape[:2], f"stem_conv{n}")
-        y = activated(y, parts.activation("stem_conv"), f"stem_conv{n}_activation")
+        y = activated(y, parts.stem.layer.activation, f"stem_conv{n}_activation")
         outputs.append(affine(y, scale[channels], shift[channels], True, f"stem_conv{n}_scale"))
     return _Scaled(joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
 
@@ -179,11 +152,11 @@ def _stem_by_size(x, kernel, bias, sizes, parts):
 def _block(x, parts, i, integer, whole, order):
     """One block; takes and gives a `_Scaled`. Channel n of `x` is channel `order[n]` of the model."""
     name = f"block{i}"
-    kernel, bias = parts.weights(f"{name}_depthwise")
-    activation = parts.activation(f"{name}_depthwise")
-    norm = parts.layers[f"{name}_depthwise_{parts.normalization}"]
+    (layer, norm), _, pointwise = parts.blocks[i]
+    kernel, bias = _weights(layer)
+    activation = layer.activation
     scale, shift = _scale_and_shift(norm)
-    if parts.normalization == "bn":
+    if parts.normalization == "batch":
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=2)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
@@ -198,21 +171,21 @@ def _block(x, parts, i, integer, whole, order):
         else:
             y = split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
         y = activated(y, activation, f"{label}_depthwise_activation")
-        if parts.residual and parts.normalization == "bn":
+        if parts.residual and parts.normalization == "batch":
             y = _residual(part, y, scale[at], integer, label)
         wholes.append(part)
         halves.append(y)
     y = joined(halves, f"{name}_join")
-    if parts.normalization == "ln":
+    if parts.normalization == "layer":
         # It takes all channels together.
         y = standardized(y, norm.epsilon, f"{name}_depthwise_ln")
         if parts.residual:
             y = _residual(joined(wholes, f"{name}_join_residual"), y, scale, integer, name)
     y = _Scaled(y, np.ones_like(scale) if parts.residual else scale, shift)
 
-    kernel, bias = parts.weights(f"{name}_pointwise")
+    kernel, bias = _weights(pointwise.layer)
     kernel, bias = y.folded_into(kernel[:, :, order], bias)
-    return _convolved_and_normalized(y.tensor, kernel, bias, 1, parts, f"{name}_pointwise")
+    return _convolved_and_normalized(y.tensor, kernel, bias, 1, parts, pointwise, f"{name}_pointwise")
 
 
 def _residual(x, y, scale, integer, name):
@@ -220,16 +193,15 @@ def _residual(x, y, scale, integer, name):
     return keras.layers.Add(dtype="float32", name=f"{name}_add")([x, y])
 
 
-def _convolved_and_normalized(x, kernel, bias, strides, parts, name):
+def _convolved_and_normalized(x, kernel, bias, strides, parts, convolution, name):
     """A dense convolution without padding, its activation and its normalisation; gives a `_Scaled`."""
-    norm = parts.layers[f"{name.removesuffix('_conv')}_{parts.normalization}"]
-    activation = parts.activation(name)
+    activation, norm = convolution.layer.activation, convolution.norm
     scale, shift = _scale_and_shift(norm)
-    if parts.normalization == "bn":
+    if parts.normalization == "batch":
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
     x = dense_convolution(x, kernel, bias, strides, name)
     x = activated(x, activation, f"{name}_activation")
-    if parts.normalization == "ln":
+    if parts.normalization == "layer":
         x = standardized(x, norm.epsilon, norm.name)
     return _Scaled(x, scale, shift)
 
@@ -247,10 +219,9 @@ def _through_relu(kernel, bias, scale, activation, axis):
 
 
 def _top(x, parts, integer):
-    pool, head = parts.layers.get("pool"), parts.layers.get("head")
-    if pool is None:
+    if parts.pool is None:
         return x.computed(integer, "features")
-    if isinstance(pool, keras.layers.GlobalMaxPooling2D):
+    if parts.pooling == "max":
         # A negative scale would make the largest value the smallest.
         y = x.computed(integer, "features")
         y = keras.layers.MaxPooling2D(
@@ -262,13 +233,18 @@ def _top(x, parts, integer):
             keepdims=True, data_format="channels_last", dtype="float32", name="pool"
         )
         x = x._replace(tensor=average(x.tensor))
-    if head is None:
+    if parts.head is None:
         return flat(x.computed(integer, "features_scale"), "features_flat")
-    kernel, bias = x.folded_into(*parts.weights("head"))
+    kernel, bias = x.folded_into(*_weights(parts.head))
     # A 1x1 convolution, because runtimes before 2.17 take a fully connected layer's int8 weights to have one
     # scale for all classes.
     y = dense_convolution(x.tensor, kernel[None, None], bias, 1, "head")
-    return activated(flat(y, "flat"), head.activation, "head_activation")
+    return activated(flat(y, "flat"), keras.activations.get(parts.head_activation), "head_activation")
+
+
+def _weights(layer):
+    """Returns kernel and bias of a layer in float64, in which everything is folded."""
+    return [w.astype(np.float64) for w in numpy_weights(layer)]
 
 
 def _scale_and_shift(layer):

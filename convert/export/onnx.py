@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.models.structure import takes_pixels
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.files import written_whole
@@ -123,37 +123,25 @@ class _Graph:
 
     def network(self, model, logits):
         """Adds the whole model; returns the output's name and its shape without the batch."""
-        layers = {layer.name: layer for layer in model.layers}
-        depth = sum(name.endswith("_depthwise") for name in layers)
-        wanted = [
-            "stem_conv",
-            *(f"block{i}_{half}" for i in range(depth) for half in ("depthwise", "pointwise")),
-        ]
-        missing = [name for name in wanted if name not in layers]
-        first = layers.get("input_normalization", layers.get("stem_conv"))
-        if missing or not depth or first.input is not model.inputs[0]:
-            raise InputError(
-                f"{model.name} is not a ConvMixer from this package's builders with nothing before it"
-                + (f": it has no layer {missing[0]}" if missing else "")
-            )
+        parts = anatomy.of(model)
+        if parts.image is not model.inputs[0]:
+            raise InputError(f"{model.name} has layers in front of its network, which ONNX files cannot have")
         x = "image"
-        if "input_normalization" in layers:
-            layer = layers["input_normalization"]
-            mean, variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
-            x = self.add("Sub", x, self.weight("input_mean", mean), name="centred")
-            x = self.add("Div", x, self.weight("input_std", np.sqrt(variance)), name="normalised")
+        if parts.mean is not None:
+            x = self.add("Sub", x, self.weight("input_mean", parts.mean), name="centred")
+            x = self.add("Div", x, self.weight("input_std", parts.std), name="normalised")
         x = self.add("Transpose", x, name="channels_first", perm=[0, 3, 1, 2])
-        x = self.convolution(x, layers["stem_conv"], layers)
-        for i in range(depth):
-            y = self.convolution(x, layers[f"block{i}_depthwise"], layers)
-            x = self.add("Add", x, y, name=f"block{i}_add") if f"block{i}_add" in layers else y
-            x = self.convolution(x, layers[f"block{i}_pointwise"], layers)
-        return self.top(x, layers, model, logits)
+        x = self.convolution(x, *parts.stem)
+        for block in parts.blocks:
+            y = self.convolution(x, *block.depthwise)
+            x = self.add("Add", x, y, name=block.add.name) if block.add else y
+            x = self.convolution(x, *block.pointwise)
+        return self.top(x, parts, model, logits)
 
-    def convolution(self, x, layer, layers):
+    def convolution(self, x, layer, norm):
         """A convolution, its activation and its normalisation."""
         kernel, bias = layer.get_weights()
-        depthwise = layer.name.endswith("_depthwise")
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         side = kernel.shape[0]
         # An even kernel reaches one place further down and to the right.
         before, after = ((side - 1) // 2, side // 2) if depthwise else (0, 0)
@@ -169,15 +157,13 @@ class _Graph:
             pads=[before, before, after, after],
             group=kernel.shape[2] if depthwise else 1,
         )
-        x = self.activation(x, layer)
-        norm = name.removesuffix("_conv")
-        if f"{norm}_bn" in layers:
-            return self.batch_normalization(x, layers[f"{norm}_bn"])
-        return self.layer_normalization(x, layers[f"{norm}_ln"])
+        x = self.activation(x, name, layer.activation.__name__)
+        if isinstance(norm, keras.layers.BatchNormalization):
+            return self.batch_normalization(x, norm)
+        return self.layer_normalization(x, norm)
 
-    def activation(self, x, layer):
-        kind = layer.activation.__name__
-        name = f"{layer.name}_{kind}"
+    def activation(self, x, name, kind):
+        name = f"{name}_{kind}"
         if kind == "linear":
             return x
         if kind == "silu":
@@ -204,25 +190,22 @@ class _Graph:
         )
         return self.add("Transpose", x, name=layer.name, perm=[0, 3, 1, 2])
 
-    def top(self, x, layers, model, logits):
+    def top(self, x, parts, model, logits):
         shape = list(model.outputs[0].shape[1:])
-        if "pool" not in layers:
+        if parts.pool is None:
             return self.add("Transpose", x, name="features", perm=[0, 2, 3, 1]), shape
-        largest = isinstance(layers["pool"], keras.layers.GlobalMaxPooling2D)
-        x = self.add("GlobalMaxPool" if largest else "GlobalAveragePool", x, name="pool")
-        x = self.add("Flatten", x, name="features" if "head" not in layers else "flat")
-        if "head" not in layers:
+        x = self.add("GlobalMaxPool" if parts.pooling == "max" else "GlobalAveragePool", x, name="pool")
+        x = self.add("Flatten", x, name="features" if parts.head is None else "flat")
+        if parts.head is None:
             return x, shape
-        head = layers["head"]
-        kernel, bias = head.get_weights()
+        kernel, bias = parts.head.get_weights()
         x = self.add(
             "Gemm", x, self.weight("head.weight", kernel), self.weight("head.bias", bias), name="head"
         )
-        kind = head.activation.__name__
-        if kind != "linear":
-            x = self.activation(x, head)
-        elif not logits:
-            kind, x = "softmax", self.add("Softmax", x, name="head_softmax", axis=-1)
+        kind = parts.head_activation
+        if kind == "linear" and not logits:
+            kind = "softmax"
+        x = self.activation(x, "head", kind)
         output = "probabilities" if kind in ("softmax", "sigmoid") else "logits"
         return self.add("Identity", x, name=output), shape
 
@@ -246,15 +229,15 @@ def _difference(model, path, logits):
     """Returns the largest difference between the file in ONNX Runtime and Keras, on two random images."""
     import onnxruntime
 
+    parts = anatomy.of(model)
     height, width, channels = model.inputs[0].shape[1:]
-    side = 16 * model.get_layer("stem_conv").kernel.shape[0]
+    side = 16 * parts.sizes.patch_size
     images = np.random.default_rng(0).uniform(0, 255, (2, height or side, width or side, channels))
-    if not takes_pixels(model):
+    if parts.mean is None:
         images = (images - 128) / 64
     images = images.astype(np.float32)
     expected = keras.ops.convert_to_numpy(model(images, training=False)).astype(np.float64)
-    head = {layer.name: layer for layer in model.layers}.get("head")
-    if head is not None and head.activation is keras.activations.linear and not logits:
+    if parts.head_activation == "linear" and not logits:
         expected = np.exp(expected - expected.max(-1, keepdims=True))
         expected /= expected.sum(-1, keepdims=True)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

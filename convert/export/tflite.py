@@ -119,7 +119,7 @@ def export(
     import keras
 
     from convmixer_keras.convert.export.mobile import mobile
-    from convmixer_keras.models import arguments, structure
+    from convmixer_keras.models import arguments, inputs
     from convmixer_keras.utils import checks
 
     checks.one_of("mode", mode, MODES)
@@ -144,7 +144,7 @@ def export(
     if adds_softmax:
         small = keras.Model(small.inputs, keras.layers.Softmax(name="probabilities")(small.outputs[0]))
         output_name = "probabilities"
-    takes_pixels = input_mean is not None or structure.takes_pixels(model)
+    takes_pixels = input_mean is not None or inputs.takes_pixels(model)
     if labels is not None:
         labels = _checked_labels(labels, small.output_shape, output_name)
     if mode == "int8" and calibration is None:
@@ -236,10 +236,10 @@ def _reporters(verbose):
 
 
 def _output_name(model):
-    head = next((layer for layer in model.layers if layer.name == "head"), None)
-    if head is None:
-        return "features"
-    return "probabilities" if head.activation.__name__ in ("softmax", "sigmoid") else "logits"
+    from convmixer_keras.models import parts
+
+    names = {None: "features", "softmax": "probabilities", "sigmoid": "probabilities"}
+    return names.get(parts.of(model).head_activation, "logits")
 
 
 def _checked_labels(labels, output_shape, output_name):

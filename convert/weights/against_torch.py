@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from convmixer_keras.images import listing
+from convmixer_keras.models import outputs
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 _BATCH = 4
@@ -78,29 +80,13 @@ def image_paths(folder):
     return paths
 
 
-def normalization(model):
-    """Returns the mean and standard deviation, per channel, of a model that takes raw pixels, or None."""
-    for layer in model.layers:
-        if layer.name == "input_normalization":
-            mean, variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
-            return mean.reshape(-1), np.sqrt(variance.reshape(-1))
-    return None
-
-
 def keras_outputs(model, images, features=False):
     """Returns a Keras ConvMixer's logits (batch, classes) of `Images`, or its pooled features."""
-    batches = images.normalized() if normalization(model) is None else images.raw()
-    layers = {layer.name: layer for layer in model.layers}
-    if features and "pool" not in layers:
-        return np.concatenate([_run(model, batch).mean(axis=(1, 2)) for batch in batches])
-    if not features and layers["head"].activation is keras.activations.linear:
-        return np.concatenate([_run(model, batch) for batch in batches])
-    body = keras.Model(model.input, layers["pool"].output)
-    pooled = np.concatenate([_run(body, batch) for batch in batches])
-    if features:
-        return pooled
-    kernel, bias = layers["head"].get_weights()  # Without its softmax or the like.
-    return pooled @ kernel + bias
+    parts = anatomy.of(model)
+    batches = images.normalized() if parts.mean is None else images.raw()
+    ours = keras.Model(model.input, parts.maps(parts.image)[-1]) if features else outputs.logits_model(model)
+    found = np.concatenate([_run(ours, batch) for batch in batches])
+    return found.mean(axis=(1, 2)) if found.ndim == 4 else found
 
 
 def _run(model, batch):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from convmixer_keras.convert.weights.layouts import LAYOUTS, NORM_TENSORS, tensor_names, tensor_shape
 from convmixer_keras.convert.weights.recognition_by_shape import by_structure, refuse_separable
-from convmixer_keras.models.sizes import Sizes
+from convmixer_keras.models.presets import Sizes
 from convmixer_keras.utils.errors import InputError
 
 BY_STRUCTURE = "its own"

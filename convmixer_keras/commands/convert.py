@@ -249,20 +249,18 @@ def _expected_outputs(checkpoint, arguments, normalization):
 
 
 def _to_torch(arguments, verify):
-    from convmixer_keras.convert.weights import against_torch
-
     checkpoint_file.check_writable_name(arguments.output)
     model = load_model(arguments.input)
     state = to_torch.to_state_dict(model, arguments.to)
-    sizes, activation = to_torch.model_sizes(model), to_torch.model_activation(model)
+    parts = to_torch.convertible(model)
+    sizes, activation = parts.sizes, parts.activation
     print(f"{one_line(arguments.input)}: {sizes}, {activation}")
-    mean_and_std = against_torch.normalization(model) or ()
+    mean_and_std = () if parts.mean is None else (parts.mean, parts.std)
     if mean_and_std:
         print("input_normalization is left out: the PyTorch weights take channels that are normalised")
-    top_activation = model.get_layer("head").activation.__name__
-    if top_activation != "linear":
-        print(f"{top_activation} is left out: the PyTorch weights give logits")
-    dtype = model.get_layer("stem_conv").compute_dtype
+    if parts.head_activation != "linear":
+        print(f"{parts.head_activation} is left out: the PyTorch weights give logits")
+    dtype = parts.stem.layer.compute_dtype
     if verify and dtype != "float32":
         print(f"not verified: the model computes in {dtype}, and PyTorch's would in float32")
     elif verify:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from convmixer_keras.convert.export import tflite
 from convmixer_keras.convert.weights import checkpoint_file, to_torch
 from convmixer_keras.images import preprocessing
-from convmixer_keras.models import sizes
+from convmixer_keras.models import inputs, parts
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.models.saving import load_class_names, load_model
 from convmixer_keras.training.run import run_folder
@@ -110,14 +110,13 @@ def _training_data(config):
 
 
 def _export(model, path, mode, names, record, calibration, verbose):
-    size = None if None not in model.input_shape[1:3] else (record.size if record else (224, 224))
     return tflite.export(
         model,
         path,
         mode,
         calibration=calibration,
         labels=names,
-        size=size,
+        size=inputs.image_size(model, record),
         preprocessing=record,
         verbose=verbose,
     )
@@ -152,8 +151,8 @@ def upload(folder, name, private=False):
 
 def card(model, file, names, record, config, history, exports, files, name=PLACEHOLDER):
     """Returns the text of a model card in Markdown, which states only what is known."""
-    size = sizes.of_model(model)
-    shape = tuple(side or 224 for side in model.input_shape[1:3]) + model.input_shape[3:]
+    size = parts.of(model).sizes
+    shape = (*inputs.image_size(model), size.channels)
     parameters, multiply_adds = model_complexity(model, shape)
     lines = [
         "---",

@@ -64,7 +64,7 @@ def main(argv=None):
 
 def _of_file(preprocessing, model, arguments):
     """Returns what the model file and the flags say, or else a default for a model that takes images."""
-    from convmixer_keras.models.structure import takes_pixels  # Imports Keras.
+    from convmixer_keras.models.inputs import takes_pixels  # Imports Keras.
 
     changes = preprocessing_changes(arguments)
     if preprocessing is None:

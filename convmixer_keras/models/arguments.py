@@ -5,12 +5,12 @@ import math
 import keras
 import numpy as np
 
+from convmixer_keras.models.inputs import OPEN_SIZE
 from convmixer_keras.utils.checks import boolean, positive_int
 from convmixer_keras.utils.errors import InputError
 
 DEFAULT_CLASSES = 1000
 MOST_PARAMETERS = 10**9  # 4 GB; the largest published network has 52 million.
-DEFAULT_INPUT_SHAPE = (224, 224, 3)
 
 
 def activation_name(name, value):
@@ -65,7 +65,7 @@ def image_shape(input_shape, input_tensor, patch_size):
             )
         input_shape = tensor_shape
     elif input_shape is None:
-        input_shape = DEFAULT_INPUT_SHAPE
+        input_shape = (OPEN_SIZE, OPEN_SIZE, 3)
 
     wanted = "input_shape must be (height, width, channels) with positive integers, or None for a free "
     wanted += f"height or width, got {input_shape!r}"

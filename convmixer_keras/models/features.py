@@ -4,6 +4,7 @@ import operator
 
 import keras
 
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 
@@ -26,30 +27,20 @@ def features(model, blocks):
     Raises:
         InputError: If the model is not a ConvMixer with nothing before it, or has no such block.
     """
-    layers = {layer.name: layer for layer in model.layers}
-    depth = sum(name.endswith("_depthwise") for name in layers)
+    parts = anatomy.of(model)
+    depth = len(parts.blocks)
     single = not isinstance(blocks, (tuple, list, range))
     try:
         wanted = [operator.index(block) for block in ([blocks] if single else blocks)]
     except TypeError:
         raise InputError(f"blocks must be whole numbers, got {blocks!r}") from None
-    first = layers.get("input_normalization", layers.get("stem_conv"))
-    if not depth or first is None or len(model.inputs) != 1 or first.input is not model.inputs[0]:
-        raise InputError(
-            f"{model.name} is not a ConvMixer from this package's builders with nothing before it"
-        )
+    if parts.image is not model.inputs[0]:
+        raise InputError(f"{model.name} must have nothing in front of its network")
     if not wanted or any(not -depth <= block < depth for block in wanted):
         raise InputError(f"blocks must be -{depth} to {depth - 1}, got {blocks!r}")
     wanted = [block % depth for block in wanted]
 
     image = keras.Input((None, None, model.inputs[0].shape[-1]), name="image")
-    x = layers["input_normalization"](image) if "input_normalization" in layers else image
-    norm = "bn" if "stem_bn" in layers else "ln"
-    x = layers[f"stem_{norm}"](layers["stem_conv"](x))
-    maps = {}
-    for i in range(max(wanted) + 1):
-        y = layers[f"block{i}_depthwise_{norm}"](layers[f"block{i}_depthwise"](x))
-        x = layers[f"block{i}_add"]([x, y]) if f"block{i}_add" in layers else y
-        x = maps[i] = layers[f"block{i}_pointwise_{norm}"](layers[f"block{i}_pointwise"](x))
+    maps = parts.maps(image)
     outputs = [maps[block] for block in wanted]
     return keras.Model(image, outputs[0] if single else outputs, name=f"{model.name}_features")

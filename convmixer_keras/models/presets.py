@@ -1,4 +1,4 @@
-"""The paper's ConvMixer variants as a table of facts. Nothing here is code that runs a model.
+"""The sizes that make a ConvMixer, and the paper's variants as a table of facts.
 
 Sources: sizes, accuracies and weights are from "Patches Are All You Need?" (Trockman and Kolter,
 arXiv:2201.09792) and the authors' repository, the input transforms from timm's configurations of
@@ -6,12 +6,31 @@ the same weights. Parameter and multiply-add counts are our own, taken from the 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # Per channel, in units of 0..1, as PyTorch's ImageNet models use them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+
+class Sizes(NamedTuple):
+    """A ConvMixer's sizes. `classes` is None for a network without its classifier."""
+
+    hidden_dim: int
+    depth: int
+    kernel_size: int
+    patch_size: int
+    channels: int
+    classes: int | None
+
+    def __str__(self):
+        classes = "no classifier" if self.classes is None else f"{self.classes} classes"
+        return (
+            f"ConvMixer-{self.hidden_dim}/{self.depth}, kernel {self.kernel_size}, patch {self.patch_size}, "
+            f"{self.channels} channels, {classes}"
+        )
 
 
 @dataclass(frozen=True)

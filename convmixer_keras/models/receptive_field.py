@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from convmixer_keras.models import sizes
-from convmixer_keras.models.structure import takes_pixels
+from convmixer_keras.models import inputs
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 
@@ -34,20 +34,20 @@ def effective_receptive_field(model, block, share=0.95, images=None):
         raise InputError("receptive fields are measured on Keras' TensorFlow backend only")
     import tensorflow as tf  # Here, because the other backends work without it.
 
-    network = sizes.of_model(model)
+    parts = anatomy.of(model)
+    network = parts.sizes
     if not 0 <= block < network.depth:
         raise InputError(f"block must be 0 to {network.depth - 1}, got {block}")
     if not 0 < share <= 1:
         raise InputError(f"share must be over 0 and at most 1, got {share}")
     random = np.random.default_rng(0)
     if images is None:
-        height, width, channels = model.inputs[0].shape[1:]
-        images = random.uniform(0, 255, (4, height or 224, width or 224, channels))
-        if not takes_pixels(model):
+        images = random.uniform(0, 255, (4, *inputs.image_size(model), model.inputs[0].shape[-1]))
+        if not inputs.takes_pixels(model):
             images = (images - 128) / 64
     images = tf.convert_to_tensor(images, tf.float32)
 
-    until_here = keras.Model(model.input, model.get_layer(f"block{block}_pointwise").output)
+    until_here = keras.Model(model.input, parts.maps(parts.image)[block])
     with tf.GradientTape() as tape:
         tape.watch(images)
         features = tf.cast(until_here(images, training=False), tf.float32)

@@ -7,8 +7,7 @@ import tempfile
 import zipfile
 
 from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
-from convmixer_keras.models import sizes
-from convmixer_keras.models.keras_file import check_keras_file, check_weights_file
+from convmixer_keras.models.keras_file import check_keras_file, check_weights_file, sizes_of_weights
 from convmixer_keras.utils import hub, limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import reserve, written_whole
@@ -129,6 +128,8 @@ def load_weights(model, source):
     Raises:
         InputError: If the file is missing, damaged or of another network; the message names both networks.
     """
+    from convmixer_keras.models import parts  # Imports Keras.
+
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"weights must be a path or hf://USER/REPO, got {source!r}")
     if hub.is_name(source):
@@ -138,9 +139,9 @@ def load_weights(model, source):
     if not os.path.isfile(path):
         raise InputError(f"weights must be the path of an existing file or hf://USER/REPO, got {path!r}")
     check_weights_file(path)
-    ours = sizes.of_model(model)
+    ours = parts.of(model).sizes
     try:
-        stored = sizes.of_file(path)
+        stored = sizes_of_weights(path)
         if stored and stored.depth != ours.depth:  # Of a deeper network Keras would load the first blocks.
             raise ValueError("the depths differ")
         model.load_weights(path)

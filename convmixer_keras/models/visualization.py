@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from convmixer_keras.models import sizes
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.receptive_field import effective_receptive_field
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
@@ -37,10 +37,11 @@ def patch_embeddings(model, limit=256):
         InputError: If the model is not a ConvMixer, or has another number of channels.
     """
     limit = checks.positive_int("limit", limit)
-    channels = sizes.of_model(model).channels
+    parts = anatomy.of(model)
+    channels = parts.sizes.channels
     if channels not in (1, 3):
         raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
-    filters = _kernel(model, "stem_conv").transpose(3, 0, 1, 2)
+    filters = _kernel(parts.stem).transpose(3, 0, 1, 2)
     strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
     grid = _grid([_brightness(f) for f in filters[strongest]])
     figure = new_figure(6, 6)
@@ -70,14 +71,14 @@ def depthwise_kernels(model, kernels=8, rows=8):
         InputError: If the model is not a ConvMixer.
     """
     kernels, rows = checks.positive_int("kernels", kernels), checks.positive_int("rows", rows)
-    network = sizes.of_model(model)
-    blocks = np.unique(np.linspace(0, network.depth - 1, rows).round().astype(int))
-    kernels = min(kernels, network.hidden_dim)
+    parts = anatomy.of(model)
+    blocks = np.unique(np.linspace(0, len(parts.blocks) - 1, rows).round().astype(int))
+    kernels = min(kernels, parts.sizes.hidden_dim)
     figure = new_figure(0.9 * kernels + 3.0, 1.05 * len(blocks) + 0.9)
     widths = [1] * kernels + [1.6]
     all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
     for row, block in zip(all_axes, blocks, strict=True):
-        weights = _kernel(model, f"block{block}_depthwise")[..., 0].transpose(2, 0, 1)
+        weights = _kernel(parts.blocks[block].depthwise)[..., 0].transpose(2, 0, 1)
         strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
         for axes, kernel in zip(row, weights[strongest], strict=False):
             bound = np.abs(kernel).max() or 1
@@ -123,9 +124,8 @@ def principal_colors(maps):
     return (255 * shown).astype(np.uint8).reshape(*maps.shape[:2], 3)
 
 
-def _kernel(model, name):
-    """Returns the kernel of a layer as float32."""
-    return np.asarray(model.get_layer(name).get_weights()[0], np.float32)
+def _kernel(convolution):
+    return np.asarray(convolution.layer.get_weights()[0], np.float32)
 
 
 def _brightness(kernel):

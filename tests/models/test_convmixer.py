@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 import convmixer_keras as ck
-from convmixer_keras.models import presets, sizes
+from convmixer_keras.models import parts, presets
 from convmixer_keras.utils.errors import InputError
 
 SMALL = {"hidden_dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2}
@@ -282,7 +282,7 @@ def test_weights_that_do_not_fit(other, ending, tmp_path):
     assert "\n" not in message
     theirs_said, ours_said = message.split("they are ")[1].split("; the model is ")
     assert ours_said == "ConvMixer-8/2, kernel 3, patch 2, 3 channels, 10 classes"
-    assert theirs_said == str(sizes.of_model(theirs)) != ours_said
+    assert theirs_said == str(parts.of(theirs).sizes) != ours_said
 
 
 @pytest.mark.parametrize(

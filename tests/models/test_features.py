@@ -51,5 +51,5 @@ def test_models_of_others():
         ck.features(keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Conv2D(2, 1)]), 0)
     image = keras.Input((12, 12, 3))
     behind = ck.ConvMixer(8, 1, 3, 2, input_tensor=keras.layers.RandomFlip()(image))
-    with pytest.raises(InputError, match="nothing before it"):
+    with pytest.raises(InputError, match="nothing in front"):
         ck.features(behind, 0)

@@ -8,8 +8,9 @@ from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.data.datasets import check_fit, open_source
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.scores import Scores
+from convmixer_keras.models import outputs
+from convmixer_keras.models.inputs import takes_pixels
 from convmixer_keras.models.saving import load_class_names, load_model
-from convmixer_keras.models.structure import final_activation, takes_pixels
 from convmixer_keras.training.trainer import compile_model
 from convmixer_keras.utils.errors import InputError
 
@@ -46,7 +47,7 @@ def evaluate(
     check_fit(path, model.input_shape[-1], model.output_shape[-1], load_class_names(path), source)
     preprocessing = preprocessing or preprocessing_module.of(path) or _by_recipe(model, recipe)
     data = data_module.load_validation(recipe, data_dir, max_bad_images, preprocessing)
-    from_logits = final_activation(model) != "softmax"
+    from_logits = outputs.ending(model).kind == "logits"
     compile_model(model, "sgd", len(data.class_names), from_logits)
     with data.bad_images.checked():
         loss, top1, top5 = model.evaluate(data.images, verbose=verbose)

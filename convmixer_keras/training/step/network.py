@@ -3,11 +3,9 @@
 import contextlib
 import dataclasses
 
-import keras
-
-from convmixer_keras.models import sizes
+from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.convmixer import ConvMixer
-from convmixer_keras.models.keras_file import check_weights_file
+from convmixer_keras.models.keras_file import check_weights_file, sizes_of_weights
 from convmixer_keras.models.saving import load_model, load_weights
 from convmixer_keras.utils.errors import InputError
 
@@ -55,13 +53,12 @@ def recipe_for(path, recipe, preset=None):
     if preset is not None:
         network |= {name: getattr(preset, name) for name in ("activation", "mean", "std")}
     elif str(path).endswith(".keras"):
-        layers = {layer.name: layer for layer in load_model(path).layers}
-        network["activation"] = layers["stem_conv"].activation.__name__
-        if "input_normalization" in layers:
-            layer = layers["input_normalization"]
-            mean, variance = (keras.ops.convert_to_numpy(value) for value in (layer.mean, layer.variance))
-            network["mean"] = tuple((mean.reshape(-1) / 255).tolist())
-            network["std"] = tuple((variance.reshape(-1) ** 0.5 / 255).tolist())
+        parts = anatomy.of(load_model(path))
+        network["activation"] = parts.activation
+        if parts.mean is not None:
+            network["mean"], network["std"] = (
+                tuple((values / 255).tolist()) for values in (parts.mean, parts.std)
+            )
     return dataclasses.replace(recipe, **network)
 
 
@@ -79,7 +76,7 @@ def start_from(model, path, frozen_blocks=0):
     """
     if path is not None:
         _load_body(model, path)
-    depth = sizes.of_model(model).depth
+    depth = anatomy.of(model).sizes.depth
     if not 0 <= frozen_blocks <= depth:
         raise InputError(f"freeze must be 0 to {depth}, the number of blocks, got {frozen_blocks}")
     frozen = ("stem_", *(f"block{i}_" for i in range(frozen_blocks))) if frozen_blocks else ()
@@ -88,7 +85,7 @@ def start_from(model, path, frozen_blocks=0):
 
 
 def _load_body(model, path):
-    found, wanted = _sizes(path), sizes.of_model(model)
+    found, wanted = _sizes(path), anatomy.of(model).sizes
     if found._replace(classes=None) != wanted._replace(classes=None):
         raise InputError(f"{path} holds {found}, which cannot start {wanted}")
     body = ConvMixer(
@@ -120,7 +117,7 @@ def thawed(model):
 
 def _sizes(path):
     check_weights_file(path)
-    found = sizes.of_file(path)
+    found = sizes_of_weights(path)
     if found is None:
         raise InputError(f"{path} holds no ConvMixer to start from")
     return found

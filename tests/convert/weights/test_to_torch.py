@@ -29,9 +29,9 @@ def test_written_state_dict_loads_strictly(layout):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"normalization": "layer"}, "block0_depthwise_bn"),
-        ({"residual": False}, "residual"),
-        ({"include_top": False, "classes": None}, "head"),
+        ({"normalization": "layer"}, "no batch normalization,"),
+        ({"residual": False}, "no residual connections,"),
+        ({"include_top": False, "classes": None}, "no classifier and no average pooling,"),
     ],
 )
 def test_models_that_have_no_counterpart(arguments, message):

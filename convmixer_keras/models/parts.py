@@ -1,0 +1,272 @@
+"""What a ConvMixer is made of, read off a model once for everybody, or why it is none."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from convmixer_keras.models import graph, outputs
+from convmixer_keras.models.presets import Sizes
+from convmixer_keras.utils.errors import InputError
+
+_CONVOLUTION = {"data_format": "channels_last", "dilation_rate": (1, 1), "use_bias": True}
+_STEM = {**_CONVOLUTION, "padding": "valid", "groups": 1}
+_POINTWISE = {**_CONVOLUTION, "kernel_size": (1, 1), "strides": (1, 1), "groups": 1}
+_DEPTHWISE = {**_CONVOLUTION, "padding": "same", "strides": (1, 1), "depth_multiplier": 1}
+_POOLINGS = {keras.layers.GlobalAveragePooling2D: "avg", keras.layers.GlobalMaxPooling2D: "max"}
+_NORMS = {
+    keras.layers.BatchNormalization: {"center": True, "scale": True},
+    keras.layers.LayerNormalization: {"center": True, "scale": True, "rms_scaling": False},
+}
+
+
+class Convolution(NamedTuple):
+    """A convolution with its activation, and the normalisation behind it: two layers."""
+
+    layer: keras.Layer
+    norm: keras.Layer
+
+
+class Block(NamedTuple):
+    """A depthwise `Convolution`, the layer that adds the block's input (or None), and a pointwise one."""
+
+    depthwise: Convolution
+    add: keras.Layer | None
+    pointwise: Convolution
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A ConvMixer taken apart.
+
+    Attributes:
+        image: The tensor that the network takes. It is the model's input unless something stands in front.
+        input_normalization: The layer that normalises pixels, or None.
+        stem: The patch embedding, a `Convolution`.
+        blocks: A tuple of a `Block` for each block.
+        pool: The pooling layer, or None.
+        head: The classifier, a dense layer, or None.
+        activation: Name of the Keras activation of all convolutions.
+        head_activation: Name of the activation with which scores end, the head's or a layer's behind it:
+            "linear" for logits; None without a head.
+    """
+
+    image: keras.KerasTensor
+    input_normalization: keras.Layer | None
+    stem: Convolution
+    blocks: tuple
+    pool: keras.Layer | None
+    head: keras.Layer | None
+    activation: str
+    head_activation: str | None
+
+    @property
+    def sizes(self):
+        """The network's `Sizes`."""
+        patch_size, _, channels, hidden_dim = self.stem.layer.kernel.shape
+        kernel_size = self.blocks[0].depthwise.layer.kernel.shape[0]
+        classes = None if self.head is None else self.head.units
+        return Sizes(hidden_dim, len(self.blocks), kernel_size, patch_size, channels, classes)
+
+    @property
+    def normalization(self):
+        """ "batch" or "layer"."""
+        return "batch" if isinstance(self.stem.norm, keras.layers.BatchNormalization) else "layer"
+
+    @property
+    def residual(self):
+        return self.blocks[0].add is not None
+
+    @property
+    def pooling(self):
+        """ "avg", "max", or None."""
+        return None if self.pool is None else _POOLINGS[type(self.pool)]
+
+    @property
+    def mean(self):
+        """What the model subtracts from each channel, float64 in units of 0..255, or None."""
+        return self._statistic("mean")
+
+    @property
+    def std(self):
+        """What the model then divides each channel by, float64 in units of 0..255, or None."""
+        variance = self._statistic("variance")
+        return None if variance is None else np.maximum(np.sqrt(variance), keras.config.epsilon())
+
+    def _statistic(self, name):
+        if self.input_normalization is None:
+            return None
+        values = keras.ops.convert_to_numpy(getattr(self.input_normalization, name))
+        return np.broadcast_to(values.reshape(-1).astype(np.float64), self.sizes.channels)
+
+    @property
+    def layers(self):
+        """Dictionary from the name that a layer with weights has in `ConvMixer` to the layer, in order."""
+        short = "bn" if self.normalization == "batch" else "ln"
+        layers = {"stem_conv": self.stem.layer, f"stem_{short}": self.stem.norm}
+        for i, block in enumerate(self.blocks):
+            for half in ("depthwise", "pointwise"):
+                layers[f"block{i}_{half}"], layers[f"block{i}_{half}_{short}"] = getattr(block, half)
+        return layers if self.head is None else {**layers, "head": self.head}
+
+    def maps(self, x):
+        """Applies the network's own layers to a tensor like `image`.
+
+        Returns:
+            A list of the features after each block, (batch, rows, columns, hidden_dim).
+        """
+
+        def applied(convolution, x):
+            return convolution.norm(convolution.layer(x))
+
+        maps, x = [], applied(self.stem, self.input_normalization(x) if self.input_normalization else x)
+        for block in self.blocks:
+            y = applied(block.depthwise, x)
+            x = applied(block.pointwise, block.add([x, y]) if block.add else y)
+            maps.append(x)
+        return maps
+
+
+def of(model):
+    """Takes a ConvMixer apart.
+
+    The graph is followed from its output to what the network takes, through nested models and past layers
+    that do nothing in prediction, such as `Dropout`. Layers are known by what they do, not by their names.
+    What stands in front of the network is not looked at.
+
+    Args:
+        model: A `keras.Model`.
+
+    Returns:
+        Its `Parts`.
+
+    Raises:
+        InputError: If the model is not what `ConvMixer` builds; the message names the layer that differs.
+    """
+    if not isinstance(model, keras.Model):
+        raise InputError(f"model must be a keras.Model, got {type(model).__name__}")
+    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
+        raise InputError(f"{model.name} is not a ConvMixer: it must have one input and one output")
+    walk = _Walk(model)
+    pool, head, head_activation = walk.top()
+    blocks, convolution = [], walk.convolution(keras.layers.Conv2D)
+    while isinstance(walk.layer, (keras.layers.Add, *_NORMS)):  # So it is pointwise: the stem takes an image.
+        walk.check(convolution.layer, _POINTWISE)
+        blocks.insert(0, walk.block(convolution))
+        convolution = walk.convolution(keras.layers.Conv2D)
+    patch = (convolution.layer.kernel_size[0],) * 2
+    walk.check(convolution.layer, {**_STEM, "kernel_size": patch, "strides": patch})
+    if not blocks:
+        walk.refuse(convolution.layer, "stands where one has its blocks")
+    normalization = None
+    if isinstance(walk.layer, keras.layers.Normalization):
+        normalization = walk.step(keras.layers.Normalization)
+        walk.check(normalization, {"invert": False})
+    return Parts(
+        image=walk.tensor,
+        input_normalization=normalization,
+        stem=convolution,
+        blocks=tuple(blocks),
+        pool=pool,
+        head=head,
+        activation=walk.activation,
+        head_activation=head_activation,
+    )
+
+
+def check_finite(model):
+    """Raises InputError, which names the weight, if one is not a number or infinite."""
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise InputError(f"the weights {weight.path} of {model.name} hold NaN or infinite values")
+
+
+class _Walk(graph.Walk):
+    """Goes back through a ConvMixer, and refuses what is none."""
+
+    def __init__(self, model):
+        self.model = model
+        # As the part nearest the output has them, and all others must.
+        self.activation = self.norm_kind = self.residual = None
+        super().__init__(model)
+
+    def to(self, tensor):
+        super().to(tensor)
+        if self.taken and outputs.passes_on(self.layer):
+            self.to(self.taken[0])
+
+    def refuse(self, layer, why):
+        raise InputError(
+            f"{self.model.name} is not a ConvMixer: layer {layer.name!r} ({type(layer).__name__}) {why}"
+        )
+
+    def check(self, layer, wanted):
+        """Refuses a layer whose attributes are not the wanted ones, or whose weights are not plain."""
+        for attribute, value in wanted.items():
+            if getattr(layer, attribute, value) != value:
+                self.refuse(layer, f"must have {attribute} {value}, got {getattr(layer, attribute)}")
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            self.refuse(layer, "is quantised or has LoRA weights")
+
+    def step(self, *kinds, inputs=1):
+        """Goes past a layer of one of these kinds, and returns it."""
+        layer = self.layer
+        if type(layer) not in kinds or len(self.taken) != inputs:
+            self.refuse(layer, f"stands where one has {' or '.join(kind.__name__ for kind in kinds)}")
+        self.to(self.taken[0])
+        return layer
+
+    def top(self):
+        """Returns pooling and head, each a layer or None, and the activation of the scores or None."""
+        last, head, activation = self.layer, None, None
+        if outputs.is_activation(last):
+            activation = outputs.activation_of(last)
+            self.to(self.taken[0])
+        if isinstance(self.layer, keras.layers.Dense):
+            head = self.step(keras.layers.Dense)
+            self.check(head, {"use_bias": True})
+            if activation is None:
+                activation = outputs.activation_of(head)
+            elif head.activation is not keras.activations.linear:
+                self.refuse(last, f"is a second activation behind {head.name!r}")
+        elif activation is not None:
+            self.refuse(last, "stands behind no classifier")
+        pool = None
+        if head is not None or type(self.layer) in _POOLINGS:
+            pool = self.step(*_POOLINGS)
+            self.check(pool, {"data_format": "channels_last", "keepdims": False})
+        return pool, head, activation
+
+    def block(self, pointwise):
+        """Goes past the addition and the depthwise convolution of a block, and returns the `Block`."""
+        if self.residual is None:
+            self.residual = isinstance(self.layer, keras.layers.Add)
+        add = given = None
+        if self.residual:
+            half, around = self.taken[-1], self.around
+            add = self.step(keras.layers.Add, inputs=2)
+            given = self.tensor
+            self.around = around
+            self.to(half)
+        depthwise = self.convolution(keras.layers.DepthwiseConv2D)
+        self.check(depthwise.layer, {**_DEPTHWISE, "kernel_size": (depthwise.layer.kernel_size[0],) * 2})
+        if add is not None and given is not self.tensor:
+            self.refuse(add, f"must add what {depthwise.layer.name!r} takes")
+        return Block(depthwise, add, pointwise)
+
+    def convolution(self, kind):
+        """Goes past a normalisation and a convolution, and returns the `Convolution`."""
+        norm = self.step(*([self.norm_kind] if self.norm_kind else _NORMS))
+        self.norm_kind = type(norm)
+        self.check(norm, _NORMS[self.norm_kind])
+        axis = norm.axis if isinstance(norm.axis, int) else norm.axis[0]
+        if axis not in (-1, 3):
+            self.refuse(norm, f"must have axis -1, got {axis}")
+        layer = self.step(kind)
+        activation = outputs.activation_of(layer)
+        self.activation = self.activation or activation
+        if activation != self.activation:
+            self.refuse(layer, f"must have activation {self.activation}, got {activation}")
+        return Convolution(layer, norm)
