@@ -33,7 +33,8 @@ def randomize(model, seed=0):
             n = layer.gamma.shape[0]
             gamma = random.uniform(0.5, 1.5, n) * random.choice([-1, 1], n)
             layer.set_weights(
-                [gamma, random.normal(size=n), random.normal(size=n), random.uniform(0.1, 2, n)]
+                # Means as behind any activation.
+                [gamma, random.normal(size=n), random.uniform(0, 1, n), random.uniform(0.1, 2, n)]
             )
         elif isinstance(layer, keras.layers.LayerNormalization):
             n = layer.gamma.shape[0]

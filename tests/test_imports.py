@@ -25,7 +25,7 @@ ck.ConvMixer256_8()
 stages.append(sorted(sys.modules))
 ck.ConvMixer768_32
 import convmixer_keras.convert.weights.to_keras, convmixer_keras.commands.convert
-import convmixer_keras.convert.weights.against_torch, convmixer_keras.pretrained
+import convmixer_keras.convert.weights.verification, convmixer_keras.pretrained
 stages.append(sorted(sys.modules))
 print(json.dumps(stages))
 """

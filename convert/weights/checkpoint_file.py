@@ -5,6 +5,7 @@ inside them does not run.
 """
 
 import argparse
+import fnmatch
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convmixer_keras.utils import extras, limits
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import check_file, written_whole
 
 SAFETENSORS = ".safetensors"
@@ -37,6 +38,12 @@ _SAFETENSORS_DTYPES = {
 # Under which name training programs keep the weights, and their moving average.
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 _EMA_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
+_DEEPEST = 16  # Dictionaries within one another.
+# What torch.jit.save and torch.export.save leave in their archives, and what to save instead.
+_PROGRAMS = (
+    ("constants.pkl", "TorchScript program", "torch.jit.load(FILE).state_dict() with torch.save"),
+    ("archive_format", "program of torch.export", "torch.export.load(FILE).state_dict with torch.save"),
+)
 
 
 class StoredTensor(NamedTuple):
@@ -51,12 +58,13 @@ class StoredTensor(NamedTuple):
     read: Callable
 
 
-def read_checkpoint(path, ema=False):
+def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
     """Reads the names and shapes of a checkpoint's tensors.
 
     Args:
-        path: A file whose name ends in .safetensors, .pth, .pth.tar, .pt or .bin.
+        path: A `.safetensors` file, or one of any other name that PyTorch saved.
         ema: Whether to take the moving average of the weights that a training program kept beside them.
+        prefix, ignore: Which tensors to take, as in `chosen`.
 
     Returns:
         A dict from name to `StoredTensor`.
@@ -68,17 +76,45 @@ def read_checkpoint(path, ema=False):
     """
     path = os.fspath(path)
     check_file(path)
-    if not path.endswith((SAFETENSORS, *PICKLED)):
-        raise InputError(
-            f"a checkpoint's file name must end in {', '.join((SAFETENSORS, *PICKLED))}, got {path}"
-        )
     if os.path.getsize(path) == 0:
         raise InputError(f"{path} is empty")
     if not path.endswith(SAFETENSORS):
-        return _read_pickled(path, ema)
+        return _read_pickled(path, ema, prefix, ignore)
     if ema:
         raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
-    return _read_safetensors(path)
+    return chosen(_read_safetensors(path), path, prefix, ignore)
+
+
+def chosen(tensors, path, prefix="", ignore=()):
+    """Returns some of a file's tensors.
+
+    Args:
+        tensors: Dict by name.
+        path: The file, for messages.
+        prefix: What the names of the tensors to take begin with, which is left out; "" takes all.
+        ignore: Names of tensors or modules to leave out, or patterns such as "criterion.*".
+
+    Returns:
+        A dict by name.
+
+    Raises:
+        InputError: If the prefix or one of the patterns fits none.
+    """
+    if prefix:
+        dotted = prefix.rstrip(".") + "."
+        found = {name[len(dotted) :]: value for name, value in tensors.items() if name.startswith(dotted)}
+        if not found:
+            known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
+            raise InputError(f"no name of a tensor in {path} begins with {dotted}: they begin with {known}")
+        tensors = found
+    for pattern in ignore:
+        left_out = {
+            name for name in tensors if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
+        }
+        if not left_out:
+            raise InputError(f"{path} has no tensor {pattern} to ignore")
+        tensors = {name: value for name, value in tensors.items() if name not in left_out}
+    return tensors
 
 
 def _read_safetensors(path):
@@ -118,7 +154,7 @@ def _safetensors_reader(path, name, entry, start_of_data):
     return read
 
 
-def _read_pickled(path, ema):
+def _read_pickled(path, ema, prefix, ignore):
     if not extras.is_installed("torch"):
         raise InputError(
             f"reading {path} needs PyTorch, which is not installed: {extras.how_to_install('torch')}, or "
@@ -126,29 +162,24 @@ def _read_pickled(path, ema):
         )
     import torch
 
-    try:
-        is_zip = zipfile.is_zipfile(path)
-    except zipfile.BadZipFile as error:  # For example where a file claims to be one of several parts.
-        raise InputError(f"{path} is damaged: {_first_line(error)}") from None
-    if is_zip:
-        _check_sums(path)
+    is_archive = _is_whole_archive(path)
     # What training programs keep beside the weights: these classes only hold values, and run nothing.
     harmless = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     harmless.append(np.float64(0).__reduce__()[0])  # Whose module's name depends on NumPy's version.
     try:
         with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # On pickles of unusual versions.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive or None)
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(_why_not_loaded(path, error)) from None
 
     tensors, size = {}, 0
-    for name, tensor in _state_dict(content, ema, path, torch.Tensor).items():
+    for name, tensor in _state_dict(content, ema, path, prefix, ignore).items():
         if not isinstance(tensor, torch.Tensor):
             raise InputError(f"{name} in {path} is not a tensor but of type {type(tensor).__name__}")
         size += 4 * tensor.numel()  # A tensor may show one number many times over.
         limits.check_unpacked(path, size, "its tensors")
-        tensors[str(name)] = StoredTensor(tuple(tensor.shape), _torch_reader(path, name, tensor))
+        tensors[name] = StoredTensor(tuple(tensor.shape), _torch_reader(path, name, tensor))
     return tensors
 
 
@@ -166,20 +197,27 @@ def _torch_reader(path, name, tensor):
     return read
 
 
-def _check_sums(path):
-    """Checks the entries' checksums, which PyTorch writes and does not read."""
+def _is_whole_archive(path):
+    """Whether a file is an archive. Refuses programs, and checks sums, which PyTorch does not read."""
     try:
+        if not zipfile.is_zipfile(path):
+            return False
         with zipfile.ZipFile(path) as archive:
+            names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
+            for mark, kind, instead in _PROGRAMS:
+                if mark in names:
+                    raise InputError(f"{path} is a {kind}, not a file of weights: save {instead} instead")
             limits.check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
             for entry in archive.infolist():
                 if entry.CRC != 0:  # 0 where torch.save was told to leave the sums out.
                     with archive.open(entry) as file:
                         while file.read(1 << 20):
                             pass
+            return True
     except InputError:
         raise
     except Exception as error:  # A damaged archive can raise anything.
-        raise InputError(f"{path} is damaged: {_first_line(error)}") from None
+        raise InputError(f"{path} is damaged: {_reason(error)}") from None
 
 
 def _why_not_loaded(path, error):
@@ -191,37 +229,48 @@ def _why_not_loaded(path, error):
             "file is your own, save model.state_dict() instead"
         )
     match = re.search(r"WeightsUnpickler error: (.+)|(Unsupported operand .+)", message)
-    reason = next(filter(None, match.groups())) if match else _first_line(error)
+    reason = next(filter(None, match.groups())) if match else _reason(error)
     return f"{path} is damaged or not a PyTorch checkpoint: {reason}"
 
 
-def _first_line(error):
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _reason(error):
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
 
 
-def _state_dict(content, ema, path, tensor_type):
-    """The dict of tensors in what a training program saved."""
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
-    names = _EMA_WEIGHTS if ema else _WEIGHTS
-    for name in names:
-        if isinstance(content.get(name), dict):
-            return _state_dict(content[name], False, path, tensor_type)
+def _state_dict(content, ema, path, prefix, ignore):
+    """Returns the dict of the tensors to take from what a training program saved."""
+    names = _EMA_WEIGHTS if ema else (prefix.rstrip("."), *_WEIGHTS)
+    for _ in range(_DEEPEST):
+        if not isinstance(content, dict):
+            raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
+        name = next((name for name in names if isinstance(content.get(name), dict)), None)
+        if name is None:
+            break
+        content, names = content[name], _WEIGHTS
+        prefix = "" if name == prefix.rstrip(".") else prefix
+    else:  # A pickled dictionary may hold itself.
+        raise InputError(f"{path} is not a checkpoint: its dictionaries hold one another without end")
     entries = ", ".join(str(name) for name in list(content)[:8]) or "none"
-    if ema:
+    if names is _EMA_WEIGHTS:
         raise InputError(
             f"{path} holds no moving average (EMA) of the weights: none of {', '.join(names)} among its "
             f"entries, which are {entries}"
         )
-    if any(isinstance(value, tensor_type) for value in content.values()):
-        return content
-    # Under any other name: the only dictionary that holds nothing but tensors.
-    inner = [value for value in content.values() if isinstance(value, dict) and value]
-    inner = [d for d in inner if all(isinstance(value, tensor_type) for value in d.values())]
-    if len(inner) != 1:
-        raise InputError(f"{path} is not a checkpoint: there are no tensors among its entries, {entries}")
-    return inner[0]
+    if not _holds(content, any):  # Under other names: what holds nothing but tensors.
+        inner = {name: value for name, value in content.items() if isinstance(value, dict) and value}
+        inner = {name: value for name, value in inner.items() if _holds(value, all)}
+        if not inner:
+            raise InputError(f"{path} is not a checkpoint: there are no tensors among its entries, {entries}")
+        content = next(iter(inner.values()))
+        if len(inner) > 1:
+            content = {f"{name}.{key}": value for name in inner for key, value in inner[name].items()}
+    return chosen({str(name): value for name, value in content.items()}, path, prefix, ignore)
+
+
+def _holds(content, some):
+    import torch
+
+    return some(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def finite_float32(array, name, path):
@@ -250,21 +299,15 @@ def write_checkpoint(arrays, path, metadata=None):
     size = sum(array.nbytes for array in arrays.values())
     with written_whole(path, room=size + size // 16 + 2**20) as temporary:
         if path.endswith(SAFETENSORS):
-            from safetensors.numpy import save_file
+            from safetensors.numpy import save
 
             # The format says to readers in whose memory layout the tensors are.
-            save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
-            os.chmod(temporary, 0o666 & ~_umask())  # save_file makes the file readable by its owner only.
+            with open(temporary, "wb") as file:
+                file.write(save(arrays, metadata={"format": "pt", **(metadata or {})}))
         else:
             import torch
 
             torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, temporary)
-
-
-def _umask():
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def check_writable_name(path):

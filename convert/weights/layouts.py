@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+EPSILON = 1e-5  # Of PyTorch's batch normalisation.
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
 
 # From PyTorch's axes to Keras': (out, in, k, k) to (k, k, in, out), (channels, 1, k, k) to

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convmixer_keras.convert.weights.layouts import OFFICIAL, TIMM
+from convmixer_keras.convert.weights.layouts import TIMM
 from convmixer_keras.utils.errors import InputError
 
 _ACTIVATIONS = {
@@ -31,16 +31,13 @@ class _Residual(nn.Module):
         return x + self.fn(x)
 
 
-def torch_convmixer(
-    hidden_dim, depth, kernel_size, patch_size, channels=3, classes=1000, activation="gelu", layout=TIMM
-):
-    """Builds the network as an `nn.Sequential` whose tensors are named as in timm or by the authors.
+def torch_convmixer(hidden_dim, depth, kernel_size, patch_size, channels=3, classes=1000, activation="gelu"):
+    """Builds the network as an `nn.Sequential` whose tensors are named as in timm.
 
     Args:
         hidden_dim, depth, kernel_size, patch_size, channels: The sizes.
         classes: Number of classes, or None for a network that ends in pooled features.
         activation: A Keras activation's name.
-        layout: `TIMM` or `OFFICIAL`.
 
     Returns:
         A module from float32 images (batch, channels, height, width) to logits (batch, classes).
@@ -64,15 +61,13 @@ def torch_convmixer(
 
     stem = normalized(nn.Conv2d(channels, hidden_dim, patch_size, stride=patch_size))
     blocks = [block() for _ in range(depth)]
-    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    parts = {"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks)}
+    parts |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
     head = nn.Identity() if classes is None else nn.Linear(hidden_dim, classes)
-    if layout is OFFICIAL:
-        return nn.Sequential(*stem, *blocks, *pool, head)
-    parts = {"stem": nn.Sequential(*stem), "blocks": nn.Sequential(*blocks), "pool": nn.Sequential(*pool)}
     return nn.Sequential(OrderedDict(parts | {"head": head}))
 
 
-def torch_outputs(sizes, activation, arrays, images):
+def outputs(sizes, activation, arrays, images):
     """Runs the network with given weights.
 
     Args:
@@ -83,7 +78,7 @@ def torch_outputs(sizes, activation, arrays, images):
         images: Iterable of float32 arrays (batch, height, width, channels), normalised.
 
     Returns:
-        A list of float32 arrays: logits (batch, classes), or pooled features (batch, hidden_dim) where
+        A float32 array: logits (batch, classes), or pooled features (batch, hidden_dim) where
         `sizes.classes` is None.
     """
     modules = TIMM.module_names(sizes.depth)
@@ -96,7 +91,8 @@ def torch_outputs(sizes, activation, arrays, images):
     model.load_state_dict(state, strict=True, assign=True)
     model.eval()
     with torch.inference_mode():
-        return [model(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy() for batch in images]
+        results = [model(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy() for batch in images]
+    return np.concatenate(results)
 
 
 def _shared(array):

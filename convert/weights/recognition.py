@@ -5,6 +5,9 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
+from convmixer_keras.convert.weights.checkpoint_file import StoredTensor
 from convmixer_keras.convert.weights.layouts import LAYOUTS, NORM_TENSORS, tensor_names, tensor_shape
 from convmixer_keras.convert.weights.recognition_by_shape import by_structure, refuse_separable
 from convmixer_keras.models.presets import Sizes
@@ -57,7 +60,7 @@ class Recognised(NamedTuple):
 def _module_name(keys):
     """What the names of a module's tensors begin with; all of them where their ends are not PyTorch's."""
     ends = [key.rpartition(".")[2] for key in keys]
-    if ends in (list(NORM_TENSORS), ["weight", "bias"]) and all("." in key for key in keys):
+    if ends in (list(NORM_TENSORS), ["weight", "bias"], ["weight"]) and all("." in key for key in keys):
         return keys[0].rpartition(".")[0]
     return f"({', '.join(keys)})"
 
@@ -84,35 +87,40 @@ def recognise(tensors, source, include_top=True, in_order=False):
     if layout is None:
         return _from_structure(found, original, source, include_top, in_order)
     names, sizes, missing, unexpected, misshapen = _compare(layout, found, include_top)
-    faults = [*missing, *misshapen, *unexpected]
-    if faults and not misshapen and len(missing) == len(unexpected):  # Not lost, but under another name.
-        return _from_structure(found, original, source, include_top, in_order)
-    if faults:
-        lines = [
-            f"missing {key}: expected shape {_shape_text(shape)}, found none"
-            for key, shape in missing.items()
-        ]
-        lines += [f"{original[key]} has the wrong shape: {text}" for key, text in misshapen.items()]
-        lines += [
-            f"unexpected {original[key]}: expected none, found shape {_shape_text(shape)}"
-            for key, shape in unexpected.items()
-        ]
-        more = f"; and {len(lines) - _NAMED_FAULTS} more" if len(lines) > _NAMED_FAULTS else ""
-        raise InputError(
-            f"{source} does not fit a ConvMixer in the {layout.name} layout: "
-            + "; ".join(lines[:_NAMED_FAULTS])
-            + more
+    if not (missing or unexpected or misshapen):
+        return _recognised(
+            layout.name,
+            sizes,
+            {name: found[key] for name, key in names.items()},
+            {name: original[key] for name, key in names.items()},
+            source,
         )
-    return _recognised(layout.name, sizes, names, found, original)
-
-
-def _recognised(layout, sizes, names, found, original):
-    return Recognised(
-        layout,
-        sizes,
-        {name: found[key] for name, key in names.items()},
-        {name: original[key] for name, key in names.items()},
+    try:  # Layers without weights shift the numbers; modules have other names.
+        return _from_structure(found, original, source, include_top, in_order)
+    except InputError:
+        if 2 * len(missing) > len(names):  # Hardly anything is called as in that layout.
+            raise
+    faults = [
+        f"missing {key}: expected shape {_shape_text(shape)}, found none" for key, shape in missing.items()
+    ]
+    faults += [f"{original[key]} has the wrong shape: {text}" for key, text in misshapen.items()]
+    faults += [
+        f"unexpected {original[key]}: expected none, found shape {_shape_text(shape)} (--ignore omits it)"
+        for key, shape in unexpected.items()
+    ]
+    more = f"; and {len(faults) - _NAMED_FAULTS} more" if len(faults) > _NAMED_FAULTS else ""
+    raise InputError(
+        f"{source} does not fit a ConvMixer in the {layout.name} layout: "
+        + "; ".join(faults[:_NAMED_FAULTS])
+        + more
     )
+
+
+def _recognised(layout, sizes, tensors, keys, source):
+    for size, value in sizes._asdict().items():
+        if value is not None and value < 1:
+            raise InputError(f"{source} is not a ConvMixer: {size} is {value}")
+    return Recognised(layout, sizes, tensors, keys)
 
 
 def _unwrapped(tensors, source):
@@ -138,19 +146,41 @@ def _unwrapped(tensors, source):
 def _from_structure(found, original, source, include_top, in_order):
     names = by_structure(found, source, in_order)
     if include_top and ("head", "weight") not in names:
-        raise InputError(f"{source} has no classifier: no matrix of (classes, channels) is among its tensors")
+        raise InputError(
+            f"{source} has no classifier: no matrix of (classes, channels) is among its tensors; --no-top "
+            "or --classes N does without"
+        )
     names = {name: key for name, key in names.items() if include_top or name[0] != "head"}
-    sizes = _infer_sizes({name: found[key].shape for name, key in names.items()}, names)
+    tensors = _with_biases({name: found[key] for name, key in names.items()})
+    if len(getattr(tensors.get(("head", "weight")), "shape", ())) == 4:  # A 1x1 convolution.
+        tensors["head", "weight"] = _as_matrix(tensors["head", "weight"])
+    sizes = _infer_sizes({name: stored.shape for name, stored in tensors.items()}, tensors)
     if not include_top:
         sizes = sizes._replace(classes=None)
     wrong = [
-        f"{original[key]} has shape {_shape_text(found[key].shape)}, expected {_shape_text(expected)}"
+        f"{original[key]} has shape {_shape_text(tensors[name].shape)}, expected {_shape_text(expected)}"
         for name, key in names.items()
-        if tuple(found[key].shape) != (expected := tensor_shape(*name, sizes))
+        if tuple(tensors[name].shape) != (expected := tensor_shape(*name, sizes))
     ]
     if wrong:
         raise InputError(f"{source} is not a ConvMixer: {'; '.join(wrong[:_NAMED_FAULTS])}")
-    return _recognised(BY_STRUCTURE, sizes, names, found, original)
+    keys = {name: original[key] for name, key in names.items()}
+    return _recognised(BY_STRUCTURE, sizes, tensors, keys, source)
+
+
+def _with_biases(tensors):
+    """Adds zeros for the biases that a network does without."""
+    complete = {}
+    for (layer, tensor), stored in tensors.items():
+        complete[layer, tensor] = stored
+        if tensor == "weight" and (layer, "bias") not in tensors:
+            count = stored.shape[0]
+            complete[layer, "bias"] = StoredTensor((count,), lambda n=count: np.zeros(n, np.float32))
+    return complete
+
+
+def _as_matrix(stored):
+    return StoredTensor(stored.shape[:2], lambda: stored.read().reshape(stored.shape[:2]))
 
 
 def _compare(layout, found, include_top):

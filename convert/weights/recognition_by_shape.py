@@ -1,7 +1,8 @@
 """Recognises a ConvMixer by the shapes of its tensors, whatever its modules are called.
 
 One dense convolution from few channels makes the patches; each block has a depthwise convolution, a dense
-1x1 convolution and two normalisations; one matrix makes the classes. Knows neither PyTorch nor Keras.
+1x1 convolution and two normalisations; one matrix or 1x1 convolution makes the classes. Knows neither
+PyTorch nor Keras.
 """
 
 import itertools
@@ -9,7 +10,6 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from convmixer_keras.convert.weights import recognition_by_order
 from convmixer_keras.utils.errors import InputError
 
 # How programs call the four tensors of a normalisation, in PyTorch's order and under its names.
@@ -19,7 +19,6 @@ _NORM_NAMES = {
     "running_mean": ("running_mean", "moving_mean", "mean"),
     "running_var": ("running_var", "moving_var", "moving_variance", "variance", "var"),
 }
-_KNOWN_NAMES = {"kernel", *itertools.chain(*_NORM_NAMES.values())}
 _NAMED = 6  # How many modules an error names.
 
 
@@ -40,28 +39,30 @@ def by_structure(tensors, source, in_order):
         in_order: Whether the tensors come in the order in which the modules were defined.
 
     Returns:
-        A dict from (layer, tensor), such as ("block0_depthwise", "weight"), to the tensor's name.
+        A dict from (layer, tensor), such as ("block0_depthwise", "weight"), to the tensor's name. Biases
+        that the convolutions do not have are not in it.
 
     Raises:
         InputError: If the shapes are not a ConvMixer's. The message names what is missing or left over.
     """
     refuse_separable(tensors, source)
-    if {key.rpartition(".")[2] for key in tensors}.isdisjoint(_KNOWN_NAMES):
-        convolutions, norms, matrices, other = _modules_by_order(tensors, source, in_order)
-        in_order = True
-    else:
-        convolutions, norms, matrices, other = _modules(tensors, source, in_order)
-    stems, depthwise, pointwise = _sorted_by_kind(convolutions)
+    convolutions, norms, matrices, other = _modules(tensors)
+    stems, depthwise, pointwise, heads = _sorted_by_kind(convolutions)
+    heads += matrices
     depth = len(pointwise)
+    bare = [module for module in (*stems, *depthwise, *pointwise, *heads) if "bias" not in module.keys]
+    if len(bare) == 1:  # Its bias was lost: a program leaves out those of a kind.
+        other += bare[0].keys.values()
     wanted = ((stems, 1, "patch embedding"), (depthwise, depth, "depthwise convolutions"))
-    wanted += ((norms, 2 * depth + 1, "normalisations"), (matrices, min(1, len(matrices)), "classifier"))
+    wanted += ((norms, 2 * depth + 1, "normalisations"), (heads, min(1, len(heads)), "classifier"))
     wrong = [f"{count} {what}, found {_names(found)}" for found, count, what in wanted if len(found) != count]
     if other:
         wrong.append(f"no other tensors, found {', '.join(other[:_NAMED])}")
     if wrong or not depth:
         raise InputError(
             f"{source} is not a ConvMixer by the shapes of its tensors. With {depth} dense 1x1 convolutions "
-            f"there must be {'; '.join(wrong) or 'blocks'}"
+            f"there must be {'; '.join(wrong) or 'blocks'}. --ignore leaves out tensors beside the network, "
+            "and --prefix takes one of several networks"
         )
 
     parts = {"stem_conv": stems[0]}
@@ -70,8 +71,8 @@ def by_structure(tensors, source, in_order):
     for i, (depthwise_conv, depthwise_bn, pointwise_conv, pointwise_bn) in blocks.items():
         parts |= {f"block{i}_depthwise": depthwise_conv, f"block{i}_depthwise_bn": depthwise_bn}
         parts |= {f"block{i}_pointwise": pointwise_conv, f"block{i}_pointwise_bn": pointwise_bn}
-    if matrices:
-        parts["head"] = matrices[0]
+    if heads:
+        parts["head"] = heads[0]
     return {(layer, tensor): key for layer, module in parts.items() for tensor, key in module.keys.items()}
 
 
@@ -86,48 +87,24 @@ def refuse_separable(tensors, source):
             )
 
 
-def _modules_by_order(tensors, source, in_order):
-    """As `_modules`, for tensors whose names say nothing."""
-    pairs, groups, other = recognition_by_order.sequence(tensors, in_order)
-    convolutions, matrices = [], []
-    for weight, bias in pairs:
-        kind = matrices if len(tensors[weight].shape) == 2 else convolutions
-        name = f"convolution.{len(convolutions)}" if kind is convolutions else f"matrix.{len(matrices)}"
-        kind.append(_Module(name, {"weight": weight, "bias": bias}, tuple(tensors[weight].shape)))
-    if any(len(module.shape) != 4 for module in convolutions):
-        raise InputError(
-            f"{source} is not a ConvMixer: it has tensors of another number of axes than 1, 2 or 4"
-        )
-    # Which vector is which is only asked where all of them have their place.
-    found = [{}] * len(groups) if other else recognition_by_order.norm_keys(groups, tensors, source)
-    norms = [_Module(f"normalisation.{i}", keys, ()) for i, keys in enumerate(found)]
-    return convolutions, norms, matrices, other
-
-
-def _modules(tensors, source, in_order):
+def _modules(tensors):
     """Sorts tensors into convolutions, normalisations and matrices; returns also the names of the rest."""
     groups = {}
     for key in tensors:
         groups.setdefault(key.rpartition(".")[0], []).append(key)
-    convolutions, norms, matrices, other, by_value = [], [], [], [], {}
+    convolutions, norms, matrices, other = [], [], [], []
     for name, keys in groups.items():
         named = _as_norm(keys)
         large = [key for key in keys if len(tensors[key].shape) > 1]
         small = [key for key in keys if len(tensors[key].shape) == 1]
         if not large and named:
             norms.append(_Module(name, named, tensors[named["weight"]].shape))
-        elif len(large) == len(small) == 1 and len(tensors[large[0]].shape) in (2, 4):
+        elif len(large) == 1 >= len(keys) - 1 == len(small) and len(tensors[large[0]].shape) in (2, 4):
             shape = tuple(tensors[large[0]].shape)
-            module = _Module(name, {"weight": large[0], "bias": small[0]}, shape)
+            module = _Module(name, dict(zip(("weight", "bias"), large + small, strict=False)), shape)
             (matrices if len(shape) == 2 else convolutions).append(module)
-        elif len(small) == len(keys) == len(_NORM_NAMES):
-            by_value[name] = recognition_by_order.in_file_order(keys, in_order)
         else:
             other += keys
-    found = recognition_by_order.norm_keys(list(by_value.values()), tensors, source)
-    norms += [
-        _Module(name, norm, tensors[norm["weight"]].shape) for name, norm in zip(by_value, found, strict=True)
-    ]
     return convolutions, norms, matrices, other
 
 
@@ -139,18 +116,20 @@ def _as_norm(keys):
 
 
 def _sorted_by_kind(convolutions):
-    """Returns the patch embedding, the depthwise and the dense 1x1 convolutions, the latter by number."""
+    """Returns the patch embedding, the depthwise and the dense 1x1 convolutions by number, the classifier."""
     if not convolutions:
-        return [], [], []
+        return [], [], [], []
     width = Counter(module.shape[0] for module in convolutions).most_common(1)[0][0]
     pointwise = [module for module in convolutions if module.shape == (width, width, 1, 1)]
-    rest = [module for module in convolutions if module not in pointwise]
+    heads = [module for module in convolutions if module.shape[1:] == (width, 1, 1)]
+    heads = [module for module in heads if module not in pointwise]
+    rest = [module for module in convolutions if module not in (*pointwise, *heads)]
     stems = [module for module in rest if module.shape[1] > 1]
     depthwise = [module for module in rest if module.shape[1] == 1]
     if not stems and len(depthwise) == len(pointwise) + 1:  # Images of one channel.
         stems = [_odd_one_out(depthwise)]
         depthwise.remove(stems[0])
-    return stems, sorted(depthwise, key=_by_number), sorted(pointwise, key=_by_number)
+    return stems, sorted(depthwise, key=_by_number), sorted(pointwise, key=_by_number), heads
 
 
 def _odd_one_out(modules):
@@ -199,7 +178,7 @@ def _numbering(names, source):
     The number is where the names of the depthwise convolutions differ. Of 3.fn.0, 7.fn.0, ... the modules
     3 to 6 are a block.
     """
-    split = [recognition_by_order.tokens(name) for name in names]
+    split = [_tokens(name) for name in names]
     at = next((i for i, tokens in enumerate(zip(*split, strict=False)) if len(set(tokens)) > 1), None)
     if at is None or at % 2 == 0:  # Words differ, no number.
         if len(names) > 1:
@@ -216,7 +195,7 @@ def _numbering(names, source):
         )
 
     def number(name):
-        tokens = recognition_by_order.tokens(name)
+        tokens = _tokens(name)
         if tokens[:at] != before or len(tokens) <= at:
             return None
         block = (tokens[at] - starts[0]) // step
@@ -263,8 +242,13 @@ def _words(name):
     return re.sub(r"\d+|_\d+", "", name)
 
 
+def _tokens(name):
+    """["blocks.", 10, ".bn", 1, ""]: words at even places, numbers at odd ones."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d{1,9})", name))]
+
+
 def _by_number(module):
-    return recognition_by_order.tokens(module.name)
+    return _tokens(module.name)
 
 
 def _names(modules):

@@ -1,20 +1,17 @@
-"""PyTorch ConvMixer checkpoints to Keras models with the same outputs."""
+"""Other programs' ConvMixer weights to Keras models with the same outputs."""
 
 import dataclasses
 import os
+import re
 from typing import NamedTuple
 
-import numpy as np
-
-from convmixer_keras.convert.weights import checkpoint_file, layouts, other_keras_files, timm_config
+from convmixer_keras.convert.weights import activations, checkpoint_file, keras_weights, layouts, timm_config
 from convmixer_keras.convert.weights.recognition import Recognised, recognise
 from convmixer_keras.images import preprocessing
 from convmixer_keras.models import presets
+from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError
-
-# Those that the PyTorch model also has, so that every conversion can be checked.
-ACTIVATIONS = ("elu", "gelu", "hard_silu", "mish", "relu", "relu6", "selu", "silu", "tanh")
 
 # Which file of a hub's repository to take, the best first.
 HUB_FILES = (
@@ -23,6 +20,7 @@ HUB_FILES = (
     "pytorch_model.bin",
     *checkpoint_file.PICKLED,
 )
+_PUBLISHED_NAMES = ("official", "timm")  # Layouts in which the published weights are.
 
 
 class Checkpoint(NamedTuple):
@@ -32,15 +30,20 @@ class Checkpoint(NamedTuple):
         path: The file.
         recognised: Its `Recognised`.
         activation: Name of the Keras activation.
-        preset: The published variant that the sizes are, or None.
-        normalization: (mean, std) where the file's package has its own, or None.
+        preset: The published variant that it is, or None.
+        input_statistics: (mean, std) per channel in units of 0..255 where the file's network normalises its
+            input by itself, or None.
+        original: The file's own `keras.Model`, where it holds its graph.
+        left_out: What of that the conversion leaves out.
     """
 
     path: str
     recognised: Recognised
     activation: str
     preset: presets.Preset | None
-    normalization: tuple | None = None
+    input_statistics: tuple | None
+    original: object
+    left_out: list
 
     def __str__(self):
         known = f", as {self.preset.name}" if self.preset else ""
@@ -54,84 +57,110 @@ class Checkpoint(NamedTuple):
         """
         record = timm_config.from_file(self.path)
         if record is None and self.preset and self.recognised.sizes.channels == len(self.preset.mean):
-            record = preprocessing.published(self.preset, takes_pixels=False)
-        if record is not None and self.normalization is not None:
-            mean, std = self.normalization
-            record = dataclasses.replace(record, mean=mean, std=std)
+            record = preprocessing.published(self.preset, takes_pixels=self.input_statistics is not None)
         if record is None or image_size is None:
             return record
         return dataclasses.replace(record, size=image_size)
 
 
-def open_checkpoint(path, *, activation=None, variant=None, ema=False, include_top=True, epsilon=None):
-    """Recognises the network in a checkpoint.
-
-    Args:
-        path: A PyTorch checkpoint (.safetensors, .pth, .pth.tar, .pt or .bin), the weights of another
-            package's Keras ConvMixer (.keras, .weights.h5 or .h5), or "hf://USER/REPO", a Hugging Face
-            repository that holds a checkpoint.
-        activation: Name of the activation, one of `ACTIVATIONS`. A PyTorch checkpoint does not say it; it
-            may be left out where the sizes are those of a published variant.
-        variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
-            has to have.
-        ema: Whether to take the moving average of the weights instead of the weights.
-        include_top: Whether the classifier is wanted; without, it need not be in the checkpoint.
-        epsilon: That of the batch normalisations in a Keras file that does not say it; PyTorch's is 1e-5.
-
-    Returns:
-        A `Checkpoint`.
-
-    Raises:
-        InputError: If the file is not a complete ConvMixer checkpoint, or not of that variant, or if
-            nothing says which activation it has.
-    """
-    path = hub.download(path, HUB_FILES) if hub.is_name(path) else os.fspath(path)
-    if activation is not None and activation not in ACTIVATIONS:
-        raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    normalization = None
-    if other_keras_files.is_keras_file(path) and not ema:
-        tensors, stated, normalization = other_keras_files.read(path, epsilon)
-        activation = activation or stated
-    elif epsilon is not None:
-        raise InputError(f"epsilon is only for Keras files, got {path}")
-    else:
-        tensors = checkpoint_file.read_checkpoint(path, ema)
-    in_order = path.endswith(checkpoint_file.PICKLED)
-    recognised = recognise(tensors, path, include_top, in_order)
-    if variant is None:
-        preset = next((p for p in presets.PRESETS if not _differences(recognised.sizes, p)), None)
-    else:
-        preset = variant if isinstance(variant, presets.Preset) else _preset_named(variant)
-        differences = _differences(recognised.sizes, preset)
-        if differences:
-            raise InputError(f"{path} is not {preset.name}: {', '.join(differences)}")
-    if activation is None and preset is None:
-        raise InputError(_which_activation(path, recognised.sizes))
-    return Checkpoint(path, recognised, activation or preset.activation, preset, normalization)
-
-
-def convert_checkpoint(
+def open_checkpoint(
     path,
     *,
     activation=None,
     variant=None,
     ema=False,
     include_top=True,
-    classes=None,
-    include_preprocessing=False,
-    image_size=None,
     epsilon=None,
+    prefix="",
+    ignore=(),
 ):
-    """Converts a PyTorch checkpoint into a Keras model.
+    """Recognises the network in a checkpoint.
 
     Args:
-        path, activation, variant, ema, epsilon: As in `open_checkpoint`.
+        path: A PyTorch checkpoint, the file of another program's Keras ConvMixer (.keras, .weights.h5 or
+            .h5), or "hf://USER/REPO", a Hugging Face repository that holds a checkpoint.
+        activation: Name of the activation, one of `activations.RANGES`. Tensors do not say it; it may be left
+            out for a file of a published variant's name or tensors, and for a Keras file that states it.
+        variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
+            has to have.
+        ema: Whether to take the moving average of the weights instead of the weights.
+        include_top: Whether the classifier is wanted; without, it need not be in the checkpoint.
+        epsilon: That of the batch normalisations in a Keras file that does not say it; PyTorch's is 1e-5.
+        prefix, ignore: Which tensors to take, as in `checkpoint_file.chosen`.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        InputError: If the file is not a complete ConvMixer checkpoint, or not of that variant; or if nothing
+            says which activation it has, or its running means contradict it.
+    """
+    name = os.fspath(path)
+    path = hub.download(path, HUB_FILES) if hub.is_name(path) else name
+    if activation is not None and activation not in activations.RANGES:
+        raise InputError(f"activation must be one of {', '.join(activations.RANGES)}, got {activation!r}")
+    package = stated = statistics = original = None
+    left_out = []
+    if not keras_weights.is_keras_file(path):
+        if epsilon is not None:
+            raise InputError(f"epsilon is only for Keras files, got {path}")
+        tensors = checkpoint_file.read_checkpoint(path, ema=ema, prefix=prefix, ignore=ignore)
+        in_order = not path.endswith(checkpoint_file.SAFETENSORS)
+        recognised = recognise(tensors, path, include_top, in_order)
+    elif ema:
+        raise InputError(f"{path} is a Keras file, and holds no moving average (EMA) beside the weights")
+    elif network := _read_graph(path, include_top):
+        recognised, stated, statistics, original, left_out = network
+        if epsilon is not None:
+            raise InputError(f"{path} states its epsilon, got {epsilon}")
+    else:
+        tensors, stated, statistics, package = keras_weights.read(path, epsilon)
+        recognised = recognise(checkpoint_file.chosen(tensors, path, prefix, ignore), path, include_top)
+    if None not in (activation, stated) and activation != stated:
+        raise InputError(f"{path} states the activation {stated}, got {activation}")
+    activation = activation or stated
+
+    known = package or recognised.layout in _PUBLISHED_NAMES
+    preset = _preset(recognised.sizes, variant, name, known)
+    activation = activation or (preset and preset.activation)
+    if activation is None:
+        raise InputError(_which_activation(path, recognised))
+    if original is None and package is None:
+        activations.check(activation, recognised, path)
+    return Checkpoint(path, recognised, activation, preset, statistics, original, left_out)
+
+
+def _read_graph(path, include_top):
+    """Returns what `keras_graph.read` finds, or None where a Keras file does not hold its graph."""
+    from convmixer_keras.convert.weights import keras_graph  # Imports Keras.
+
+    check_weights_file(path)
+    model = keras_graph.load(path)
+    if model is None:
+        return None
+    if any(layer.name == "stem_conv" for layer in model.layers):
+        raise InputError(
+            f"{path} is this package's own model; for a PyTorch file say --to timm or --to official"
+        )
+    network = keras_graph.read(model, path)
+    if include_top and network.recognised.sizes.classes is None:
+        raise InputError(f"{path} has no classifier: --no-top or --classes N does without")
+    return network
+
+
+def convert_checkpoint(
+    path, *, include_top=True, classes=None, include_preprocessing=False, image_size=None, **reading
+):
+    """Converts a checkpoint into a Keras model.
+
+    Args:
+        path: As in `open_checkpoint`.
         include_top: Whether the model ends in the classifier, or in the feature map.
         classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
         include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with the
-            constants of its published variant; otherwise it takes normalised channels, as the checkpoint
-            does.
+            constants of its published variant; otherwise it takes what the checkpoint's network takes.
         image_size: Side of the images in pixels. None leaves height and width open.
+        **reading: Other arguments of `open_checkpoint`.
 
     Returns:
         A `keras.Model` giving logits (batch, classes), or features without the top.
@@ -141,41 +170,37 @@ def convert_checkpoint(
     """
     if classes is not None and not include_top:
         raise InputError(f"classes is only allowed with include_top=True, got classes={classes}")
-    checkpoint = open_checkpoint(
-        path,
-        activation=activation,
-        variant=variant,
-        ema=ema,
-        include_top=include_top and classes is None,
-        epsilon=epsilon,
-    )
+    keep_head = include_top and classes is None
+    checkpoint = open_checkpoint(path, include_top=keep_head, **reading)
     normalization = None
-    if include_preprocessing:
+    if include_preprocessing and checkpoint.input_statistics is None:
         record = checkpoint.preprocessing(image_size)
         if record is None:
             raise InputError(
                 f"include_preprocessing is known for the published variants only, and {path} is not one"
             )
         normalization = record.mean, record.std
-    return build(checkpoint, include_top, classes, normalization, image_size)
+    model = build(checkpoint, normalization)
+    return model if keep_head and image_size is None else rebuilt(model, include_top, classes, image_size)
 
 
-def build(checkpoint, include_top=True, classes=None, normalization=None, image_size=None):
-    """Builds the Keras model of a `Checkpoint`.
+def build(checkpoint, normalization=None):
+    """Builds the Keras model of a `Checkpoint`, for images of any size.
 
     Args:
         checkpoint: A `Checkpoint`.
-        include_top, classes, image_size: As in `convert_checkpoint`.
         normalization: (mean, std), each per channel in units of 0..1, for a model that takes raw pixels and
-            normalises them; None for one that takes normalised channels.
+            normalises them; None for one that takes what the checkpoint's network takes.
 
     Returns:
-        A `keras.Model`.
+        A `keras.Model` giving logits, or pooled features where the checkpoint has no classifier.
     """
     from convmixer_keras.models.convmixer import ConvMixer
 
     sizes, preset = checkpoint.recognised.sizes, checkpoint.preset
-    mean, std = ([255 * v for v in values] for values in normalization) if normalization else (None, None)
+    mean, std = checkpoint.input_statistics or (None, None)
+    if normalization:
+        mean, std = ([255 * v for v in values] for values in normalization)
     model = ConvMixer(
         sizes.hidden_dim,
         sizes.depth,
@@ -184,34 +209,77 @@ def build(checkpoint, include_top=True, classes=None, normalization=None, image_
         activation=checkpoint.activation,
         input_mean=mean,
         input_std=std,
-        include_top=include_top,
-        classes=(sizes.classes if classes is None else classes) if include_top else None,
-        input_shape=(image_size, image_size, sizes.channels),
+        include_top=sizes.classes is not None,
+        pooling="avg",
+        classes=sizes.classes,
+        input_shape=(None, None, sizes.channels),
         name=None if preset is None else preset.name,
     )
-    for layer, tensors in _by_layer(checkpoint.recognised.tensors).items():
-        arrays = {tensor: stored.read() for tensor, stored in tensors.items()}
-        if (arrays.get("running_var", np.zeros(1)) < 0).any():
-            key = checkpoint.recognised.keys[layer, "running_var"]
+    arrays = {}
+    for (layer, tensor), stored in checkpoint.recognised.tensors.items():
+        array = stored.read()
+        if tensor == "running_var" and (array < 0).any():
+            key = checkpoint.recognised.keys[layer, tensor]
             raise InputError(f"{key} in {checkpoint.path} holds negative values, and is a variance")
-        weights = [layouts.to_keras_axes(layer, array) for array in arrays.values()]
-        model.get_layer(layer).set_weights(weights)
+        arrays.setdefault(layer, []).append(layouts.to_keras_axes(layer, array))
+        if len(arrays[layer]) == len(model.get_layer(layer).weights):
+            model.get_layer(layer).set_weights(arrays.pop(layer))
     return model
 
 
-def _by_layer(tensors):
-    layers = {}
-    for (layer, tensor), stored in tensors.items():
-        layers.setdefault(layer, {})[tensor] = stored
-    return layers
+def rebuilt(model, include_top=True, classes=None, image_size=None):
+    """Returns a ConvMixer as `build` gives it with another top or for another size, and the same weights.
+
+    Args:
+        model: A `keras.Model`.
+        include_top, classes, image_size: As in `convert_checkpoint`.
+    """
+    from convmixer_keras.models import parts
+    from convmixer_keras.models.convmixer import ConvMixer
+
+    old = parts.of(model)
+    sizes = old.sizes
+    new = ConvMixer(
+        sizes.hidden_dim,
+        sizes.depth,
+        sizes.kernel_size,
+        sizes.patch_size,
+        activation=old.activation,
+        input_mean=old.mean,
+        input_std=old.std,
+        include_top=include_top,
+        classes=(classes or sizes.classes) if include_top else None,
+        input_shape=(image_size, image_size, sizes.channels),
+        name=model.name,
+    )
+    for name, layer in old.layers.items():
+        if name != "head" or (include_top and classes is None):
+            new.get_layer(name).set_weights(layer.get_weights())
+    return new
 
 
-def _preset_named(variant):
-    for preset in presets.PRESETS:
-        if preset.name == variant:
-            return preset
-    names = ", ".join(preset.name for preset in presets.PRESETS)
-    raise InputError(f"variant must be one of {names}, got {variant!r}")
+def _preset(sizes, variant, name, known):
+    """Returns the published variant that a file of these sizes is, or None.
+
+    Args:
+        sizes: The file's `Sizes`.
+        variant: As in `open_checkpoint`.
+        name: The file's name, which may name the variant.
+        known: Whether the file's tensors are called as in files of published weights.
+    """
+    if variant is None:
+        fitting = [preset for preset in presets.PRESETS if not _differences(sizes, preset)]
+        named = re.search(rf"convmixer_?{sizes.hidden_dim}_{sizes.depth}", os.path.basename(name).lower())
+        return fitting[0] if fitting and (known or named) else None
+    if not isinstance(variant, presets.Preset):
+        names = {preset.name: preset for preset in presets.PRESETS}
+        if variant not in names:
+            raise InputError(f"variant must be one of {', '.join(names)}, got {variant!r}")
+        variant = names[variant]
+    differences = _differences(sizes, variant)
+    if differences:
+        raise InputError(f"{name} is not {variant.name}: {', '.join(differences)}")
+    return variant
 
 
 def _differences(sizes, preset):
@@ -223,10 +291,15 @@ def _differences(sizes, preset):
     ]
 
 
-def _which_activation(path, sizes):
-    near = [preset for preset in presets.PRESETS if (preset.hidden_dim, preset.depth) == (sizes[0], sizes[1])]
-    hint = "".join(f" ({'; '.join(_differences(sizes, preset))})" for preset in near)
+def _which_activation(path, recognised):
+    sizes = recognised.sizes
+    near = [preset for preset in presets.PRESETS if (preset.hidden_dim, preset.depth) == sizes[:2]]
+    hint = "".join(
+        f" ({'; '.join(_differences(sizes, preset)) or f'only of the sizes of {preset.name}'})"
+        for preset in near
+    )
+    possible = ", ".join(activations.possible(*activations.running_mean_range(recognised)))
     return (
-        f"{path} does not say which activation its network has, and it is no published variant: {sizes}"
-        f"{hint}. Pass --activation, one of {', '.join(ACTIVATIONS)}"
+        f"{path} does not say which activation its network has, and neither its name nor its tensors' are a "
+        f"published variant's: {sizes}{hint}. Pass --activation; its running means allow {possible or 'none'}"
     )

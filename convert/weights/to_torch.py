@@ -23,31 +23,48 @@ def to_state_dict(model, layout="timm"):
         InputError: If the layout is unknown; if the model is not a ConvMixer, has no classifier or is one
             of the ablations without counterpart; or if weights are not finite.
     """
+    from convmixer_keras.models import parts  # Imports Keras.
+
     if layout not in TARGETS:
         raise InputError(f"layout must be one of {', '.join(TARGETS)}, got {layout!r}")
-    parts = convertible(model)
+    found = parts.of(model)
+    if found.head is None:
+        raise InputError(f"{model.name} has no classifier ('head'), and PyTorch's ConvMixer always has one")
     state = {}
-    for layer, module in TARGETS[layout].module_names(len(parts.blocks)).items():
-        for tensor, array in zip(layouts.tensor_names(layer), parts.layers[layer].get_weights(), strict=True):
-            state[f"{module}.{tensor}"] = layouts.to_torch_axes(layer, array)
-        if layouts.is_norm(layer):
-            state[f"{module}.num_batches_tracked"] = np.array(0, np.int64)
+    modules = TARGETS[layout].module_names(found.sizes.depth)
+    for (layer, tensor), array in torch_tensors(found).items():
+        state[f"{modules[layer]}.{tensor}"] = array
+        if tensor == "running_var":
+            state[f"{modules[layer]}.num_batches_tracked"] = np.array(0, np.int64)
     return state
 
 
-def convertible(model):
-    """Returns the `Parts` of a Keras ConvMixer that PyTorch's has a counterpart of, or raises InputError."""
-    from convmixer_keras.models import parts as anatomy  # Imports Keras.
+def torch_tensors(found):
+    """Returns the weights of a ConvMixer as PyTorch's has them.
 
-    parts = anatomy.of(model)
-    lacks = {
-        "classifier": parts.head is not None,
-        "batch normalization": parts.normalization == "batch",
-        "residual connections": parts.residual,
-        "average pooling": parts.pooling == "avg",
-    }
-    missing = [what for what, there in lacks.items() if not there]
-    if missing:
-        raise InputError(f"the model has no {' and no '.join(missing)}, which PyTorch's ConvMixer always has")
-    anatomy.check_finite(model)
-    return parts
+    Args:
+        found: A model's `Parts`.
+
+    Returns:
+        A dict from (layer, tensor), such as ("block0_depthwise", "weight"), to a float32 array with PyTorch's
+        axes. Variances are those that with PyTorch's epsilon, 1e-5, give the same function.
+
+    Raises:
+        InputError: If it is an ablation, which PyTorch's network cannot be, or weights are not finite.
+    """
+    if not found.residual:
+        where = found.blocks[0].pointwise.layer.name
+        raise InputError(f"not a ConvMixer: nothing is added to what {where!r} takes, no residual connection")
+    if found.normalization != "batch":
+        raise InputError(f"not a ConvMixer: layer {found.stem.norm.name!r} is no batch normalisation")
+    if found.pooling == "max":
+        raise InputError(f"not a ConvMixer: layer {found.pool.name!r} takes the maximum and not the average")
+    tensors = {}
+    for name, layer in found.layers.items():
+        for tensor, array in zip(layouts.tensor_names(name), layer.get_weights(), strict=True):
+            if not np.isfinite(array).all():
+                raise InputError(f"layer {layer.name!r} holds NaN or infinite values")
+            if tensor == "running_var":
+                array = array + np.float32(layer.epsilon - layouts.EPSILON)
+            tensors[name, tensor] = layouts.to_torch_axes(name, array)
+    return tensors

@@ -25,12 +25,7 @@ def check_keras_file(path):
             missing = {_WEIGHTS, _CONFIG} - set(archive.namelist())
             if missing:
                 raise InputError(f"{path} is not a .keras file: it has no {' and no '.join(sorted(missing))}")
-            config = json.loads(archive.read(_CONFIG))
-            _check_sides(path, config)
-            layers = list(_layers(config))
-            widest = max((side for layer in layers for side in _sides(layer)), default=1)
-            size = sum(4 * _kernel_size(layer, widest) for layer in layers)
-            limits.check_unpacked(path, size, "its layers")
+            _check_config(path, json.loads(archive.read(_CONFIG)))
             with archive.open(_WEIGHTS) as file:
                 check_weights(path, file)
     except InputError:
@@ -41,8 +36,10 @@ def check_keras_file(path):
 
 def check_weights_file(path):
     """Raises InputError unless a file is a whole `.keras` or `.weights.h5` file of a stated size."""
+    import h5py
+
     check_file(path)
-    if str(path).endswith(".keras") or zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) or (str(path).endswith(".keras") and not h5py.is_hdf5(path)):
         check_keras_file(path)
     else:
         check_weights(path)
@@ -62,6 +59,10 @@ def check_weights(path, file=None):
     try:
         with h5py.File(path if file is None else file, "r") as weights:
             weights.visititems(add)
+            if "model_config" in weights.attrs:
+                _check_config(path, json.loads(weights.attrs["model_config"]))
+    except InputError:
+        raise
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} is damaged: {first_line(error)}") from None
     limits.check_unpacked(path, size, "its weights")
@@ -97,6 +98,15 @@ def sizes_of_weights(path):
     return Sizes(
         hidden_dim, len(depthwise), depthwise[0][0], patch_size, channels, dense[0][-1] if dense else None
     )
+
+
+def _check_config(path, config):
+    """Raises InputError for a model's configuration of layers too large to build."""
+    _check_sides(path, config)
+    layers = list(_layers(config))
+    widest = max((side for layer in layers for side in _sides(layer)), default=1)
+    size = sum(4 * _kernel_size(layer, widest) for layer in layers)
+    limits.check_unpacked(path, size, "its layers")
 
 
 def _check_sides(path, config, name="model"):

@@ -1,0 +1,217 @@
+"""The graph of another Keras program's model: a ConvMixer, or why it is none.
+
+A `.keras` or `.h5` file of Keras' own layers holds its whole graph, which says what tensors alone do not: the
+activation, the order of the layers, the residual connections, strides, padding, pooling, and what stands in
+front of the network.
+"""
+
+import contextlib
+import functools
+import inspect
+import itertools
+import os
+import tempfile
+from typing import NamedTuple
+
+import h5py
+import keras
+import numpy as np
+
+from convmixer_keras.convert.weights import to_torch
+from convmixer_keras.convert.weights.activations import RANGES
+from convmixer_keras.convert.weights.checkpoint_file import StoredTensor
+from convmixer_keras.convert.weights.recognition import Recognised
+from convmixer_keras.models import graph, outputs, parts
+from convmixer_keras.utils.errors import InputError, first_line
+
+# How activations are given where they are the exact ones; keras.ops and layers have these parameters.
+_EXACT = {"approximate": False, "alpha": 1.0, "negative_slope": 0.0, "threshold": 0.0}
+_PLACES = ((1, 2), (2, 1), (-3, -2), (-2, -3))
+# Augmentation, which passes images on when a network is used. RandomCrop does not: it crops their centre.
+_AUGMENTATION = ("AugMix", "CutMix", "MixUp", "Random")
+
+
+class Network(NamedTuple):
+    """What `read` finds.
+
+    Attributes:
+        recognised: A `Recognised`.
+        activation: One of `activations.RANGES`.
+        input_statistics: (mean, std) per channel of the input, where layers in front normalise it, or None.
+        original: The file's own `keras.Model`.
+        left_out: What a conversion leaves out: layers of augmentation, and an activation of the scores.
+    """
+
+    recognised: Recognised
+    activation: str
+    input_statistics: tuple | None
+    original: keras.Model
+    left_out: list
+
+
+def load(path):
+    """Returns the `keras.Model` in a file, or None where the file holds no graph of Keras' own layers."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):  # Keras raises anything.
+        # Keras goes by the name, which need not fit.
+        named = os.path.join(folder, "model.h5" if h5py.is_hdf5(path) else "model.keras")
+        os.symlink(os.path.abspath(path), named)
+        model = keras.saving.load_model(named, compile=False)
+        return model if graph.has_graph(model) else None
+    return None
+
+
+def read(model, path):
+    """Reads a model's graph.
+
+    Args:
+        model: A `keras.Model`, as `load` returns it.
+        path: Its file, for messages.
+
+    Returns:
+        A `Network`.
+
+    Raises:
+        InputError: If it is not exactly a ConvMixer; the message names the layer.
+    """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InputError(f"{path} must hold a network with one input and one output")
+    try:
+        found = parts.of(_Plain().model(model))
+        arrays = to_torch.torch_tensors(found)
+    except Exception as error:  # Keras, of an unusual graph.
+        raise InputError(f"{path}: {first_line(error)}") from None
+    if found.activation not in RANGES:
+        raise InputError(
+            f"{path} is not a ConvMixer: layer {found.stem.layer.name!r} has the activation "
+            f"{found.activation}, none of {', '.join(RANGES)}"
+        )
+    statistics, left_out = _in_front(found, path)
+    if found.head_activation not in (None, "linear"):
+        left_out.append(f"{found.head_activation} of the scores")
+    tensors = {name: StoredTensor(array.shape, lambda array=array: array) for name, array in arrays.items()}
+    keys = {name: f"{found.layers[name[0]].name}.{name[1]}" for name in tensors}
+    recognised = Recognised("Keras graph", found.sizes, tensors, keys)
+    return Network(recognised, found.activation, statistics, model, left_out)
+
+
+def _in_front(found, path):
+    """Returns (mean, std) of the layers in front of the network, or None, and the names of those left out."""
+    scale, offset, left_out = np.float64(1), np.float64(0), []
+    if found.input_normalization is not None:
+        scale, offset = 1 / found.std, -found.mean / found.std
+    tensor = found.image
+    while not isinstance(producer := graph.producer(tensor)[0], keras.layers.InputLayer):
+        kind = type(producer).__name__
+        if isinstance(producer, keras.layers.Rescaling):
+            offset = offset + scale * np.asarray(producer.offset, np.float64)
+            scale = scale * np.asarray(producer.scale, np.float64)
+        elif isinstance(producer, keras.layers.Normalization) and not producer.invert:
+            mean, variance = (
+                np.ravel(keras.ops.convert_to_numpy(value)).astype(np.float64)
+                for value in (producer.mean, producer.variance)
+            )
+            std = np.maximum(np.sqrt(variance), keras.config.epsilon())
+            offset, scale = offset - scale * mean / std, scale / std
+        elif kind.startswith(_AUGMENTATION) and kind != "RandomCrop":
+            left_out.append(f"{producer.name} ({kind})")
+        elif not outputs.passes_on(producer):
+            raise InputError(
+                f"{path} is not a ConvMixer: layer {producer.name!r} ({kind}) stands before its patch "
+                "embedding, where only rescaling, normalisation and augmentation can"
+            )
+        tensor = graph.producer(tensor)[1][0]
+    if not np.all(scale > 0):
+        raise InputError(f"{path} multiplies its input by {scale}, which must be positive")
+    if np.all(scale == 1) and np.all(offset == 0):
+        return None, left_out
+    channels = found.sizes.channels
+    mean, std = (tuple(np.broadcast_to(values, channels).tolist()) for values in (-offset / scale, 1 / scale))
+    return (mean, std), left_out
+
+
+class _Plain:
+    """Rewrites a model with this package's layers: no models within, activations within convolutions.
+
+    What has no such counterpart stays as it is, for `parts.of` to refuse by its name.
+    """
+
+    def __init__(self):
+        self.names = {}
+
+    def model(self, model):
+        given = model.inputs[0]
+        image = keras.Input(batch_shape=given.shape, dtype=given.dtype)
+        return keras.Model(image, self.applied(model, image), name=model.name)
+
+    def applied(self, operation, *arguments, **options):
+        """Returns the tensor that an operation makes of others."""
+        if isinstance(operation, keras.Sequential):
+            return functools.reduce(lambda x, layer: self.applied(layer, x), operation.layers, arguments[0])
+        if graph.has_graph(operation):
+            return operation._run_through_graph(
+                arguments, lambda inner: functools.partial(self.applied, inner)
+            )
+        kind, tensors = type(operation).__name__, keras.tree.flatten(arguments)
+        if kind == "Add" and len(tensors) == 2:
+            return keras.layers.Add(name=self.unused(operation.name))(sorted(tensors, key=_is_depthwise_half))
+        if type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense):
+            return self.with_bias(operation, *tensors)
+        if name := _activation(operation):
+            before = graph.producer(tensors[0])[0]
+            if getattr(before, "activation", None) is keras.activations.linear:
+                before.activation = keras.activations.get(name)  # Of our copy.
+                return tensors[0]
+        if kind == "Mean" and operation.axis and tuple(operation.axis) in _PLACES:
+            return keras.layers.GlobalAveragePooling2D(name=self.unused(operation.name))(*tensors)
+        if kind == "GlobalAveragePooling2D":
+            return self.copy(operation, keepdims=False)(*tensors)
+        if self.names.setdefault(operation.name, operation) is not operation:  # In two models within.
+            copy = self.copy(operation)
+            result = copy(*tensors)
+            copy.set_weights(operation.get_weights())
+            return result
+        return operation(*arguments, **options)
+
+    def with_bias(self, layer, x):
+        """Applies a copy of a convolution or a dense layer that has a bias."""
+        kind, weights, changes = type(layer), layer.get_weights(), {"use_bias": True}
+        if kind is keras.layers.Conv2D and layer.groups == layer.filters == x.shape[-1] > 1:
+            kind, weights[0] = keras.layers.DepthwiseConv2D, weights[0].transpose(0, 1, 3, 2)
+        if kind is keras.layers.Conv2D and len(x.shape) == 2:  # Of the pooled features.
+            kind, weights[0], changes["units"] = keras.layers.Dense, weights[0][0, 0], layer.filters
+        copy = self.copy(layer, kind, **changes)
+        result = copy(x)
+        copy.set_weights(weights if layer.use_bias else [*weights, np.zeros(copy.bias.shape)])
+        return result
+
+    def copy(self, layer, kind=None, **changes):
+        kind = kind or type(layer)
+        config = layer.get_config() | changes | {"name": self.unused(layer.name)}
+        if kind is not type(layer):
+            known = inspect.signature(kind).parameters
+            config = {name: value for name, value in config.items() if name in known}
+        return kind.from_config(config)
+
+    def unused(self, name):
+        names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+        found = next(new for new in names if new not in self.names)
+        self.names[found] = None
+        return found
+
+
+def _activation(operation):
+    """Returns the name of an activation that stands alone, of `RANGES`, or None."""
+    if any(getattr(operation, name, value) != value for name, value in _EXACT.items()):
+        return None
+    name = type(operation).__name__
+    if name == "Activation":
+        name = operation.activation.__name__
+    if limit := getattr(operation, "max_value", None):
+        name = f"relu{limit:g}"
+    return {known.replace("_", ""): known for known in RANGES}.get(name.lower().replace("_", ""))
+
+
+def _is_depthwise_half(tensor):
+    """Whether a tensor is what a block adds to its input."""
+    _, taken = graph.producer(tensor)
+    return bool(taken) and isinstance(graph.producer(taken[0])[0], keras.layers.DepthwiseConv2D)

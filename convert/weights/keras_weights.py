@@ -1,0 +1,224 @@
+"""Weights files of other Keras ConvMixers whose graph is not in the file: keras-cv's, kimm's, anyone's class.
+
+No code in them is run: only arrays and the settings beside them are read. The arrays come out as a PyTorch
+checkpoint's would, with PyTorch's names and axes, so that everything after is the same.
+"""
+
+import json
+import os
+import re
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from convmixer_keras.convert.weights import layouts
+from convmixer_keras.convert.weights.activations import known_name
+from convmixer_keras.convert.weights.checkpoint_file import StoredTensor, finite_float32
+from convmixer_keras.models import presets
+from convmixer_keras.utils.errors import InputError, first_line
+
+ENDINGS = (".keras", ".weights.h5", ".h5")
+# What Keras calls a layer's variables, or how it numbers them, in the order of PyTorch's names.
+_NORM, _OTHER = ("weight", "bias", "running_mean", "running_var"), ("weight", "bias")
+# With which epsilon packages build that do not write it down.
+_EPSILONS = {"kimm": 1e-5, "kmodels": 1e-5, "keras_cv": 1e-3}
+# keras-cv divides pixels by 255 and does nothing else.
+_KERAS_CV_PIXELS = (3 * (0.0,), 3 * (255.0,))
+# Settings of kimm and kmodels that put the normalisation of ImageNet's pixels in front.
+_NORMALIZES = ("include_preprocessing", "include_normalization")
+_NOT_LAYERS = {"optimizer", "seed_generator", "metrics", "normalization"}
+
+
+class KerasWeights(NamedTuple):
+    """What `read` finds.
+
+    Attributes:
+        tensors: Dict from name to `StoredTensor`, with PyTorch's names of tensors and axes.
+        activation: Name of the activation, or None where the file does not say.
+        input_statistics: (mean, std) per channel in units of 0..255 where the package's network is known to
+            normalise its input, or None.
+        package: "kimm", "kmodels" or "keras_cv" where the file is known to be of that package, or None.
+    """
+
+    tensors: dict
+    activation: str | None
+    input_statistics: tuple | None
+    package: str | None
+
+
+def is_keras_file(path):
+    """Whether a file is one of Keras', by its name or its content."""
+    import h5py
+
+    if os.fspath(path).endswith(ENDINGS) or not os.path.isfile(path):
+        return os.fspath(path).endswith(ENDINGS)
+    return h5py.is_hdf5(path) or _is_archive(path)
+
+
+def _is_archive(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def read(path, epsilon=None):
+    """Reads the names and shapes of a Keras file's arrays.
+
+    Running variances come out as if the network had PyTorch's epsilon, 1e-5: larger by the difference of the
+    two epsilons, which is the same function.
+
+    Args:
+        path: A `.keras`, `.weights.h5` or Keras 2 `.h5` file.
+        epsilon: That of the network's normalisations, or None for what the file says or its class is known
+            to have.
+
+    Returns:
+        A `KerasWeights`.
+
+    Raises:
+        InputError: If the file is damaged or not a Keras file, or if neither it nor `epsilon` says which
+            epsilon its normalisations have.
+    """
+    try:
+        return _read(path, epsilon)
+    except InputError:
+        raise
+    except Exception as error:  # A damaged file can raise anything.
+        raise InputError(f"{path} is damaged or not a Keras file: {first_line(error)}") from None
+
+
+def _read(path, epsilon):
+    import h5py
+
+    config = {}
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        config = json.loads(archive.read("config.json"))
+        weights = h5py.File(archive.open("model.weights.h5"), "r")
+    else:
+        weights = h5py.File(path, "r")
+        config = json.loads(weights.attrs.get("model_config", "{}"))
+        weights = weights.get("model_weights", weights)
+
+    layers = _keras_2_layers(weights) if "layer_names" in weights.attrs else _keras_3_layers(weights)
+    package = "keras_cv" if _is_keras_cv(weights) else str(config.get("registered_name")).partition(">")[0]
+    package = package if package in _EPSILONS else None
+    epsilon = epsilon or _stated_epsilon(config) or _EPSILONS.get(package)
+    if epsilon is None:
+        raise InputError(
+            f"{path} does not say which epsilon its batch normalisations have: pass --epsilon 1e-5 (kimm and "
+            "kmodels) or --epsilon 1e-3 (Keras' default)"
+        )
+    tensors = {}
+    for layer, name in _numbered(layers).items():
+        arrays = layers[layer]
+        for tensor, array in zip(_NORM if len(arrays) == 4 else _OTHER, arrays, strict=False):
+            shift = epsilon - layouts.EPSILON if tensor == "running_var" else 0.0
+            tensors[f"{name}.{tensor}"] = _stored(array, f"{name}.{tensor}", path, shift)
+    activation = "gelu" if package == "keras_cv" else _stated_activation(config)
+    return KerasWeights(tensors, activation, _input_statistics(config, weights, package), package)
+
+
+def _keras_2_layers(weights):
+    """Returns the arrays of each layer, by the path that its weights' names begin with."""
+    layers = {}
+    for layer in weights.attrs["layer_names"]:
+        for name in weights[layer].attrs["weight_names"]:
+            path = _text(name).split("/")[:-1]
+            path = path if path[:1] == [_text(layer)] else [_text(layer), *path]
+            layers.setdefault(tuple(path), []).append(weights[layer][name])
+    return layers
+
+
+def _keras_3_layers(weights):
+    import h5py
+
+    layers = {}
+
+    def note(name, item):
+        *path, _, number = name.split("/") if "/vars/" in name else ("", "", "")
+        if number.isdecimal() and isinstance(item, h5py.Dataset):
+            layers.setdefault(tuple(part for part in path if part != "layers"), []).append(item)
+
+    weights.visititems(note)
+    return {
+        path: arrays
+        for path, arrays in layers.items()
+        if not any(re.sub(r"_\d+$", "", part) in _NOT_LAYERS for part in path)
+    }
+
+
+def _numbered(paths):
+    """Returns each layer's name; the first of several of a kind, which Keras does not number, is number 0."""
+    known = {path[:end] for path in paths for end in range(len(path) + 1)}
+
+    def part(path, end):
+        first = (*path[: end - 1], f"{path[end - 1]}_1") in known
+        return f"{path[end - 1]}_0" if first else path[end - 1]
+
+    return {path: ".".join(part(path, end) for end in range(1, len(path) + 1)) for path in paths}
+
+
+def _stored(array, name, path, shift):
+    axes = None
+    if len(array.shape) == 2:
+        axes = (1, 0)
+    elif len(array.shape) == 4:
+        # (k, k, channels, 1) is depthwise, (k, k, in, out) is not.
+        axes = (2, 3, 0, 1) if array.shape[3] == 1 < array.shape[2] else (3, 2, 0, 1)
+    shape = tuple(array.shape) if axes is None else tuple(array.shape[axis] for axis in axes)
+
+    def read():
+        try:
+            values = np.transpose(array[()], axes) + np.float32(shift)
+        except Exception as error:  # Texts in place of numbers, a damaged chunk.
+            raise InputError(f"{name} in {path} is damaged: {first_line(error)}") from None
+        return finite_float32(values, name, path)
+
+    return StoredTensor(shape, read)
+
+
+def _stated_epsilon(config):
+    # Of the layers: beside them the file keeps the optimizer's.
+    stated = set(re.findall(r'"epsilon": ([\d.e-]+)', json.dumps(config.get("config", {}))))
+    return float(stated.pop()) if len(stated) == 1 else None
+
+
+def _stated_activation(config):
+    """Returns the one activation that a configuration names, or None for none or several."""
+    stated = {known_name(name) for name in _stated_activations(config)} - {None}
+    return stated.pop() if len(stated) == 1 else None
+
+
+def _stated_activations(config):
+    """Yields the activations that a configuration names, except of dense layers: those are classifiers."""
+    if isinstance(config, dict) and config.get("class_name") != "Dense":
+        for key, value in config.items():
+            if key == "activation" and isinstance(value, str):
+                yield value
+            yield from _stated_activations(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _stated_activations(value)
+
+
+def _input_statistics(config, weights, package):
+    if package == "keras_cv":
+        rescales = any(_text(name).startswith("rescaling") for name in weights.attrs["layer_names"])
+        return _KERAS_CV_PIXELS if rescales else None
+    settings = config.get("config", {})
+    if package and any(settings.get(name) is True for name in _NORMALIZES):
+        return tuple([255 * v for v in values] for values in (presets.IMAGENET_MEAN, presets.IMAGENET_STD))
+    return None
+
+
+def _is_keras_cv(weights):
+    """Whether a Keras 2 file has keras-cv's layers, which call TensorFlow's GELU themselves."""
+    return any(_text(name).startswith("tf.nn.gelu") for name in weights.attrs.get("layer_names", ()))
+
+
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else str(name)
