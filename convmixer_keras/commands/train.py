@@ -41,8 +41,8 @@ def main(argv=None):
 
 def train(arguments, recipe):
     from convmixer_keras.training import trainer as training
+    from convmixer_keras.training.processes import peers
     from convmixer_keras.training.processes.distribution import choose_strategy
-    from convmixer_keras.training.processes.peers import PeerLost
     from convmixer_keras.training.processes.termination import Terminated
     from convmixer_keras.training.run import run_folder
 
@@ -50,18 +50,17 @@ def train(arguments, recipe):
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
-    if arguments.resume and arguments.recipe is not None:
-        raise InputError("--recipe is not allowed with --resume: single flags change what a run has")
     settings = Settings(**flags.given(arguments, Settings))
     _, workers = choose_strategy(settings.strategy)
-    # Only the chief has the run's folder, unless all see the same disk: the others need the same flags again.
-    if arguments.resume and (workers.is_chief or folder.holds_run()):
-        folder.read_config()
-        recipe, settings = evaluate.of_run(arguments, recipe, folder.path)
-        _, workers = choose_strategy(settings.strategy)
-    elif settings.init_from is not None:
-        recipe, path = body_to_start_from(settings.init_from, recipe, arguments.overrides)
-        settings = dataclasses.replace(settings, init_from=path)
+    with peers.meeting(workers, settings.peer_timeout):
+        # Only the chief has the run's folder, unless all see the same disk: the others need all flags again.
+        if arguments.resume and arguments.recipe is None and (workers.is_chief or folder.holds_run()):
+            folder.read_config()
+            recipe, settings = evaluate.of_run(arguments, recipe, folder.path)
+            _, workers = choose_strategy(settings.strategy)
+        elif settings.init_from is not None:
+            recipe, path = body_to_start_from(settings.init_from, recipe, arguments.overrides)
+            settings = dataclasses.replace(settings, init_from=path)
     print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
     warn_of_slow_precision(recipe)
     go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
@@ -75,20 +74,14 @@ def train(arguments, recipe):
             command=shlex.join([*command_line.started_as(), *sys.argv[1:]]),
             verbose=1 if sys.stdout.isatty() else 2,
         )
-    except KeyboardInterrupt:
-        if not workers.is_chief:
-            raise
-        finished = len(folder.read_history())
-        print(
-            f"\ninterrupted; {finished} of {recipe.epochs} epochs are finished and saved in {folder.path}\n"
-            f"continue with: {go_on}",
-            file=sys.stderr,
-        )
-        return command_line.INTERRUPTED
-    except Terminated as error:
-        print(f"terminated: {one_line(error)}; continue with: {go_on}", file=sys.stderr)
-        return command_line.TERMINATED
-    except PeerLost as error:
+    except (KeyboardInterrupt, Terminated) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        what = ": ".join(["interrupted" if interrupted else "terminated", *map(str, error.args)])
+        kept = getattr(error, "resumable", os.path.exists(folder[run_folder.CHECKPOINT]))
+        then = f"continue with: {go_on}" if kept else "no step was kept: start again"
+        print(f"{one_line(what)}; {then}", file=sys.stderr)
+        return command_line.INTERRUPTED if interrupted else command_line.TERMINATED
+    except peers.PeerLost as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         os._exit(command_line.FAILED)  # TensorFlow's shutdown may wait for the process that is gone.
     if workers.is_chief:

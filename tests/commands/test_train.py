@@ -92,7 +92,7 @@ def test_interrupt_and_resume(tmp_path):
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert re.search(r"interrupted; \d+ of 20 epochs are finished and saved in run", errors)
+    assert re.search(r"interrupted: ended in epoch \d+, after step \d+ of it; continue with", errors)
     assert "Traceback" not in errors
     finished = len((tmp_path / "run/history.csv").read_text().splitlines()) - 1
     assert 1 <= finished < 20

@@ -14,6 +14,8 @@ from convmixer_keras.recipes import DIGITS, RECIPES
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.run import run_folder
 from convmixer_keras.training.run.settings import Settings
+from convmixer_keras.training.step.network import build_model
+from convmixer_keras.training.step.optimizer import build_optimizer
 
 
 @pytest.fixture
@@ -25,12 +27,12 @@ def test_gradients_are_clipped_to_one_global_norm():
     recipe = dataclasses.replace(DIGITS, weight_decay=0.0)
     gradients = [np.full((3, 4), 2.0, np.float32), np.full((5,), -1.0, np.float32)]
     norm = np.sqrt(sum((g**2).sum() for g in gradients))
-    model = training.build_model(recipe, 1, 10)
-    optimizer = training.build_optimizer(recipe, model, total_steps=10)
+    model = build_model(recipe, 1, 10)
+    optimizer = build_optimizer(recipe, model, total_steps=10)
     assert optimizer.global_clipnorm == 1.0
     for clipped, gradient in zip(optimizer._clip_gradients(gradients), gradients, strict=True):
         np.testing.assert_allclose(clipped, gradient / norm, rtol=1e-5)
-    unlimited = training.build_optimizer(dataclasses.replace(recipe, clip_norm=0.0), model, total_steps=10)
+    unlimited = build_optimizer(dataclasses.replace(recipe, clip_norm=0.0), model, total_steps=10)
     assert unlimited.global_clipnorm is None
 
 
@@ -179,7 +181,7 @@ def test_recipes_are_frozen_and_buildable(name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         recipe.epochs = 1
     small = dataclasses.replace(recipe, hidden_dim=8, depth=1)
-    model = training.build_model(small, len(recipe.mean), 10)
+    model = build_model(small, len(recipe.mean), 10)
     assert model.input_shape == (None, recipe.image_size, recipe.image_size, len(recipe.mean))
 
 

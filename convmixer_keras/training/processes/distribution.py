@@ -1,10 +1,11 @@
 """Training on several devices and machines: which `tf.distribute` strategy, and who gets which images.
 
 A strategy runs replicas of the model, each on its part of every batch. What they tell each other in a step is
-in `replicas.py`, what their processes tell each other meanwhile in `peers.py`.
+in `step/replicas.py`.
 """
 
 import contextlib
+import dataclasses
 import os
 import socket
 import zlib
@@ -12,11 +13,11 @@ import zlib
 import keras
 import tensorflow as tf
 from tensorflow.python.distribute import cross_device_utils
-from tensorflow.python.eager import context
 
-from convmixer_keras.training.processes.peers import connected
-from convmixer_keras.training.processes.workers import ALONE, find_workers, has_workers
+from convmixer_keras.training.processes import peers
+from convmixer_keras.training.processes.workers import ALONE, TF_CONFIG, find_workers
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import sha256_of
 from convmixer_keras.utils.text import one_line
 
 TPU_SECONDS = 20  # How long to wait for the answer of a TPU, or of the service that knows its address.
@@ -36,53 +37,27 @@ def choose_strategy(name="auto"):
         One of the other names, and the `Workers`.
 
     Raises:
-        InputError: For a TF_CONFIG that cannot be used.
+        InputError: If the processes that the environment names cannot be used, or "multiworker" has none.
     """
     if name == "auto":
         name = _best_strategy()
-    return name, find_workers() if name == "multiworker" else ALONE
+    if name != "multiworker":
+        return name, ALONE
+    workers = find_workers()
+    if not workers.addresses:
+        raise InputError(
+            "strategy multiworker needs several processes: tasks of a Slurm job, or the environment variable "
+            f"TF_CONFIG as {TF_CONFIG}"
+        )
+    return name, workers
 
 
-# What TensorFlow may raise when another process is gone.
-_LOST = (
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.UnavailableError,
-    tf.errors.UnknownError,
-)
-
-
-def together(workers, timeout, output, shared_errors=()):
-    """Within this block, the loss of another process of the run ends this one.
-
-    Args:
-        workers: The `Workers`; nothing happens where this process is alone.
-        timeout: For how many seconds to wait for the others to start.
-        output: The folder of the run.
-        shared_errors: Exceptions that end the run in every process alike.
-
-    Returns:
-        A context manager: `peers.connected`.
-    """
-    advice = f"; start every process again with --resume --output {output} to go on from the last checkpoint"
-    return connected(workers, timeout, advice, _abort_collectives, _LOST, shared_errors)
-
-
-def _abort_collectives(message):
-    """Makes every exchange with other processes fail, the waiting one and all later ones."""
-    with contextlib.suppress(tf.errors.OpError, RuntimeError):
-        context.context().abort_collective_ops(tf.errors.UNAVAILABLE, message)
-
-
-def start_strategy(name, workers, others=None):
+def start_strategy(name, workers=ALONE, timeout=600):
     """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
 
     Args:
         name, workers: What `choose_strategy` returns.
-        others: What the block of `together` gives: with several workers, TensorFlow alone would wait
-            for them forever.
+        timeout: After how many seconds to give up; TensorFlow would wait for other processes forever.
 
     Returns:
         A `tf.distribute.Strategy`.
@@ -100,7 +75,7 @@ def start_strategy(name, workers, others=None):
     # By default TensorFlow gives every exchange of every step a key of its own, and keeps what it notes about
     # each in memory: 1.6 kB, which is 39 kB a step for a network of one block with synchronised BatchNorm.
     cross_device_utils.CollectiveReplicaLauncher._prefer_unique_instance_key = False
-    with others.starting() if others else contextlib.nullcontext():
+    with peers.start_limited(workers, timeout):
         return tf.distribute.MultiWorkerMirroredStrategy(_cluster_resolver(workers))
 
 
@@ -117,7 +92,7 @@ def _cluster_resolver(workers):
 def _best_strategy():
     if tf.config.list_physical_devices("TPU") or os.environ.get("TPU_NAME"):
         return "tpu"
-    if has_workers():
+    if find_workers().count > 1:
         return "multiworker"
     return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "one"
 
@@ -221,19 +196,18 @@ def broadcast(strategy, variables):
         variable.assign(strategy.experimental_local_results(value)[0])
 
 
-def check_same(strategy, workers, settings):
-    """Makes sure that every worker has the chief's settings.
-
-    Args:
-        strategy, workers: Those of the run.
-        settings: Anything whose `repr` shows every value.
+def check_same(strategy, workers, recipe, settings, resume):
+    """Makes sure that every worker has the chief's recipe, settings and weights to start from.
 
     Raises:
-        InputError: If this worker's settings differ.
+        InputError: If this worker's differ.
     """
     if workers.count == 1:
         return
-    own = zlib.crc32(repr(settings).encode())
+    # Each machine may keep the weights at a path of its own; those of a resumed run are in its checkpoint.
+    body = "" if resume or not settings.init_from else sha256_of(settings.init_from)
+    same = (recipe, dataclasses.replace(settings, init_from=None), resume, body)
+    own = zlib.crc32(repr(same).encode())
     chiefs = tf.Variable(own, dtype=tf.int64)
     broadcast(strategy, [chiefs])
     if int(chiefs) != own:

@@ -1,13 +1,13 @@
-"""Signs of life between the processes of a run, so that each learns soon, and by name, which one is gone.
+"""The other processes of a run: all meet before TensorFlow starts, and a lost one is named.
 
-Every process keeps a connection to the chief, opened at first contact at the address where TensorFlow
-listens afterwards: there is no further port to open in a firewall. A thread sends an empty line each second.
-A connection that ends, or is silent for `SILENCE` seconds, is a lost process. The chief tells the others
-which one. How long a step, an input or a checkpoint takes does not matter.
+While they train, TensorFlow's coordination service watches them: each process sends the chief signs of life
+from a thread of C++, so that a step, an input or a checkpoint may take any time. A process that is killed
+ends the others' next exchange at once, one that is stopped or cut off after ten seconds.
 """
 
 import contextlib
 import os
+import re
 import select
 import signal
 import socket
@@ -16,14 +16,13 @@ import sys
 import threading
 import time
 
+import tensorflow as tf
+
 from convmixer_keras.training.processes.workers import host_and_port
 from convmixer_keras.utils.errors import Failure, InputError
 
-BEAT = 1  # Seconds between two signs of life.
-SILENCE = 15  # Seconds without one after which a process is lost.
-START = 60  # The same while TensorFlow connects the processes: no other thread runs meanwhile.
-PATIENCE = 5  # Seconds that training has to end by itself once a process is lost.
 GREETING = "convmixer-keras "
+_TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
 
 
 class PeerLost(Failure):
@@ -31,159 +30,51 @@ class PeerLost(Failure):
 
 
 @contextlib.contextmanager
-def connected(workers, timeout, advice="", on_loss=lambda message: None, symptoms=(), shared_errors=()):
-    """Waits for all processes of a run; within the block, a loss of one ends the others.
-
-    On a loss, `on_loss` is called, which should make the block fail. An error of the block is then replaced
-    by `PeerLost`. Where the block has not ended after `PATIENCE` seconds, as when it waits within TensorFlow
-    or for an image, the process itself is ended, after the message was printed.
-
-    At the end of the block every process waits for the others to reach it, too.
+def losses_named(workers, output):
+    """Within this block, TensorFlow's error about a lost process becomes a `PeerLost`.
 
     Args:
         workers: The `Workers`.
-        timeout: For how many seconds to wait for the others to start.
-        advice: What to add to the message, such as the command that goes on.
-        on_loss: Function of the message, called in a thread of its own.
-        symptoms: Exceptions that may come of a loss, before a connection is known to have ended.
-        shared_errors: Exceptions that end the block in every process alike, and so are no loss of one.
-
-    Yields:
-        The `Peers`, or None where this process is alone.
-
-    Raises:
-        PeerLost: If another process does not start in time, or is lost.
-        InputError: If another process has the same place in the cluster.
+        output: The folder of the run.
     """
-    if workers.count == 1:
-        yield None
-        return
-    peers = Peers(workers, meet(workers, timeout), advice, on_loss)
     try:
-        yield peers
-    except shared_errors:
-        peers.finish()
-        raise
-    except Exception as error:
-        if peers.have_lost_one(wait=isinstance(error, symptoms)):
-            raise PeerLost(peers.message) from error
-        raise
-    else:
-        peers.finish()
-    finally:
-        peers.close()
-    if peers.message:
-        raise PeerLost(peers.message)
+        yield
+    except tf.errors.OpError as error:
+        if workers.count == 1 or not (lost := _lost(workers, error)):
+            raise
+        raise PeerLost(
+            f"lost {workers.named(lost)}; start every process again with --resume --output {output} to go on "
+            "from the last checkpoint"
+        ) from None
 
 
-class Peers:
-    """Watches the connections to the other processes, from a thread of its own.
+def _lost(workers, error):
+    """Reads the name of the lost process in TensorFlow's error; None where it is about something else."""
+    # What a process hands on of another's error it puts behind that error's own words.
+    for job, index in _TASK.findall(error.message):
+        if (name := f"{job} {index}") in workers.addresses and name != workers.name:
+            return name
+    # The calls to the service that the chief runs.
+    return None if workers.is_chief or "CoordinationService" not in error.message else workers.chief
 
-    Attributes:
-        message: What to say of the loss, empty as long as none is lost.
+
+@contextlib.contextmanager
+def start_limited(workers, timeout):
+    """Ends this process where the block, in which TensorFlow connects the processes, takes too long.
+
+    Meanwhile TensorFlow stops every other thread and hears no signal, so that it takes a further process.
     """
-
-    def __init__(self, workers, connections, advice, on_loss):
-        self.message = ""
-        self._workers = workers
-        self._connections = connections  # From each socket to the name at its other end.
-        self._advice = advice
-        self._on_loss = on_loss
-        self._started = False
-        self._finishing = False
-        self._loss = threading.Event()
-        self._block_ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
-        self._thread.start()
-
-    @contextlib.contextmanager
-    def starting(self):
-        """Within this block, where TensorFlow waits for the others and stops all threads, `START` counts."""
-        names = " or ".join(name for name in self._workers.addresses if name != self._workers.name)
-        message = f"error: lost {names} as TensorFlow started{self._advice}"
-        arguments = [str(START), str(os.getpid()), message]
-        heard_before = signal.getsignal(signal.SIGTERM)
-        with subprocess.Popen([sys.executable, "-S", "-c", _END_PARENT, *arguments], stdin=subprocess.PIPE):
-            yield
-        if threading.current_thread() is threading.main_thread():  # TensorFlow now ignores this signal.
-            signal.signal(signal.SIGTERM, heard_before)
-        self._started = True
-
-    def finish(self):
-        """Tells the others that this process is done, and waits until all of them are."""
-        self._finishing = True
-        self._thread.join()
-
-    def have_lost_one(self, wait):
-        """Whether another process is lost; with `wait`, after the time in which that would show."""
-        return self._loss.wait(SILENCE + 2 * BEAT if wait else 0)
-
-    def close(self):
-        self._block_ended.set()
-        self._thread.join(2 * BEAT)
-        for connection in self._connections:
-            connection.close()
-
-    def _watch(self):
-        lost = self._first_loss()
-        if not lost:
-            return
-        self.message = f"lost {lost}{self._advice}"
-        self._loss.set()
-        if self._finishing:
-            return
-        threading.Thread(target=self._on_loss, args=(self.message,), daemon=True).start()
-        if not self._block_ended.wait(PATIENCE):
-            print(f"error: {self.message}", file=sys.stderr, flush=True)
-            os._exit(1)
-
-    def _first_loss(self):
-        """Names the process that is lost, or returns "" when all are done."""
-        heard = dict.fromkeys(self._connections, time.monotonic())
-        unread = dict.fromkeys(self._connections, b"")
-        next_beat, waiting, told, limit = 0, set(self._connections), False, START
-        while not told or waiting:
-            if self._block_ended.is_set() and not self._finishing:
-                return ""
-            now = time.monotonic()
-            if self._started and limit != SILENCE:
-                limit, heard = SILENCE, dict.fromkeys(heard, now)
-            if now >= next_beat:
-                # The chief is the last to say it, so that all leave together.
-                told = self._finishing and not (self._workers.is_chief and waiting)
-                self._send("done" if told else "")
-                next_beat = now + BEAT
-            for connection in select.select(waiting, [], [], max(0, next_beat - now))[0]:
-                heard[connection] = time.monotonic()
-                received = _receive(connection)
-                *lines, unread[connection] = (unread[connection] + received).split(b"\n")
-                for line in lines:
-                    if line.startswith(b"lost "):
-                        return line.decode(errors="replace").removeprefix("lost ")
-                if b"done" in lines:
-                    waiting.discard(connection)
-                elif not received:
-                    return self._lose(connection)
-            for connection in waiting:
-                if time.monotonic() - heard[connection] > limit:
-                    return self._lose(connection)
-        return ""
-
-    def _lose(self, connection):
-        """Tells the others which process is lost, and returns its name and address."""
-        name = self._connections.pop(connection)
-        connection.close()
-        lost = f"{name} ({self._workers.addresses[name]})"
-        self._send(f"lost {lost}")
-        return lost
-
-    def _send(self, line):
-        for connection in self._connections:
-            with contextlib.suppress(OSError):  # Reading tells of the loss.
-                connection.sendall(f"{line}\n".encode())
+    others = " or ".join(workers.named(name) for name in workers.addresses if name != workers.name)
+    message = f"error: TensorFlow did not reach {others} within {timeout:g} s"
+    arguments = [str(timeout), str(os.getpid()), message]
+    heard_before = signal.getsignal(signal.SIGTERM)
+    with subprocess.Popen([sys.executable, "-S", "-c", _END_PARENT, *arguments], stdin=subprocess.PIPE):
+        yield
+    if threading.current_thread() is threading.main_thread():  # TensorFlow now ignores this signal.
+        signal.signal(signal.SIGTERM, heard_before)
 
 
-# A process of its own, which ends this one unless its input is closed in time.
+# Ends the process that started it unless its input is closed in time.
 _END_PARENT = """
 import os, select, signal, sys
 if not select.select([0], [], [], float(sys.argv[1]))[0]:
@@ -192,28 +83,41 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 """
 
 
-def meet(workers, timeout):
-    """Waits until every process has connected to the chief.
+@contextlib.contextmanager
+def meeting(workers, timeout):
+    """Waits until every process is here. What the chief refuses in the block, all refuse.
+
+    They meet at the address where the chief's TensorFlow listens afterwards: there is no further port to open
+    in a firewall.
 
     Args:
-        workers: The `Workers`.
+        workers: The `Workers`; nothing happens where this process is alone.
         timeout: For how many seconds to wait.
-
-    Returns:
-        Dictionary from connected sockets to the name of the process at the other end: in the chief those of
-        all others, and in these that of the chief.
 
     Raises:
         PeerLost: If one does not start in time.
-        InputError: If another process has the same place, or the chief cannot listen at its address.
+        InputError: If the chief raises one in the block, if another process has the same place, or if the
+            chief cannot listen at its address.
     """
-    deadline = time.monotonic() + timeout
-    if workers.is_chief:
-        return _gather(workers, timeout, deadline)
-    return {_greet_chief(workers, timeout, deadline): workers.chief}
+    if workers.count == 1:
+        yield
+    elif workers.is_chief:
+        with contextlib.ExitStack() as connections:
+            met = _gather(workers, time.monotonic() + timeout, timeout, connections)
+            try:
+                yield
+            except BaseException as error:
+                kind = "refused" if isinstance(error, InputError) else f"lost {workers.named(workers.chief)}:"
+                _send(met, f"{kind} {error}")
+                raise
+            _send(met, "go")
+    else:
+        yield
+        _join_chief(workers, time.monotonic() + timeout, timeout)
 
 
-def _gather(workers, timeout, deadline):
+def _gather(workers, deadline, timeout, connections):
+    """Returns a dictionary from the connected sockets to the names of the other processes."""
     address = workers.addresses[workers.chief]
     host, port = host_and_port(address)
     missing, met = set(workers.addresses) - {workers.chief}, {}
@@ -226,71 +130,61 @@ def _gather(workers, timeout, deadline):
         while missing:
             left = deadline - time.monotonic()
             if left < 0:
-                names = " or ".join(f"{name} ({workers.addresses[name]})" for name in sorted(missing))
-                message = f"{names} did not start within {timeout:g} s"
-                _send_and_close(met, f"error {message}")
-                raise PeerLost(message)
-            for ready in select.select([server, *met], [], [], min(left, BEAT))[0]:
+                names = " or ".join(map(workers.named, sorted(missing)))
+                _send(met, f"lost {names} did not start within {timeout:g} s")
+                raise PeerLost(f"{names} did not start within {timeout:g} s")
+            for ready in select.select([server, *met], [], [], min(left, 1))[0]:
                 if ready is not server:  # One that had come is gone; it may come again.
                     missing.add(met.pop(ready))
                     ready.close()
                     continue
-                connection, _ = server.accept()
+                connection = connections.enter_context(server.accept()[0])
                 name = _read_line(connection, timeout=2).removeprefix(GREETING)
                 if name in missing:
                     met[connection] = name
                     missing.discard(name)
+                elif name in workers.addresses:
+                    taken = f"another process is {name} already: each needs its own index"
+                    _send([connection], f"refused {taken}")
+                    connection.close()
                 else:
-                    known = name in met.values() or name == workers.chief
-                    _send_and_close([connection], f"taken {name}" if known else "error")
-    for connection in met:
-        connection.sendall(b"go\n")
+                    connection.close()
     return met
 
 
-def _greet_chief(workers, timeout, deadline):
-    address = workers.addresses[workers.chief]
+def _join_chief(workers, deadline, timeout):
+    chief = workers.addresses[workers.chief]
     while True:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            connection = stack.enter_context(socket.create_connection(host_and_port(address), timeout=5))
-            connection.sendall(f"{GREETING}{workers.name}\n".encode())
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(host_and_port(chief), timeout=5) as connection,
+        ):
+            _send([connection], GREETING + workers.name)
             # The chief says itself when it has waited for too long.
-            answer = _read_line(connection, timeout=max(0, deadline - time.monotonic()) + SILENCE)
+            answer = _read_line(connection, timeout=max(0, deadline - time.monotonic()) + 15)
             kind, _, text = answer.partition(" ")
             if kind == "go":
-                stack.pop_all()
-                connection.settimeout(2 * BEAT)
-                return connection
-            if kind == "taken":
-                raise InputError(f"another process is {workers.name} already: each needs its own index")
-            if kind == "error":
-                raise PeerLost(text)
+                return
+            if kind in ("refused", "lost"):
+                raise (InputError if kind == "refused" else PeerLost)(text)
         if time.monotonic() > deadline:
-            raise PeerLost(f"{workers.chief} ({address}) did not start within {timeout:g} s")
+            raise PeerLost(f"{workers.named(workers.chief)} did not start within {timeout:g} s")
         time.sleep(0.2)
 
 
 def _read_line(connection, timeout):
-    """Reads a line of at most a thousand bytes; "" where the other end does not send one."""
+    """Reads a line of at most some thousand bytes; "" where the other end does not send one."""
     connection.settimeout(timeout)
     line = b""
     with contextlib.suppress(OSError):
-        while not line.endswith(b"\n") and len(line) < 1000:
-            received = connection.recv(1)  # No more than the line: beats follow it.
-            if not received:
+        while not line.endswith(b"\n") and len(line) < 4096:
+            if not (received := connection.recv(4096)):
                 return ""
             line += received
     return line.decode(errors="replace").strip()
 
 
-def _receive(connection):
-    try:
-        return connection.recv(4096)
-    except OSError:
-        return b""
-
-
-def _send_and_close(connections, line):
+def _send(connections, line):
     for connection in connections:
-        with contextlib.suppress(OSError), connection:
-            connection.sendall(f"{line}\n".encode())
+        with contextlib.suppress(OSError):  # Whoever waits for it tells of the loss.
+            connection.sendall(f"{' '.join(line.split())}\n".encode())

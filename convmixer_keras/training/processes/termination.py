@@ -1,94 +1,67 @@
-"""SIGTERM, which Slurm, Kubernetes and spot machines send before they kill: end between two steps."""
+"""A run ends between two steps: at SIGTERM, sent by Slurm and Kubernetes before they kill, and at Ctrl-C."""
 
 import contextlib
+import gc
 import signal
 import threading
+import traceback
 
-import keras
-import tensorflow as tf
-
-from convmixer_keras.training.processes import replicas
 from convmixer_keras.utils.errors import Failure
 
 
 class Terminated(Failure):
-    """The run was asked to end, and has written a checkpoint to continue from."""
+    """The run was asked to end, by a SIGTERM to any of its processes or a Ctrl-C in another one."""
+
+
+class Asked:
+    """Which signal has asked this process to end, if any: `signal.SIGTERM`, `signal.SIGINT` or None."""
+
+    signal = None
 
 
 @contextlib.contextmanager
 def noted():
-    """Within this block, SIGTERM sets the `threading.Event` that it yields, and does nothing else."""
-    asked = threading.Event()
+    """Within this block, SIGTERM and Ctrl-C are only noted, in the `Asked` that it yields.
+
+    An exception out of the blue could be swallowed by library code that happens to run: JAX, which Keras
+    imports where it is installed, does so in a hook of the garbage collector. A second Ctrl-C raises
+    KeyboardInterrupt all the same.
+    """
+    asked = Asked()
+
+    def note(number, _):
+        asked.signal = signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     if threading.current_thread() is not threading.main_thread():  # Python hears signals in that one alone.
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    if before[signal.SIGINT] == signal.SIG_IGN:  # As a shell starts what runs in the background.
+        del before[signal.SIGINT]
+    for number in before:
+        signal.signal(number, note)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-class SharedEnd:
-    """Lets all processes of a run end after the same step, whichever of them was asked to.
+@contextlib.contextmanager
+def inputs_let_go():
+    """Lets go of what the block used, so that no iterator of tf.data lives until the interpreter ends.
 
-    The note travels with the gradients: each step tells every process whether any of them was asked to end.
-    Make it in the strategy's scope.
+    There it would wait for ever: its threads decode images with Python functions, which an interpreter that
+    is ending no longer runs. The frames of an error hold iterators, and an error that nobody catches is kept.
     """
-
-    def __init__(self):
-        self._own = _of_replica()
-        self._of_any = _of_replica()
-
-    def ask(self):
-        """Asks for the end, from outside of a step."""
-        self._own.assign(1.0)
-
-    @property
-    def note(self):
-        """What this replica adds to the exchange of a step, a scalar tensor."""
-        return tf.convert_to_tensor(self._own)
-
-    def take(self, total):
-        """Takes the sum of all replicas' notes, within a step."""
-        self._of_any.assign(total)
-
-    def is_asked(self):
-        """Whether any process was asked to end before the last step; the same in all of them."""
-        return float(self._of_any.read_value()) > 0
-
-
-def exchange(end):
-    """Sends a `SharedEnd`'s note around in a step that exchanges nothing else; `end` may be None."""
-    if end:
-        end.take(*replicas.total([end.note]))
-
-
-def finish_epoch(model, metrics, callbacks, validation, progress, epochs):
-    """Validates and ends an epoch whose steps are all done, as `fit` would have.
-
-    Args:
-        model: The `TrainingModel`.
-        metrics: The metrics whose sums are in `progress`.
-        callbacks: Those of `fit`.
-        validation: The batches.
-        progress: The `Progress`.
-        epochs: Number of epochs of the run.
-    """
-    sums = iter(progress.sums)
-    logs = {metric.name: next(sums) / next(sums) for metric in metrics}  # A total and a count for each.
-    run = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs)
-    run.on_train_begin()
-    run.on_epoch_begin(progress.epochs)
-    found = model.evaluate(validation, callbacks=run, verbose=0, return_dict=True)
-    run.on_epoch_end(progress.epochs, {**logs, **{f"val_{name}": value for name, value in found.items()}})
-    run.on_train_end()
-
-
-def _of_replica():
-    return tf.Variable(
-        0.0,
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+    try:
+        yield
+    except BaseException as error:
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error = error.__context__
+        raise
+    finally:
+        gc.collect()

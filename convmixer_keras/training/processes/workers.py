@@ -1,11 +1,14 @@
 """Which processes train together: what TF_CONFIG or Slurm says of them."""
 
+import contextlib
 import json
 import os
 import subprocess
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError, first_line
+
+TF_CONFIG = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}'
 
 
 class Workers(NamedTuple):
@@ -36,6 +39,10 @@ class Workers(NamedTuple):
     def chief(self):
         return next(iter(self.addresses))
 
+    def named(self, name):
+        """Returns the name of one of them with its address."""
+        return f"{name} ({self.addresses[name]})"
+
 
 ALONE = Workers({}, 0)
 
@@ -43,48 +50,52 @@ ALONE = Workers({}, 0)
 def find_workers():
     """Returns the `Workers` of the environment: those of TF_CONFIG, or else the tasks of a Slurm job step.
 
+    `ALONE` where there are neither, where TF_CONFIG names no cluster (as hosted notebooks set it), and for a
+    single task.
+
     Raises:
-        InputError: If there are neither, or they cannot be used.
+        InputError: If they cannot be used.
     """
-    if "TF_CONFIG" not in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ:
+    if text := os.environ.get("TF_CONFIG"):
+        return workers_of_tf_config(text)
+    if os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1":
         return workers_of_slurm()
-    return workers_of_tf_config()
+    return ALONE
 
 
-def has_workers():
-    """Whether the environment names several processes."""
-    named = os.environ.get("TF_CONFIG") or "SLURM_STEP_NUM_TASKS" in os.environ
-    return bool(named) and find_workers().count > 1
-
-
-def workers_of_tf_config():
-    """Returns the `Workers` that the environment variable TF_CONFIG lists.
+def workers_of_tf_config(text):
+    """Returns the `Workers` that a value of the environment variable TF_CONFIG lists.
 
     Raises:
-        InputError: If it is missing, does not list them, or gives two of them the same address.
+        InputError: If it does not list them, has other jobs, or gives two of them the same address.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    try:
+    usable = False
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         config = json.loads(text)
-        cluster, task = config["cluster"], config["task"]
+        cluster = config.get("cluster") or {}
+        if not cluster:
+            return ALONE
+        job, index = config["task"]["type"], int(config["task"]["index"])
+        others = {job, *(name for name in cluster if cluster[name])} - {"chief", "worker"}
         addresses = {
-            f"{job} {i}": address
-            for job in ("chief", "worker")
-            for i, address in enumerate(cluster.get(job, []))
+            f"{name} {i}": address
+            for name in ("chief", "worker")
+            for i, address in enumerate(cluster.get(name, []))
         }
-        workers = Workers(addresses, list(addresses).index(f"{task['type']} {int(task['index'])}"))
-        usable = all(0 < host_and_port(address)[1] < 65536 for address in addresses.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        usable = False
+        places = [host_and_port(address)[1] for address in addresses.values()]
+        usable = others or (f"{job} {index}" in addresses and all(0 < port < 65536 for port in places))
     if not usable:
         raise InputError(
-            "strategy multiworker needs the environment variable TF_CONFIG as "
-            '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worker", "index": 0}}, '
-            f"the index from 0 and another one in each process, got {text!r}"
+            f"the environment variable TF_CONFIG must be {TF_CONFIG}, the index from 0 and another one in "
+            f"each process, got {text!r}"
+        )
+    if others:
+        raise InputError(
+            f"TF_CONFIG has the job {min(others)!r}; only 'chief' and 'worker' can train together"
         )
     if len(set(addresses.values())) < len(addresses):
         raise InputError(f"TF_CONFIG must list each address once, got {', '.join(addresses.values())}")
-    return workers
+    return Workers(addresses, list(addresses).index(f"{job} {index}"))
 
 
 def workers_of_slurm():
@@ -112,7 +123,7 @@ def workers_of_slurm():
     if len(places) != tasks or places[index][0] != hosts[node]:
         raise InputError("Slurm must start the tasks one node after the other: srun --distribution=block")
     addresses = {f"worker {i}": f"{host}:{port + place}" for i, (host, place) in enumerate(places)}
-    return Workers(addresses if tasks > 1 else {}, index)
+    return Workers(addresses, index)
 
 
 def _counts(text):

@@ -1,11 +1,12 @@
 """What happens between the steps of a run: it is written down, and stopped when its loss is not a number."""
 
-import threading
+import signal
 import time
 
 import keras
+import numpy as np
 
-from convmixer_keras.training.processes.termination import Terminated
+from convmixer_keras.training.processes.termination import Asked, Terminated
 from convmixer_keras.training.run.checkpoint import Progress
 from convmixer_keras.training.run.resume import exhausted
 from convmixer_keras.utils.errors import Failure
@@ -15,7 +16,7 @@ LOOK_EVERY_SECONDS = 1.0
 
 
 class NonFiniteLoss(Failure):
-    """The loss of a step is infinite or not a number."""
+    """The loss of a step is infinite or not a number, or it left such weights."""
 
 
 class KeepRun(keras.callbacks.Callback):
@@ -27,7 +28,7 @@ class KeepRun(keras.callbacks.Callback):
     `on_train_batch_end`, and not before `on_train_batch_begin`.
 
     Attributes:
-        asked_to_end: A `threading.Event`: whether this process has got a SIGTERM.
+        asked: The `Asked` of this process.
 
     Args:
         writer: The `RunWriter` of the run.
@@ -46,7 +47,7 @@ class KeepRun(keras.callbacks.Callback):
         self.sums = [variable for metric in metrics for variable in metric.variables]
         self.checkpoint_every = checkpoint_every
         self.average = average
-        self.asked_to_end = threading.Event()
+        self.asked = Asked()
         self.steps_before = progress.epochs * data.steps + progress.batches
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -64,15 +65,13 @@ class KeepRun(keras.callbacks.Callback):
         self.data.bad_images.check()
         every = self.checkpoint_every
         checkpoint_is_due = every and before // every < self.batches // every
-        if checkpoint_is_due or self._look_is_due(before):
-            self._stop_at_non_finite_loss()
-        if checkpoint_is_due:
-            self._write_checkpoint(self._read_sums())
-        if self._is_asked_to_end():
-            self._stop_at_non_finite_loss()
-            if self.batches and not checkpoint_is_due:
+        if self._look_is_due(before):
+            self._stop_unless_finite()
+        if (asked := self._is_asked_to_end()) or checkpoint_is_due:
+            if self.batches:
                 self._write_checkpoint(self._read_sums())
-            raise self._terminated()
+            if asked:
+                raise self._ended()
 
     def on_test_begin(self, logs=None):
         self.batches = self.data.steps
@@ -80,16 +79,16 @@ class KeepRun(keras.callbacks.Callback):
 
     def on_test_batch_begin(self, batch, logs=None):
         if batch == 0:  # Before a validation that takes a while, with weights that may be useless.
-            self._stop_at_non_finite_loss()
+            self._stop_unless_finite()
         if self._is_asked_to_end():
             if self.average:  # It has put the averaged weights into the model.
                 self.average.on_test_end()
             self._write_checkpoint(self.sums_of_epoch)
-            raise self._terminated()
+            raise self._ended()
         self.data.bad_images.check()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._stop_at_non_finite_loss()
+        self._stop_unless_finite(writing=True)
         row = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
         rate = float(self.model.optimizer.learning_rate)
         seconds = round(self._seconds(), 2)
@@ -107,20 +106,24 @@ class KeepRun(keras.callbacks.Callback):
 
     def _write_checkpoint(self, sums):
         """Writes a checkpoint from within an epoch."""
+        self._stop_unless_finite(writing=True)
         progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
         self.writer.write_checkpoint(self.model, progress)
 
     def _is_asked_to_end(self):
-        """Whether a SIGTERM has come to any process: between the same two steps in all of them."""
-        asked, end = self.asked_to_end.is_set(), self.model.end
+        """Whether a signal has come to any process: between the same two steps in all of them."""
+        end = self.model.end
         if end is None:
-            return asked
-        if asked:
+            return self.asked.signal is not None
+        if self.asked.signal:
             end.ask()
         return end.is_asked()
 
-    def _terminated(self):
-        return Terminated(f"ended in epoch {self.progress.epochs + 1}, after step {self.batches} of it")
+    def _ended(self):
+        kind = KeyboardInterrupt if self.asked.signal == signal.SIGINT else Terminated
+        ended = kind(f"ended in epoch {self.progress.epochs + 1}, after step {self.batches} of it")
+        ended.resumable = self.progress.epochs + self.batches > 0
+        return ended
 
     def _seconds(self):
         return time.monotonic() - self.began
@@ -135,25 +138,26 @@ class KeepRun(keras.callbacks.Callback):
             return True
         return False
 
-    def _stop_at_non_finite_loss(self):
-        failure = self.model.guard.failure()
-        if failure is None:
+    def _stop_unless_finite(self, writing=False):
+        """Raises NonFiniteLoss after such a loss or, where something is to be written, with such weights.
+
+        The update that breaks a network comes a step before the loss that shows it.
+        """
+        failed = self.model.watch.has_failed()
+        if not failed and not (writing and self._has_non_finite_weights()):
             return
-        if self.average:  # The guard's copies are of training, when the averages are not in the model.
-            self.average.on_test_end()
-        self.model.guard.restore()
-        step = self.steps_before + failure.step
+        noted = self.model.watch.step()
+        step = self.steps_before + noted.number
         epoch, of_epoch = divmod(step - 1, self.data.steps)
-        rate = float(self.model.optimizer.schedule(step - 1))
-        message = (
-            f"the loss is {failure.loss} in step {step} (epoch {epoch + 1}, step {of_epoch + 1} of "
-            f"{self.data.steps}), at the learning rate {rate:.4g}"
+        raise NonFiniteLoss(
+            f"{f'the loss is {noted.loss} in' if failed else 'the weights are no longer finite after'} step "
+            f"{step} (epoch {epoch + 1}, step {of_epoch + 1} of {self.data.steps}), at the learning rate "
+            f"{noted.learning_rate:.4g}; nothing was written since the last checkpoint"
         )
-        if self.average:
-            self.average.on_epoch_end(epoch)
-        if last := self.writer.write_last_model():
-            message += f"; {last} holds the weights before it went wrong"
-        raise NonFiniteLoss(message)
+
+    def _has_non_finite_weights(self):
+        variables = (*self.model.variables, *self.model.optimizer.variables)
+        return not all(np.isfinite(keras.ops.convert_to_numpy(variable)).all() for variable in variables)
 
 
 class StopEarly(keras.callbacks.Callback):

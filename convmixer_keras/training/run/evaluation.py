@@ -11,7 +11,7 @@ from convmixer_keras.images.scores import Scores
 from convmixer_keras.models import outputs
 from convmixer_keras.models.inputs import takes_pixels
 from convmixer_keras.models.saving import load_class_names, load_model
-from convmixer_keras.training.trainer import compile_model
+from convmixer_keras.training.step.training_model import compile_model
 from convmixer_keras.utils.errors import InputError
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+
 from convmixer_keras.data.datasets import check_dataset
 from convmixer_keras.utils.errors import InputError
 
@@ -93,6 +95,27 @@ def check_progress(progress, recipe, steps):
             f"the checkpoint was written {progress.batches} steps into an epoch, and an epoch has {steps}: "
             "the data set is another one"
         )
+
+
+def finish_epoch(model, metrics, callbacks, validation, progress, epochs):
+    """Validates and ends an epoch whose steps are all done, as `fit` would have.
+
+    Args:
+        model: The `TrainingModel`.
+        metrics: The metrics whose sums are in `progress`.
+        callbacks: Those of `fit`.
+        validation: The batches.
+        progress: The `Progress`.
+        epochs: Number of epochs of the run.
+    """
+    sums = iter(progress.sums)
+    logs = {metric.name: next(sums) / next(sums) for metric in metrics}  # A total and a count for each.
+    run = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs)
+    run.on_train_begin()
+    run.on_epoch_begin(progress.epochs)
+    found = model.evaluate(validation, callbacks=run, verbose=0, return_dict=True)
+    run.on_epoch_end(progress.epochs, {**logs, **{f"val_{name}": value for name, value in found.items()}})
+    run.on_train_end()
 
 
 def exhausted(history, patience):

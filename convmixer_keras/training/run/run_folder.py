@@ -88,6 +88,25 @@ class RunFolder:
             if os.path.lexists(self[name]):
                 os.remove(self[name])
 
+    def unsettled(self, epoch, name):
+        """Returns the path at which a file of a finished epoch waits for the checkpoint after that epoch.
+
+        A run that is killed before the checkpoint repeats the epoch, perhaps with another result, and its
+        files must not say what happened the first time.
+        """
+        folder = self[f"{WRITING}epoch{epoch}"]
+        os.makedirs(folder, exist_ok=True)
+        return os.path.join(folder, name)
+
+    def settle(self, epoch):
+        """Moves the files of the epoch after which the checkpoint was written to their places.
+
+        It removes the half-written files of a process that was killed.
+        """
+        for path in glob.glob(os.path.join(glob.escape(self[f"{WRITING}epoch{epoch}"]), "*")):
+            os.replace(path, os.path.realpath(self[os.path.basename(path)]))
+        self.remove_leftovers()
+
     def remove_leftovers(self):
         """Removes the half-written files of a process that was killed."""
         for leftover in glob.glob(os.path.join(glob.escape(self.path), WRITING + "*")):
@@ -155,7 +174,7 @@ class RunFolder:
 
     def write_history(self, epochs):
         with (
-            written_whole(self[HISTORY]) as path,
+            written_whole(self.unsettled(epochs[-1]["epoch"], HISTORY)) as path,
             open(path, "w", newline="", encoding="utf-8") as file,
         ):
             writer = csv.DictWriter(file, fieldnames=list(epochs[-1]), restval="nan", extrasaction="ignore")

@@ -30,31 +30,27 @@ class RunWriter:
         self._logs = Logs(folder[run_folder.TENSORBOARD], history) if folder else None
 
     def write_epoch(self, row):
-        """Appends an epoch to the history, and saves the model as the last one and maybe the best one."""
+        """Appends an epoch to the history, and saves the model as the last one and maybe the best one.
+
+        The files are in their places once the checkpoint after the epoch is written.
+        """
         best_before = max((earlier["val_accuracy"] for earlier in self.history), default=-1.0)
         self.history.append(row)
-        self.write_last_model()
-        if self.folder and row["val_accuracy"] > best_before:
-            self._save(run_folder.BEST_MODEL)
-        if self.folder:
-            self.folder.write_history(self.history)
-            self._logs.write(row)
-
-    def write_last_model(self):
-        """Saves the model as it is, and returns the path; None in a process that writes nothing."""
         if not self.folder:
-            return None
-        self._save(run_folder.LAST_MODEL)
-        return self.folder[run_folder.LAST_MODEL]
-
-    def _save(self, name):
-        with thawed(self.model):
-            save_model(self.model, self.folder[name], self.class_names, self.preprocessing)
+            return
+        for name in (run_folder.LAST_MODEL, run_folder.BEST_MODEL):
+            if name == run_folder.LAST_MODEL or row["val_accuracy"] > best_before:
+                path = self.folder.unsettled(row["epoch"], name)
+                with thawed(self.model):
+                    save_model(self.model, path, self.class_names, self.preprocessing)
+        self.folder.write_history(self.history)
+        self._logs.write(row)
 
     def write_checkpoint(self, training_model, progress):
         """Writes weights, optimizer and `Progress` of the model in training."""
         if self.folder:
             checkpoint.write(training_model, self.folder[run_folder.CHECKPOINT], progress)
+            self.folder.settle(progress.epochs)
 
     def draw_curves(self):
         if self.folder and self.history:

@@ -9,8 +9,7 @@ was made from, so that the model itself, of stock Keras layers, is what is saved
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training.processes import replicas
-from convmixer_keras.training.step import cpu_ops
+from convmixer_keras.training.step import cpu_ops, replicas
 
 
 class FusedBatchNormalization(keras.layers.Layer):

@@ -1,11 +1,15 @@
-"""One training step: forward and backward in passes, the sum over replicas, the guard, the update."""
+"""One training step: forward and backward in passes, the sum over replicas, the watch, the update."""
 
 import keras
 import tensorflow as tf
 
-from convmixer_keras.training.processes import replicas, termination
-from convmixer_keras.training.step import rematerialize
-from convmixer_keras.training.step.fused import FusedBatchNormalization
+from convmixer_keras.training.step import rematerialize, replicas
+from convmixer_keras.training.step.fused import FusedBatchNormalization, fused_twin
+from convmixer_keras.training.step.optimizer import build_optimizer
+from convmixer_keras.training.step.watch import LossWatch, SharedEnd
+
+# Loss scaling begins at 2 ** 15 and halves at each overflow, so that after 16 it is not what overflows.
+SKIPPED_STEPS = 20
 
 
 class TrainingModel(keras.Model):
@@ -13,7 +17,7 @@ class TrainingModel(keras.Model):
 
     - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
       loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
-    - `guard` sees each loss before weights and statistics are updated.
+    - `watch` notes each loss, `end` whether a process was asked to end.
     - Gradients and BatchNorm's statistics of all passes are summed up, travel between replicas in a single
       exchange, and give one update.
     - The weights of images count in every metric.
@@ -22,20 +26,23 @@ class TrainingModel(keras.Model):
       from its shapes, and metrics get that axis. `tests/training/processes/test_distribution.py` says when
       this is no longer needed.
 
-    Compile it with `losses.CategoricalCrossentropy(reduction="mean_with_sample_weight")` and
-    `weighted_metrics`.
+    Compile it with `compile_model`.
 
     Attributes:
-        guard: A `Guard`, or None.
+        watch: A `LossWatch`, or None.
         end: A `SharedEnd` where there are several processes, or None.
         passes: How many parts each replica's images are taken in, one after the other, so that only one
             part's activations are in memory. Each part must have the same number of images.
     """
 
-    guard = None
+    watch = None
     end = None
     passes = 1
     chain = ()
+
+    def let_go(self):
+        """Drops the iterator over validation images that Keras keeps where `fit` ends with an error."""
+        self._eval_epoch_iterator = None
 
     def rematerialize(self):
         """From now on, computes the activations of each block a second time instead of keeping them."""
@@ -63,8 +70,8 @@ class TrainingModel(keras.Model):
         gradients, statistics = total[: len(weights)], total[len(weights) :]
         if len(data) > 2:  # Images have weights, whose sum differs from part to part.
             loss, gradients = loss / share, [gradient / share for gradient in gradients]
-        if self.guard:
-            self.guard.watch(loss)
+        if self.watch:
+            self.watch.note(loss, self.optimizer.learning_rate)
         self._update_running_statistics(statistics)
         self.optimizer.apply(gradients, weights)
         return self._metrics_for_keras(self.get_metrics_result())
@@ -103,7 +110,8 @@ class TrainingModel(keras.Model):
 
     def test_step(self, data):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-        termination.exchange(self.end)
+        if self.end:
+            self.end.take(*replicas.total([self.end.note]))
         logits = self(images, training=False)
         loss = self.compute_loss(images, labels, logits, weights, training=False)
         return self._metrics_for_keras(self._update_metrics(images, labels, logits, weights, loss))
@@ -127,6 +135,55 @@ class TrainingModel(keras.Model):
 
         with self.distribute_strategy.scope():
             self._symbolic_build(data_batch=(like(self.inputs[0]), like(self.outputs[0])))
+
+
+def compile_model(model, optimizer, classes, from_logits=True, steps_per_execution=1):
+    """Compiles with cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
+
+    Returns:
+        The metrics in which an epoch is summed up: loss, accuracy, top5.
+    """
+    accuracies = [
+        keras.metrics.CategoricalAccuracy(name="accuracy"),
+        keras.metrics.TopKCategoricalAccuracy(min(5, classes), name="top5"),
+    ]
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.CategoricalCrossentropy(
+            from_logits=from_logits, reduction="mean_with_sample_weight"
+        ),
+        weighted_metrics=accuracies,
+        steps_per_execution=steps_per_execution,
+    )
+    loss = next(metric for metric in model.metrics if metric.name == "loss")
+    return [loss, *accuracies]
+
+
+def training_twin(model, recipe, settings, steps, several=False):
+    """Builds and compiles a `TrainingModel` on a model's weights, in the strategy's scope.
+
+    Args:
+        model: The `keras.Model` to save.
+        recipe: The `Recipe`.
+        settings: The `Settings`.
+        steps: Number of steps of an epoch.
+        several: Whether several processes train together.
+
+    Returns:
+        The `TrainingModel`, and the metrics in which an epoch is summed up.
+    """
+    fused = fused_twin(model, over_replicas=recipe.batch_norm_statistics == "global")
+    twin = TrainingModel(fused.inputs, fused.outputs)
+    twin.passes = recipe.accumulate
+    if settings.rematerialize:
+        twin.rematerialize()
+    optimizer = build_optimizer(recipe, twin, recipe.epochs * steps, gradients_are_summed=True)
+    classes = model.output_shape[-1]
+    metrics = compile_model(twin, optimizer, classes, steps_per_execution=settings.steps_per_execution)
+    twin.optimizer.build(twin.trainable_variables)
+    twin.watch = LossWatch(SKIPPED_STEPS if recipe.dtype_policy == "mixed_float16" else 1)
+    twin.end = SharedEnd() if several else None
+    return twin, metrics
 
 
 def _parts(data, count):

@@ -45,7 +45,11 @@ def run_together(folder, strategy, replicas, changes, configs=("",), seen=()):
         arguments = [strategy, replicas, "run", json.dumps(changes), *([str(seen[i])] if seen else [])]
         processes.append(
             subprocess.Popen(
-                [sys.executable, str(ROOT / "tests" / "training" / "distributed_run.py"), *arguments],
+                [
+                    sys.executable,
+                    str(ROOT / "tests" / "training" / "processes" / "distributed_run.py"),
+                    *arguments,
+                ],
                 cwd=place,
                 env={**environment, **({"TF_CONFIG": config} if config else {})},
                 stdout=subprocess.PIPE,

@@ -1,49 +1,43 @@
-"""First contact and signs of life, between real processes without TensorFlow."""
+"""How processes meet before TensorFlow starts: real ones, in which it never does."""
 
 import contextlib
 import json
-import signal
 import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import tensorflow as tf
 from processes import environment, tf_configs
 
-# Says when all have met, and then works without an end, or until it has read a line.
-MEMBER = """
-import sys, time
 from convmixer_keras.training.processes import peers
-from convmixer_keras.training.processes.workers import workers_of_tf_config
-peers.BEAT, peers.SILENCE, peers.START, peers.PATIENCE = 0.1, 1.5, 1.5, float(sys.argv[1])
-stopped = []
-with peers.connected(workers_of_tf_config(), float(sys.argv[2]), "; go on", stopped.append) as others:
-    print("met", flush=True)
-    if sys.argv[3] == "asks":
-        while not stopped:
-            time.sleep(0.05)
-        raise RuntimeError("the collectives were aborted")
-    if sys.argv[3] == "computes":  # Without a break, and for longer than the silence.
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            sum(range(10_000))
-    else:
-        sys.stdin.readline()
-print("done", flush=True)
+from convmixer_keras.training.processes.workers import Workers
+
+# Says that all have met; the chief may refuse, as where its folder holds a run.
+MEMBER = """
+import sys
+sys.modules["tensorflow"] = type(sys)("tensorflow")  # Not needed to meet, and slow to import.
+from convmixer_keras.training.processes import peers
+from convmixer_keras.training.processes.workers import find_workers
+from convmixer_keras.utils.errors import InputError
+workers = find_workers()
+with peers.meeting(workers, float(sys.argv[1])):
+    if workers.is_chief and sys.argv[2]:
+        raise getattr(__import__("builtins"), sys.argv[3], InputError)(sys.argv[2])
+print("met", flush=True)
 """
 
 
 @contextlib.contextmanager
-def members(count, patience=0.5, timeout=30, work="waits", configs=None):
-    """So many processes that have not met yet."""
+def members(configs, timeout=30, refusal="", kind="InputError"):
+    """A process for each TF_CONFIG."""
     with contextlib.ExitStack() as stack:
         processes = []
-        for config in configs or tf_configs(count):
+        for config in configs:
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", MEMBER, str(patience), str(timeout), work],
-                    stdin=subprocess.PIPE,
+                    [sys.executable, "-c", MEMBER, str(timeout), refusal, kind],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -55,105 +49,64 @@ def members(count, patience=0.5, timeout=30, work="waits", configs=None):
         yield processes
 
 
-def last_line(process):
-    errors = process.stderr.read()
-    process.wait(20)
-    return errors.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("lost", "how", "work"),
-    [
-        (1, signal.SIGSTOP, "waits"),
-        (0, signal.SIGKILL, "asks"),
-        pytest.param(2, signal.SIGKILL, "waits", marks=pytest.mark.real),
-        pytest.param(0, signal.SIGSTOP, "asks", marks=pytest.mark.real),
-        pytest.param(2, signal.SIGSTOP, "asks", marks=pytest.mark.real),
-        pytest.param(0, signal.SIGSTOP, "waits", marks=pytest.mark.real),
-    ],
-)
-def test_a_lost_process_is_named_in_every_other(lost, how, work):
-    """Training that hears of the loss ends by itself; what waits for something else is ended."""
-    configs = tf_configs(3)
-    with members(3, work=work, configs=configs, patience=0.5 if work == "waits" else 20) as processes:
-        for process in processes:
-            assert process.stdout.readline() == "met\n"
-        processes[lost].send_signal(how)
-        address = json.loads(configs[0])["cluster"]["worker"][lost]
-        for process in processes:
-            if process is not processes[lost]:
-                assert last_line(process).endswith(f"lost worker {lost} ({address}); go on")
-                assert process.returncode == 1
-
-
-def test_a_process_that_was_stopped_and_goes_on_ends_as_well():
-    with members(2) as (chief, other):
-        assert chief.stdout.readline() == other.stdout.readline() == "met\n"
-        other.send_signal(signal.SIGSTOP)
-        assert "lost worker 1" in last_line(chief)
-        other.send_signal(signal.SIGCONT)
-        assert "lost worker 0" in last_line(other)
-
-
-@pytest.mark.slow
-def test_work_without_a_break_is_no_loss():
-    with members(2, work="computes") as processes:
-        for process in processes:
-            assert process.communicate(timeout=30)[0] == "met\ndone\n"
-
-
-def test_all_wait_for_the_last_to_end():
-    with members(3) as processes:
-        for process in processes:
-            assert process.stdout.readline() == "met\n"
-        for process in processes[:2]:
-            process.stdin.write("\n")
-            process.stdin.flush()
-        time.sleep(2)
-        assert [process.poll() for process in processes] == [None] * 3
-        processes[2].stdin.write("\n")
-        processes[2].stdin.flush()
-        for process in processes:
-            assert process.stdout.readline() == "done\n"
-            assert process.wait(20) == 0
+def assert_met(processes):
+    for process in processes:
+        output, errors = process.communicate(timeout=60)
+        assert output == "met\n", errors
 
 
 def test_one_that_never_starts_is_named_by_all():
     configs = tf_configs(3)
-    with members(3, timeout=2, configs=configs[:2]) as processes:
-        address = json.loads(configs[0])["cluster"]["worker"][2]
+    address = json.loads(configs[0])["cluster"]["worker"][2]
+    with members(configs[:2], timeout=2) as processes:
         for process in processes:
-            assert last_line(process).endswith(f"worker 2 ({address}) did not start within 2 s")
+            errors = process.communicate(timeout=60)[1]
+            assert f"PeerLost: worker 2 ({address}) did not start within 2 s" in errors
 
 
 def test_a_chief_that_never_starts_is_named():
-    with members(1, timeout=1, configs=tf_configs(2)[1:]) as (process,):
-        assert "worker 0 (127.0.0.1" in last_line(process)
+    with members(tf_configs(2)[1:], timeout=1) as (process,):
+        assert "PeerLost: worker 0 (127.0.0.1" in process.communicate(timeout=60)[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("InputError", "InputError: run already holds a run"),
+        ("OSError", r"PeerLost: worker 0 (127.0.0.1:{port}): run already holds a run"),
+    ],
+)
+def test_what_the_chief_refuses_all_refuse(kind, expected):
+    configs = tf_configs(3)
+    port = json.loads(configs[0])["cluster"]["worker"][0].rpartition(":")[2]
+    with members(configs, refusal="run already holds a run", kind=kind) as processes:
+        for process in processes[1:]:
+            assert expected.format(port=port) in process.communicate(timeout=60)[1]
+        assert f"{kind}: run already holds a run" in processes[0].communicate(timeout=60)[1]
 
 
 def test_two_of_the_same_index():
     configs = tf_configs(3)
-    with members(3, timeout=3, configs=[configs[0], configs[1], configs[1]]) as processes:
-        lines = sorted(last_line(process).split(": ", 1)[1] for process in processes)
-        assert lines[0] == "another process is worker 1 already: each needs its own index"
-        assert all("worker 2 (" in line for line in lines[1:])
+    with members([configs[0], configs[1], configs[1]], timeout=4) as processes:
+        errors = sorted(process.communicate(timeout=60)[1].splitlines()[-1] for process in processes)
+        assert sum("another process is worker 1 already: each needs its own index" in e for e in errors) == 1
+        assert sum("worker 2 (" in e for e in errors) == 2
 
 
 def test_one_that_died_before_all_had_met_may_come_again():
     configs = tf_configs(3)
-    with members(3, configs=configs[:2]) as (chief, other):
+    with members(configs[:2]) as (chief, other):
         time.sleep(1)
         other.kill()
-        with members(3, configs=configs[1:]) as again:
-            for process in (chief, *again):
-                assert process.stdout.readline() == "met\n"
+        with members(configs[1:]) as again:
+            assert_met([chief, *again])
 
 
 def test_strangers_at_the_door_do_no_harm():
     configs = tf_configs(2)
     port = int(json.loads(configs[0])["cluster"]["worker"][0].rpartition(":")[2])
-    with members(2, configs=configs[:1]) as (chief,):
-        deadline = time.monotonic() + 10
+    with members(configs[:1]) as (chief,):
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", port)) as stranger:
@@ -161,12 +114,51 @@ def test_strangers_at_the_door_do_no_harm():
                     break
             except OSError:
                 time.sleep(0.05)
-        with members(2, configs=configs[1:]) as (other,):
-            assert chief.stdout.readline() == other.stdout.readline() == "met\n"
+        with members(configs[1:]) as (other,):
+            assert_met([chief, other])
 
 
 def test_an_address_in_use():
     configs = tf_configs(2)
     port = int(json.loads(configs[0])["cluster"]["worker"][0].rpartition(":")[2])
-    with socket.create_server(("", port)), members(2, configs=configs[:1]) as (chief,):
-        assert "worker 0 cannot listen at 127.0.0.1" in last_line(chief)
+    with socket.create_server(("", port)), members(configs[:1]) as (chief,):
+        assert "worker 0 cannot listen at 127.0.0.1" in chief.communicate(timeout=60)[1]
+
+
+WORKERS = ["a:1", "b:2", "c:3"]
+RESET = (
+    "Collective ops is aborted by: recvmsg:Connection reset by peer\nAdditional GRPC error information from "
+    "remote target /job:worker/replica:0/task:{0} while calling /tensorflow.WorkerService/RecvBuf:\n"
+)
+UNHEALTHY = (
+    "Error reported from /job:worker/task:{0}: The following tasks are unhealthy (stopped sending "
+    "heartbeats):\n/job:worker/replica:0/task:{0}\nThe tasks have crashed."
+)
+UNREACHABLE = (
+    "Collective ops is aborted by: Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat"
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "message", "lost"),
+    [
+        (0, RESET.format(2) + RESET.format(1), "worker 2 (c:3)"),  # Worker 1 hands on what it heard.
+        (1, RESET.format(0), "worker 0 (a:1)"),
+        (0, UNHEALTHY.format(1), "worker 1 (b:2)"),
+        (2, UNREACHABLE, "worker 0 (a:1)"),
+        (1, UNHEALTHY.format(1) + RESET.format(0), "worker 0 (a:1)"),  # Stopped, and woken too late.
+        (0, "No such file", None),
+        (0, UNREACHABLE, None),
+    ],
+)
+def test_tensorflows_words_for_a_lost_process(own, message, lost):
+    """As it wrote them where three processes trained and one was stopped or killed."""
+    workers = Workers({f"worker {i}": address for i, address in enumerate(WORKERS)}, own)
+    error = tf.errors.UnavailableError(None, None, message)
+    expected = peers.PeerLost if lost else tf.errors.UnavailableError
+    with pytest.raises(expected) as found, peers.losses_named(workers, "runs/x"):
+        raise error
+    if lost:
+        assert str(found.value).startswith(
+            f"lost {lost}; start every process again with --resume --output runs/x"
+        )

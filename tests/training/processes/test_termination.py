@@ -1,5 +1,6 @@
-"""SIGTERM: the run ends between two steps, and a resume ends with the weights of an unbroken run."""
+"""SIGTERM and Ctrl-C end a run between two steps; a resume ends with the weights of an unbroken run."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from processes import COMMAND, started, tf_configs, wait_for
 
+from convmixer_keras.commands import train
 from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.processes.termination import Terminated
@@ -19,20 +21,26 @@ RECIPE = dataclasses.replace(
 )
 
 
-class TermAt(keras.callbacks.Callback):
-    """Sends this process a SIGTERM before a batch of the first epoch: of training, or of validation."""
+class SignalAt(keras.callbacks.Callback):
+    """Sends this process a signal before a batch of the first epoch: of training, or of validation.
 
-    def __init__(self, phase, batch):
+    At a moment at which an exception would be swallowed: JAX's hook of the garbage collector does that.
+    """
+
+    def __init__(self, number, phase, batch):
         super().__init__()
-        self.phase, self.batch = phase, batch
+        self.number, self.phase, self.batch = number, phase, batch
+
+    def _send(self, phase, batch):
+        if (self.phase, self.batch) == (phase, batch):
+            with contextlib.suppress(BaseException):
+                os.kill(os.getpid(), self.number)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if (self.phase, self.batch) == ("train", batch):
-            os.kill(os.getpid(), signal.SIGTERM)
+        self._send("train", batch)
 
     def on_test_batch_begin(self, batch, logs=None):
-        if (self.phase, self.batch) == ("test", batch):
-            os.kill(os.getpid(), signal.SIGTERM)
+        self._send("test", batch)
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +58,46 @@ def assert_same_models(one, other):
 
 
 @pytest.mark.parametrize(
-    ("phase", "batch", "step"),
+    ("number", "phase", "batch", "step"),
     [
-        pytest.param("test", 1, 11, marks=pytest.mark.slow),
-        pytest.param("train", 4, 4, marks=pytest.mark.real),
-        pytest.param("train", 0, 0, marks=pytest.mark.real),
+        pytest.param(signal.SIGTERM, "test", 1, 11, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "train", 4, 4, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "train", 4, 4, marks=pytest.mark.real),
+        pytest.param(signal.SIGINT, "test", 1, 11, marks=pytest.mark.real),
     ],
 )
-def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, phase, batch, step):
-    heard_before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated, match=f"ended in epoch 1, after step {step} of it"):
-        training.train(RECIPE, tmp_path / "run", callbacks=[TermAt(phase, batch)], verbose=0)
-    assert signal.getsignal(signal.SIGTERM) == heard_before
-    assert os.path.exists(tmp_path / "run/checkpoint.weights.h5") == (step > 0)
+def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, number, phase, batch, step):
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
+    with pytest.raises(kind, match=f"ended in epoch 1, after step {step} of it") as ended:
+        training.train(RECIPE, tmp_path / "run", callbacks=[SignalAt(number, phase, batch)], verbose=0)
+    assert ended.value.resumable
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == handlers
     history = training.train(RECIPE, tmp_path / "run", resume=True, verbose=0)
     for ours, theirs in zip(history, unbroken[1], strict=True):
         for name in ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
     assert_same_models(tmp_path, unbroken[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_before_the_first_step_nothing_is_to_go_on_with(here, tmp_path, monkeypatch, number, code, word):
+    begin = training.KeepRun.on_epoch_begin
+
+    def send_and_begin(self, epoch, logs=None):
+        os.kill(os.getpid(), number)
+        begin(self, epoch, logs)
+
+    monkeypatch.setattr(training.KeepRun, "on_epoch_begin", send_and_begin)
+    small = ["--hidden-dim", "8", "--depth", "1", "--output", tmp_path / "run"]
+    ended = here(train.main, *small)
+    assert ended.code == code
+    assert ended.stderr.splitlines()[-1] == (
+        f"{word}: ended in epoch 1, after step 0 of it; no step was kept: start again"
+    )
+    assert not (tmp_path / "run/checkpoint.weights.h5").exists()
 
 
 @pytest.mark.real

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from processes import tf_configs
 
-from convmixer_keras.training.processes import workers
+from convmixer_keras.training.processes import distribution, workers
 
 
 @pytest.fixture(autouse=True)
@@ -16,12 +16,11 @@ def _nothing_set(monkeypatch):
 
 
 def test_tf_config(monkeypatch):
-    assert not workers.has_workers()
+    assert workers.find_workers() is workers.ALONE
     monkeypatch.setenv("TF_CONFIG", tf_configs(1)[0])
-    assert not workers.has_workers()
+    assert workers.find_workers().count == 1
     cluster = {"chief": ["a:1"], "worker": ["b:2", "c:3"]}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 0}}))
-    assert workers.has_workers()
     found = workers.find_workers()
     assert (found.name, found.index, found.is_chief, found.chief) == ("worker 0", 1, False, "chief 0")
     assert found.addresses == {"chief 0": "a:1", "worker 0": "b:2", "worker 1": "c:3"}
@@ -29,13 +28,34 @@ def test_tf_config(monkeypatch):
 
 @pytest.mark.parametrize(
     "config",
+    ["", "{}", '{"cluster": {}}', '{"environment": "cloud", "task": {"type": "worker", "index": 0}}'],
+)
+def test_a_tf_config_without_a_cluster(monkeypatch, config):
+    """As hosted notebooks and jobs of a single process set it."""
+    monkeypatch.setenv("TF_CONFIG", config)
+    assert distribution.choose_strategy("auto")[1] is workers.ALONE
+    with pytest.raises(ValueError, match="strategy multiworker needs several processes"):
+        distribution.choose_strategy("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "job"),
+    [({"worker": ["a:1"], "ps": ["b:2"]}, "worker"), ({"chief": ["a:1"], "worker": ["b:2"]}, "evaluator")],
+)
+def test_other_jobs(monkeypatch, cluster, job):
+    config = {"cluster": cluster, "task": {"type": job, "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match=r"TF_CONFIG has the job '(ps|evaluator)'; only 'chief'"):
+        distribution.choose_strategy("auto")
+
+
+@pytest.mark.parametrize(
+    "config",
     [
-        "",
         "{",
         "[]",
         '{"cluster": {"worker": ["a:1"]}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"worker": ["nowhere"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:0"]}, "task": {"type": "worker", "index": 0}}',
         '{"cluster": {"worker": ["a:999999"]}, "task": {"type": "worker", "index": 0}}',
@@ -43,7 +63,7 @@ def test_tf_config(monkeypatch):
 )
 def test_a_tf_config_that_cannot_be_used(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
-    with pytest.raises(ValueError, match="strategy multiworker needs the environment variable TF_CONFIG"):
+    with pytest.raises(ValueError, match="the environment variable TF_CONFIG must be"):
         workers.find_workers()
 
 
@@ -97,7 +117,6 @@ def test_slurm(slurm):
     assert ports[1] - ports[0] == ports[3] - ports[2] == 1
     assert 20_000 <= min(ports) <= max(ports) < 30_100
     assert found.name == "worker 3"
-    assert workers.has_workers()
 
 
 @pytest.mark.parametrize(
@@ -121,9 +140,9 @@ def test_tf_config_comes_before_slurm(slurm, monkeypatch):
     assert workers.find_workers().name == "worker 1"
 
 
-def test_a_single_task(slurm, monkeypatch):
-    single = {"STEP_NUM_TASKS": "1", "PROCID": "0", "NODEID": "0", "STEP_NODELIST": "a"}
-    for name, value in {**single, "STEP_TASKS_PER_NODE": "1"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert not workers.has_workers()
-    assert workers.find_workers().addresses == {}
+def test_a_single_task(monkeypatch):
+    """No names of machines are needed, nor `scontrol`, which containers do not have."""
+    for name, value in {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", "")
+    assert workers.find_workers() is workers.ALONE

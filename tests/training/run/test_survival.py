@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 
 import h5py
@@ -20,6 +19,7 @@ from convmixer_keras.models.saving import weights_size
 from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training import trainer
 from convmixer_keras.training.run.callbacks import NonFiniteLoss
+from convmixer_keras.training.step import training_model
 
 SMALL = ["--hidden-dim", "8", "--depth", "1", "--batch-size", "64", "--output", "run"]
 # 22 steps an epoch, with everything that is drawn at random.
@@ -187,7 +187,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     assert done.returncode == 1
     message = re.fullmatch(
         r"error: the loss is (nan|inf) in step (\d+) \(epoch (\d), step (\d+) of 22\), at the learning rate "
-        r"(\S+); run/last\.keras holds the weights before it went wrong",
+        r"(\S+); nothing was written since the last checkpoint",
         done.stderr.splitlines()[-1],
     )
     assert message, done.stderr
@@ -195,42 +195,58 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, strategy):
     assert step == (epoch - 1) * 22 + of_epoch > 1
     rate = np.interp(step / 66, [0, 0.4, 0.8, 1], [0, 1e12, 5e10, 0])
     assert float(message[5]) == pytest.approx(rate, rel=1e-3)
-    model = keras.saving.load_model(tmp_path / "run/last.keras")
-    assert all(np.isfinite(w).all() for w in model.get_weights())
+    assert epoch == 1
+    assert os.listdir(tmp_path / "run") == ["config.json"]
 
 
-class PoisonLastStep(keras.callbacks.Callback):
-    """Makes the loss of the last of 11 steps no number, and notes what the averages were two steps earlier.
+class Poison(keras.callbacks.Callback):
+    """Makes a weight no number before a batch of the second epoch of seven steps, or of its validation."""
 
-    The step before has the last finite loss, and that loss is of the weights at its beginning.
-    """
-
-    def __init__(self, sigterm):
+    def __init__(self, phase, batch):
         super().__init__()
-        self.sigterm = sigterm
+        self.phase, self.batch = phase, batch
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if batch == 9:
-            averaged = self.model.optimizer.averaged
-            self.averages = {variable.path: average.numpy() for variable, average in averaged}
-        if batch == 10:
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def _poison(self, phase, batch):
+        if (self.epoch, self.phase, self.batch) == (1, phase, batch):
             bias = self.model.trainable_variables[-1]
             bias.assign(bias + np.nan)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._poison("train", batch)
+
     def on_test_batch_begin(self, batch, logs=None):
-        if self.sigterm and batch == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+        self._poison("test", batch)
 
 
-@pytest.mark.parametrize("sigterm", [False, True])
-def test_a_loss_that_fails_in_the_last_step_of_an_epoch(tmp_path, sigterm):
-    """It is found while the averages are in the model, before anything is validated or written."""
-    recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=120, ema_momentum=0.9)
-    poison = PoisonLastStep(sigterm)
-    with pytest.raises(NonFiniteLoss, match=r"the loss is nan in step 11 \(epoch 1, step 11 of 11\)"):
-        trainer.train(recipe, tmp_path / "run", callbacks=[poison], verbose=0)
-    assert not (tmp_path / "run/checkpoint.weights.h5").exists()
-    model = keras.saving.load_model(tmp_path / "run/last.keras")
-    found = {variable.path: variable.numpy() for variable in model.variables}
-    for path, average in poison.averages.items():
-        np.testing.assert_array_equal(found[path], average, err_msg=path)
+@pytest.mark.parametrize(
+    ("phase", "batch", "policy", "message"),
+    [
+        ("train", 2, "float32", r"the loss is nan in step 10 \(epoch 2, step 3 of 7\), at the learning"),
+        (
+            "test",
+            1,
+            "float32",
+            r"weights are no longer finite after step 14 \(epoch 2, step 7 of 7\), at",
+        ),
+        ("train", 0, "mixed_float16", r"the loss is nan in step 8 \(epoch 2, step 1 of 7\), at the learning"),
+    ],
+)
+def test_what_is_not_finite_is_not_written(tmp_path, monkeypatch, phase, batch, policy, message):
+    """What the first epoch left stays as it was, to the byte."""
+    monkeypatch.setattr(training_model, "SKIPPED_STEPS", 2)
+    recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=180, ema_momentum=0.9)
+    recipe = dataclasses.replace(recipe, dtype_policy=policy)
+    left = {}
+
+    class Remember(Poison):
+        def on_epoch_begin(self, epoch, logs=None):
+            super().on_epoch_begin(epoch)
+            left.update({path: digest(path) for path in (tmp_path / "run").glob("*.[hck]*")})
+
+    with pytest.raises(NonFiniteLoss, match=message):
+        trainer.train(recipe, tmp_path / "run", callbacks=[Remember(phase, batch)], verbose=0)
+    assert {path.name for path in left} >= {"model.keras", "last.keras", "checkpoint.weights.h5"}
+    assert {path: digest(path) for path in left} == left

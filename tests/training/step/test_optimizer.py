@@ -7,10 +7,11 @@ import torch
 import torch_reference
 
 from convmixer_keras.recipes import DECAYED, DIGITS
-from convmixer_keras.training import trainer as training
 from convmixer_keras.training.step.averaging import SwapAverages
 from convmixer_keras.training.step.fused import fused_twin
+from convmixer_keras.training.step.network import build_model
 from convmixer_keras.training.step.optimizer import AdamW, PiecewiseLinear, build_optimizer
+from convmixer_keras.training.step.training_model import compile_model
 
 
 def test_schedule_is_the_authors():
@@ -35,7 +36,7 @@ def test_schedule_is_serialisable():
 def test_weight_decay_acts_on_what_the_recipe_says(decayed):
     """With gradients of zero, AdamW multiplies what decays by 1 - rate * decay, and leaves the rest."""
     recipe = dataclasses.replace(DIGITS, weight_decay=0.5, decayed_weights=decayed, learning_rate=0.1)
-    model = training.build_model(recipe, 1, 10)
+    model = build_model(recipe, 1, 10)
     optimizer = build_optimizer(recipe, model, total_steps=10)
     before = [v.numpy() for v in model.trainable_variables]
     optimizer.apply(
@@ -89,9 +90,9 @@ def test_twenty_steps_equal_pytorchs(sizes, decayed):
         decayed_weights=decayed,
         clip_norm=1.0,
     )
-    model = training.build_model(recipe, 3, classes)
+    model = build_model(recipe, 3, classes)
     twin = fused_twin(model)
-    training.compile_model(twin, build_optimizer(recipe, model, steps), classes)
+    compile_model(twin, build_optimizer(recipe, model, steps), classes)
     for variable, array in zip(model.trainable_variables, official_weights(reference), strict=True):
         variable.assign(array)
     norms = [m for m in reference.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -145,9 +146,9 @@ def test_adamw_is_serialisable():
 def test_averages_are_those_of_weights_and_statistics():
     """By hand. The momentum is 0.25, and less in the first steps."""
     recipe = dataclasses.replace(DIGITS, image_size=8, ema_momentum=0.25, hidden_dim=8, depth=2)
-    model = training.build_model(recipe, 1, 10)
+    model = build_model(recipe, 1, 10)
     twin = fused_twin(model)
-    training.compile_model(twin, build_optimizer(recipe, twin, 10), 10)
+    compile_model(twin, build_optimizer(recipe, twin, 10), 10)
     generator = np.random.default_rng(0)
     expected = None
     for step in range(4):

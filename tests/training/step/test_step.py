@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training.step.fused import fused_twin
+from convmixer_keras.training.step.network import build_model
 from convmixer_keras.training.step.optimizer import build_optimizer
-from convmixer_keras.training.step.training_model import TrainingModel
-from convmixer_keras.training.trainer import build_model, compile_model
+from convmixer_keras.training.step.training_model import TrainingModel, compile_model
 
 RECIPE = dataclasses.replace(DIGITS, hidden_dim=6, depth=2, clip_norm=0.05, weight_decay=0.0)
 
