@@ -119,10 +119,10 @@ NAMES = {
         lambda: cross_device_utils.CollectiveReplicaLauncher,
         "memory does not grow with every exchange between processes",
     ),
-    "abort_collective_ops": (
-        "convmixer_keras/training/processes/distribution.py",
+    "report_error_to_cluster": (
+        "convmixer_keras/training/processes/peers.py",
         context.context,
-        "a process that waits for one that is gone can stop waiting",
+        "every process of a run says why one of them ended",
     ),
     "_cardinality": (
         "convmixer_keras/training/processes/distribution.py",
@@ -143,9 +143,9 @@ MODULES = {
         "memory does not grow with every exchange between processes",
     ),
     "tensorflow.python.eager": (
-        "convmixer_keras/training/processes/distribution.py",
+        "convmixer_keras/training/processes/peers.py",
         {"context"},
-        "a process that waits for one that is gone can stop waiting",
+        "every process of a run says why one of them ended",
     ),
     "tensorflow.python.framework.convert_to_constants": (
         "convert/export/tflite.py",

@@ -13,7 +13,7 @@ from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.training.processes import distribution, peers, termination
 from convmixer_keras.training.processes.process import configured
 from convmixer_keras.training.run import checkpoint, run_folder
-from convmixer_keras.training.run.callbacks import KeepRun, StopEarly
+from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
 from convmixer_keras.training.run.resume import (
     check_folder,
     check_progress,
@@ -83,7 +83,8 @@ def train(
     with contextlib.ExitStack() as run:
         run.enter_context(termination.inputs_let_go())
         run.enter_context(_named_errors(output))
-        run.enter_context(peers.losses_named(workers, output))
+        shared_errors = (NonFiniteLoss, termination.Terminated)
+        run.enter_context(peers.losses_named(workers, output, shared_errors))
         strategy = distribution.start_strategy(name, workers, settings.peer_timeout)
         # Not before: several processes are joined before anything else of TensorFlow runs.
         run.enter_context(configured(recipe, settings.deterministic))

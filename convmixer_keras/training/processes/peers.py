@@ -17,12 +17,12 @@ import threading
 import time
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from convmixer_keras.training.processes.workers import host_and_port
-from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.errors import Failure, InputError, first_line
 
 GREETING = "convmixer-keras "
-_TASK = re.compile(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)")
 
 
 class PeerLost(Failure):
@@ -30,32 +30,46 @@ class PeerLost(Failure):
 
 
 @contextlib.contextmanager
-def losses_named(workers, output):
+def losses_named(workers, output, shared_errors=()):
     """Within this block, TensorFlow's error about a lost process becomes a `PeerLost`.
+
+    Of an error of this process the others are told.
 
     Args:
         workers: The `Workers`.
         output: The folder of the run.
+        shared_errors: Exceptions that end the block in every process alike.
     """
     try:
         yield
-    except tf.errors.OpError as error:
-        if workers.count == 1 or not (lost := _lost(workers, error)):
+    except shared_errors:
+        raise
+    except Exception as error:
+        if workers.count == 1:
+            raise
+        lost = _lost(workers, error.message) if isinstance(error, tf.errors.OpError) else None
+        if lost is None:
+            with contextlib.suppress(tf.errors.OpError, ValueError):  # Not connected yet, or no more.
+                text = f"{GREETING}{workers.named(workers.name)}: {first_line(error)}"
+                context.context().report_error_to_cluster(tf.errors.ABORTED, text)
             raise
         raise PeerLost(
-            f"lost {workers.named(lost)}; start every process again with --resume --output {output} to go on "
-            "from the last checkpoint"
+            f"lost {lost}; start every process again with --resume --output {output} to go on from the last "
+            "checkpoint"
         ) from None
 
 
-def _lost(workers, error):
-    """Reads the name of the lost process in TensorFlow's error; None where it is about something else."""
+def _lost(workers, message):
+    """Reads in TensorFlow's words which process is lost, and what it reported; None if they say none."""
+    if GREETING in message:
+        return first_line(message.partition(GREETING)[2])
     # What a process hands on of another's error it puts behind that error's own words.
-    for job, index in _TASK.findall(error.message):
+    for job, index in re.findall(r"/job:(\w+)(?:/replica:\d+)?/task:(\d+)", message):
         if (name := f"{job} {index}") in workers.addresses and name != workers.name:
-            return name
+            return workers.named(name)
     # The calls to the service that the chief runs.
-    return None if workers.is_chief or "CoordinationService" not in error.message else workers.chief
+    unreachable = "CoordinationService" in message and not workers.is_chief
+    return workers.named(workers.chief) if unreachable else None
 
 
 @contextlib.contextmanager

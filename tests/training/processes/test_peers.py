@@ -17,7 +17,9 @@ from convmixer_keras.training.processes.workers import Workers
 # Says that all have met; the chief may refuse, as where its folder holds a run.
 MEMBER = """
 import sys
-sys.modules["tensorflow"] = type(sys)("tensorflow")  # Not needed to meet, and slow to import.
+for name in ("tensorflow", "tensorflow.python.eager"):  # Not needed to meet, and slow to import.
+    sys.modules[name] = type(sys)(name)
+sys.modules["tensorflow.python.eager"].context = None
 from convmixer_keras.training.processes import peers
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.utils.errors import InputError
@@ -147,6 +149,7 @@ UNREACHABLE = (
         (0, UNHEALTHY.format(1), "worker 1 (b:2)"),
         (2, UNREACHABLE, "worker 0 (a:1)"),
         (1, UNHEALTHY.format(1) + RESET.format(0), "worker 0 (a:1)"),  # Stopped, and woken too late.
+        (2, f"aborted by: {peers.GREETING}worker 1 (b:2): a.jpg is bad\nand", "worker 1 (b:2): a.jpg is bad"),
         (0, "No such file", None),
         (0, UNREACHABLE, None),
     ],
@@ -159,6 +162,4 @@ def test_tensorflows_words_for_a_lost_process(own, message, lost):
     with pytest.raises(expected) as found, peers.losses_named(workers, "runs/x"):
         raise error
     if lost:
-        assert str(found.value).startswith(
-            f"lost {lost}; start every process again with --resume --output runs/x"
-        )
+        assert str(found.value).startswith(f"lost {lost}; start every process again with --resume --output ")
