@@ -1,4 +1,4 @@
 from .pipeline import Data as Data
 from .pipeline import load as load
 from .pipeline import load_validation as load_validation
-from .tfdata_augment import augment as augment
+from .training import augment as augment

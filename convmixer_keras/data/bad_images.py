@@ -1,6 +1,7 @@
 """Image files that cannot be decoded: reported by path, and skipped up to a limit."""
 
 import contextlib
+import re
 import threading
 import warnings
 
@@ -39,21 +40,25 @@ class BadImages:
 
     @contextlib.contextmanager
     def checked(self):
-        """Raises the error of a bad image at the end of this block, or in place of TensorFlow's own."""
+        """Raises the error of a bad image at the end of this block, or in place of TensorFlow's own.
+
+        So does a label that `tfdata.checked_labels` refuses.
+        """
         try:
             yield
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
             self.check()
+            if refused := re.search(r"\[(labels must be .*?)\] \[(.*?)\]", str(error)):
+                raise InputError(" ".join(refused.groups())) from None
             raise
         self.check()
 
-    def decoded(self, decode, read, image, path):
+    def decoded(self, decode, path):
         """Decodes a file; one that cannot be decoded becomes an empty image.
 
         Args:
-            decode: Function from the bytes of a file to an image (height, width, channels), uint8.
-            read: Function from `image`, a scalar string, to those bytes.
-            path: Where they are from, a scalar string.
+            decode: Function from the path of a file to an image (height, width, channels), uint8.
+            path: The path, a scalar string.
 
         Returns:
             What `decode` returns, or an empty image.
@@ -61,16 +66,16 @@ class BadImages:
 
         def again():
             readable = tf.py_function(self._check, [path], tf.bool)
-            return tf.cond(readable, lambda: decode(tf.io.read_file(path)), lambda: zeros_like_spec(image))
+            return tf.cond(readable, lambda: decode(path), lambda: zeros_like_spec(image))
 
-        image = _or_empty(lambda image: decode(read(image)), image)
+        image = _or_empty(decode, path)
         return tf.cond(tf.size(image) > 0, lambda: image, again)
 
-    def replaced(self, decode, read, image, label, path, files):
+    def replaced(self, decode, path, label, files):
         """Decodes a file, or if it cannot be decoded the next of `files`.
 
         Args:
-            decode, read, image, path: As for `decoded`.
+            decode, path: As for `decoded`.
             label: Scalar integer.
             files: List of all pairs (path, label).
 
@@ -82,9 +87,9 @@ class BadImages:
             found, label = tf.py_function(
                 lambda path: self._next_readable(path, files), [path], [tf.string, tf.int64]
             )
-            return decode(tf.io.read_file(found)), tf.ensure_shape(label, ())
+            return decode(found), tf.ensure_shape(label, ())
 
-        image = _or_empty(lambda image: decode(read(image)), image)
+        image = _or_empty(decode, path)
         return tf.cond(tf.size(image) > 0, lambda: (image, label), of_next)
 
     def _next_readable(self, path, files):
@@ -143,11 +148,6 @@ def map_batch(function, guarded, batch):
     # After an error, the elements that are left make a smaller batch.
     complete = tf.shape(tf.nest.flatten(attempt)[0], tf.int64)[0] == count
     return tf.cond(complete, lambda: attempt, lambda: elements.map(guarded).batch(count).get_single_element())
-
-
-def read_file(path):
-    """Returns the bytes of a file, none where it cannot be read."""
-    return _or_empty(tf.io.read_file, path)
 
 
 def _or_empty(function, argument):

@@ -1,15 +1,16 @@
 """Where images come from: digits, any tensorflow-datasets name, or a folder."""
 
 import contextlib
-import functools
 import os
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from convmixer_keras.data.tfdata import shuffle
 from convmixer_keras.images.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
 from convmixer_keras.images.splits import base_name, part, slice_of
 from convmixer_keras.utils import extras
@@ -17,6 +18,7 @@ from convmixer_keras.utils.errors import InputError, first_line
 
 DIGITS_TEST_SHARE = 0.2
 TURNS = 16  # Files to read at a time, and images of each in its turn.
+SHUFFLED_BYTES = 2**31  # Larger splits of tensorflow-datasets are shuffled within a window of that size.
 DOWNLOAD_SECONDS = 20  # To connect, and between any two parts of a download.
 _KINDS = (
     "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
@@ -25,18 +27,21 @@ _KINDS = (
 
 
 class Split(NamedTuple):
-    """Undecoded examples (image, label): a uint8 array, the bytes of a JPEG or PNG file, or its path.
+    """Undecoded images with their labels.
 
-    Paths are what a folder gives; `files` then lists all of them, each with its label. `shards` is a function
-    from seed and epoch, which may be tensors, to the same examples from files in an order of that epoch; None
-    where they are not in several files.
+    Attributes:
+        examples: A `tf.data.Dataset` of (image, label), always in the same order: a uint8 array, the bytes of
+            a JPEG or PNG file, or its path.
+        size: Number of images.
+        shuffled: Function from seed and epoch, which may be tensors, to the same examples in an order that
+            follows from these two and nothing else.
+        files: List of all pairs (path, label) where images are paths, as those of a folder; else None.
     """
 
     examples: tf.data.Dataset
     size: int
-    bytes: float
+    shuffled: Callable
     files: list[tuple[str, int]] | None = None
-    shards: Callable | None = None
 
 
 class Source(NamedTuple):
@@ -108,7 +113,8 @@ def _digits():
         x, y = splits[base_name(split)]
         part = slice_of(split, len(x))
         x, y = x[part], y[part]
-        return Split(tf.data.Dataset.from_tensor_slices((x, y)), len(x), x.nbytes)
+        examples = tf.data.Dataset.from_tensor_slices((x, y))
+        return Split(examples, len(x), partial(shuffle, examples, len(x)))
 
     def parts(split):
         return [part(split, len(splits[base_name(split)][0]))]
@@ -135,10 +141,18 @@ def _folder(recipe):
         files = [(path, numbers[name]) for name, paths in sorted(found.paths.items()) for path in paths]
         # Shuffled once, so that the first images are not all of one class.
         random.Random(name).shuffle(files)
-        whole, files = len(files), files[slice_of(split, len(files))]
-        paths, labels = zip(*files, strict=True)
-        examples = tf.data.Dataset.from_tensor_slices((list(paths), np.array(labels, np.int64)))
-        return Split(examples, len(files), found.size * len(files) / whole, files)
+        files = files[slice_of(split, len(files))]
+        paths, labels = (tf.constant(column) for column in zip(*files, strict=True))
+        labels = tf.cast(labels, tf.int64)
+
+        def example(place):
+            return tf.gather(paths, place), tf.gather(labels, place)
+
+        def shuffled(seed, epoch):
+            return shuffle(places, len(files), seed, epoch).map(example)
+
+        places = tf.data.Dataset.range(len(files))  # Shuffled in place of a million paths, for its memory.
+        return Split(places.map(example), len(files), shuffled, files)
 
     def parts(split):
         return [part(split, sum(map(len, folder.split(base_name(split)).paths.values())))]
@@ -183,12 +197,16 @@ def _tfds(name, data_dir):
         read_config = tfds.ReadConfig(
             interleave_cycle_length=TURNS, interleave_block_length=TURNS, try_autocache=False
         )
-        return Split(
-            _undecoded(builder, split, read_config=read_config),
-            images,
-            whole.num_bytes * images / whole.num_examples,
-            shards=_shards(builder, split),
-        )
+        examples = _undecoded(builder, split, read_config=read_config)
+        shards, size = _shards(builder, split), whole.num_bytes * images / whole.num_examples
+
+        def shuffled(seed, epoch):
+            if size <= SHUFFLED_BYTES:
+                return shuffle(examples, images, seed, epoch)
+            window = max(1, int(images * SHUFFLED_BYTES / size))
+            return shuffle(shards(seed, epoch) if shards else examples, window, seed, epoch)
+
+        return Split(examples, images, shuffled)
 
     def parts(split):
         with _named_split(split, name):
@@ -206,8 +224,8 @@ def _fail_soon(downloader):
     By default it tries 11 times, for more than 3 minutes, and waits forever for a silent server.
     """
     downloader.MAX_RETRIES = 4
-    if not isinstance(downloader._open_with_requests, functools.partial):
-        opened = functools.partial(downloader._open_with_requests, timeout=DOWNLOAD_SECONDS)
+    if not isinstance(downloader._open_with_requests, partial):
+        opened = partial(downloader._open_with_requests, timeout=DOWNLOAD_SECONDS)
         downloader._open_with_requests = opened
 
 
@@ -229,7 +247,10 @@ def _undecoded(builder, split, **options):
 
 
 def _shards(builder, split):
-    """Returns `Split.shards`. tensorflow-datasets itself shuffles files by a seed that cannot be a tensor."""
+    """Returns a function from seed and epoch to the examples of a split, its files in an order of that epoch.
+
+    None where it has only one. (tensorflow-datasets itself shuffles files by a seed that cannot be a tensor.)
+    """
     import tensorflow_datasets as tfds
 
     parts = builder.info.splits[split].file_instructions

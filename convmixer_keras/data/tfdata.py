@@ -1,4 +1,4 @@
-"""What `tf.data` lacks: an order that depends only on a seed, and an approximate number of batches."""
+"""What `tf.data` lacks: an order that depends only on a seed, an approximate number of batches, a check."""
 
 import tensorflow as tf
 
@@ -36,8 +36,17 @@ def shuffle(examples, buffer, seed, epoch):
         buffer_size=tf.cast(buffer, tf.int64),
         seed=tf.cast(seed, tf.int64),
         seed2=epoch + 1,  # Two zeros would stand for no seed.
-        output_types=[component.dtype for component in spec],
-        output_shapes=[component.shape for component in spec],
+        output_types=[component.dtype for component in tf.nest.flatten(spec)],
+        output_shapes=[component.shape for component in tf.nest.flatten(spec)],
         reshuffle_each_iteration=False,
     )
     return tf.data.experimental.from_variant(shuffled, spec)
+
+
+def checked_labels(labels, classes):
+    """Returns integer labels (n,); one outside of 0..classes - 1 fails, and `BadImages.checked` says so."""
+    wrong = tf.boolean_mask(labels, (labels < 0) | (labels >= classes))
+    message = [f"labels must be from 0 to {classes - 1}, got", wrong[:1]]
+    right = tf.debugging.Assert(tf.equal(tf.size(wrong), 0), message)
+    with tf.control_dependencies([right]):
+        return tf.identity(labels)

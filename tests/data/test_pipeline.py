@@ -2,7 +2,6 @@ import dataclasses
 import functools
 import http.server
 import io
-import os
 import shutil
 import socket
 import subprocess
@@ -170,9 +169,7 @@ def damaged_folder(tmp_path, image_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_memory):
-    monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
+def test_bad_images_are_named_and_done_without(damaged_folder):
     bad = [str(damaged_folder / name) for name in ("train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg")]
     recipe = plain(damaged_folder, batch_size=6)
     loaded = data.load(recipe, max_bad_images=3)
@@ -200,9 +197,7 @@ def test_bad_images_are_named_and_done_without(damaged_folder, monkeypatch, in_m
 
 @pytest.mark.filterwarnings("ignore:.*it is left out")
 @pytest.mark.slow
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder, monkeypatch, in_memory):
-    monkeypatch.setattr(data, "_fits_in_memory", lambda size: in_memory)
+def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder):
     recipe = plain(damaged_folder, batch_size=6)
     for limit in (0, 1):
         loaded = data.load(recipe, max_bad_images=limit)
@@ -385,15 +380,14 @@ def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, mon
     assert len(builder.info.splits["train"].file_instructions) == 5
     recipe = plain("shapes", image_size=8, mean=(0.5,), std=(0.5,), batch_size=5, train_split="train[10%:]")
     size = builder.info.splits["train"].num_bytes
-    monkeypatch.setattr(data, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
+    monkeypatch.setattr(datasets, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
 
-    def passes(fits):
-        monkeypatch.setattr(data, "_fits_in_memory", lambda _: fits)
+    def passes():
         loaded = data.load(recipe, data_dir=tmp_path)
         return [[int(image.mean()) for image in images_of(loaded.train)] for _ in range(6)]
 
-    found = passes(fits=True)
-    assert found == passes(fits=False)
+    found = passes()
+    assert found == passes()
     every = {value for order in found for value in order}
     assert len(every) == 18
     assert all(len(set(order)) == 15 for order in found)
@@ -401,6 +395,26 @@ def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, mon
     place = {int(tf.io.decode_png(image)[0, 0, 0]): i for i, (image, _) in enumerate(unshuffled)}
     assert set(place) == every
     assert max(place[value] - i for order in found for i, value in enumerate(order)) > 10
+
+
+class Unlabelled(Shapes):
+    """As test splits whose labels nobody may know."""
+
+    def _generate_examples(self, start, stop):
+        for i, example in super()._generate_examples(start, stop):
+            yield i, {**example, "label": -1 if start else example["label"]}
+
+
+def test_a_split_without_labels_is_refused(tmp_path):
+    recipe = plain("unlabelled", image_size=8, mean=(0.5,), std=(0.5,), batch_size=5)
+    for changes in ({}, {"train_split": "test", "validation_split": "train"}):
+        loaded = data.load(dataclasses.replace(recipe, **changes), data_dir=tmp_path)
+        assert len(labels_of(loaded.validation if changes else loaded.train)) == 20
+        with (
+            pytest.raises(InputError, match="labels must be from 0 to 1, got -1"),
+            loaded.bad_images.checked(),
+        ):
+            list(loaded.train if changes else loaded.validation)
 
 
 def test_published_datasets_are_known():
@@ -467,45 +481,21 @@ def test_validation_alone_needs_no_training_split(image_folder, tmp_path):
     assert len(labels_of(loaded.images)) == 15
 
 
-@pytest.mark.parametrize("dataset", ["folder", "digits"])
-def test_order_does_not_depend_on_the_memory(image_folder, monkeypatch, dataset):
-    recipe = plain(image_folder, batch_size=36) if dataset == "folder" else DIGITS
-    orders = []
-    for fits in (True, False):
-        monkeypatch.setattr(data, "_fits_in_memory", lambda size, fits=fits: fits)
-        loaded = data.load(recipe)
-        orders.append([labels_of(loaded.train), labels_of(loaded.train)])
-    np.testing.assert_array_equal(*orders)
-    first, second = orders[0]
+def test_a_folder_is_shuffled_whole_and_anew(image_folder):
+    loaded = data.load(plain(image_folder, batch_size=36))
+    first, second = labels_of(loaded.train), labels_of(loaded.train)
     assert not np.array_equal(first, second)
-    if dataset == "folder":  # Nothing is left out.
-        np.testing.assert_array_equal(np.sort(first), np.sort(second))
+    np.testing.assert_array_equal(np.sort(first), np.sort(second))  # Nothing is left out.
 
 
-def test_shuffle_window_follows_from_the_data_set(monkeypatch):
-    monkeypatch.setattr(data, "SHUFFLED_BYTES", 64 * 1000)  # 1,000 of 1,437 scans of 8 x 8 bytes
-    loaded = data.load(dataclasses.replace(DIGITS, flip=False, batch_size=479))
-    unshuffled = data.open_source(DIGITS).read("train").examples
-    place = {image.numpy().tobytes(): i for i, (image, _) in enumerate(unshuffled)}
-    images = images_of(loaded.train).astype(np.uint8)
-    places = [place[image.tobytes()] for image in images]
-    assert max(places[i] - i for i in range(len(places))) < 1000
-
-
-def test_digits_load_where_free_memory_is_unknown(monkeypatch):
-    """As on macOS, whose sysconf has no SC_AVPHYS_PAGES."""
-    names = {name: number for name, number in os.sysconf_names.items() if name != "SC_AVPHYS_PAGES"}
-    monkeypatch.setattr(os, "sysconf_names", names)
-    assert data.load(DIGITS).train_size == 1437
-
-
-def test_images_are_read_once_when_they_fit(tmp_path, image_folder):
+def test_nothing_is_read_before_its_batch(tmp_path, image_folder):
+    """A file that changes between two epochs is seen in the second: no contents are kept."""
     shutil.copytree(image_folder, tmp_path / "photos")
     loaded = data.load(plain(tmp_path / "photos", batch_size=36))
-    labels_of(loaded.train), labels_of(loaded.validation)
-    shutil.rmtree(tmp_path / "photos")
-    assert len(labels_of(loaded.train)) == 36
-    assert len(labels_of(loaded.validation)) == 15
+    before = images_of(loaded.train)
+    for path in (tmp_path / "photos/train").rglob("*.*"):
+        Image.new("RGB", (40, 40), "white").save(path)
+    assert before.mean() < 250 < images_of(loaded.train).mean()
 
 
 @pytest.mark.parametrize(

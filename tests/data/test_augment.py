@@ -58,3 +58,13 @@ def test_a_fit_of_ones_own():
 def test_arguments():
     with pytest.raises(InputError, match="classes must be a positive integer, got 0"):
         ck.data.augment(SMALL, classes=0)
+    for wrong in (examples().batch(4), examples().map(lambda image, label: (image, tf.one_hot(label, 3)))):
+        with pytest.raises(InputError, match=r"examples must be \(image, label\), not in batches"):
+            wrong.apply(ck.data.augment(SMALL, classes=3))
+
+
+def test_labels_that_are_no_classes():
+    """Labels from 1 would become rows that sum to the smoothing alone."""
+    from_one = examples().map(lambda image, label: (image, label + 1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be from 0 to 2, got\] \[3\]"):
+        passes(from_one.apply(ck.data.augment(SMALL, classes=3)), 1)

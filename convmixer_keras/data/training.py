@@ -1,0 +1,165 @@
+"""Training batches: the examples of an epoch in their order, each augmented as a recipe says."""
+
+from functools import partial
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from convmixer_keras.data import augmentation
+from convmixer_keras.data.bad_images import map_batch
+from convmixer_keras.data.draws import draw
+from convmixer_keras.data.tfdata import checked_labels, not_sharded, with_cardinality
+from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError
+
+
+class Share(NamedTuple):
+    """Worker number `worker` of `workers`, which take the elements of every batch in turn."""
+
+    worker: int = 0
+    workers: int = 1
+
+    def of(self, dataset):
+        return dataset.shard(self.workers, self.worker) if self.workers > 1 else dataset
+
+
+ALONE = Share()
+
+
+def augment(recipe, classes, channels=3):
+    """Returns a function that turns a data set of images into augmented batches to train on.
+
+    Pass it to `Dataset.apply`. Crop, flip, RandAugment, colour jitter, mixup, cutmix, erasing and label
+    smoothing are the recipe's. Every pass over the result is another epoch with other draws, a function of
+    the recipe's seed only. Shuffle before: the order of the images stays.
+
+    Args:
+        recipe: A `Recipe`, such as `ck.recipes.RECIPES["cifar10"]`.
+        classes: Number of classes.
+        channels: Number of channels of the images, 3 or 1.
+
+    Returns:
+        A function from a `tf.data.Dataset` of (image, label), unbatched, to one of batches. An image is uint8
+        (height, width, channels) of any size, or the bytes of a JPEG or PNG file; a label is an integer from
+        0 to classes - 1, and any other fails in the pass. The batches are float32 images
+        (batch_size, image_size, image_size, channels), 0..255, and float32 labels (batch_size, classes), each
+        row of which sums to 1. A last, smaller batch is left out.
+
+    Raises:
+        InputError: If `classes` or `channels` is not a positive integer; when it is applied, if the examples
+            are not such images and labels.
+    """
+    classes, channels = checks.positive_int("classes", classes), checks.positive_int("channels", channels)
+
+    def apply(examples):
+        _check_examples(examples.element_spec, channels)
+        count = int(examples.cardinality())
+        return training_batches(
+            lambda epoch: examples,
+            recipe,
+            classes,
+            channels,
+            steps=None if count < 0 else count // recipe.batch_size,
+            epoch=tf.Variable(0, dtype=tf.int64, trainable=False),
+            first_batch=tf.Variable(0, dtype=tf.int64, trainable=False),
+        )
+
+    return apply
+
+
+def _check_examples(spec, channels):
+    specs = tf.nest.flatten(spec)
+    if len(specs) == 2:
+        image, label = specs
+        pixels = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, channels))
+        contents = image.dtype == tf.string and image.shape.is_compatible_with(())
+        if (pixels or contents) and label.dtype.is_integer and label.shape.is_compatible_with(()):
+            return
+    raise InputError(
+        f"examples must be (image, label), not in batches: uint8 (height, width, {channels}) or the bytes of "
+        f"a file, and an integer; got {spec}"
+    )
+
+
+def training_batches(
+    examples_of,
+    recipe,
+    classes,
+    channels,
+    *,
+    steps,
+    epoch,
+    first_batch,
+    share=ALONE,
+    files=None,
+    bad_images=None,
+    class_weights=None,
+):
+    """Makes the batches of training; every pass is one epoch.
+
+    Args:
+        examples_of: Function from the number of an epoch, an int64 tensor, to its examples (image, label), a
+            `tf.data.Dataset` in the order of that epoch. An image is an array, the bytes of a file, or with
+            `files` a path.
+        recipe: A `Recipe`.
+        classes, channels: Their numbers.
+        steps: Number of batches in a full pass; None if that is not known.
+        epoch, first_batch: As in `Data`.
+        share: The `Share` of every batch that is taken.
+        files: A list of all pairs (path, label) where images are files, of which the next one takes the place
+            of one that cannot be read; `bad_images`, a `BadImages`, notes it.
+        class_weights: Float32 array (classes,), or None.
+
+    Returns:
+        A `tf.data.Dataset` as `Data.train`.
+    """
+    batch_size = recipe.batch_size // share.workers
+    transform = augmentation.batch_transform(recipe, channels, classes)
+
+    def begin(_):
+        skipped = tf.identity(first_batch)
+        first_batch.assign(0)
+        return epoch.assign_add(1) - 1, skipped
+
+    def examples_of_pass(epoch, skipped):
+        examples = examples_of(epoch).enumerate()
+        if steps is not None:
+            examples = examples.take(steps * recipe.batch_size)
+        rest = share.of(examples.skip(skipped * recipe.batch_size))
+        return rest.map(lambda position, example: (epoch, position, *example))
+
+    def to_image(epoch, position, image, label, guarded):
+        draws = draw(recipe, epoch, position)
+
+        def decode(image):
+            contents = image if files is None else tf.io.read_file(image)
+            return augmentation.decode_crop(contents, channels, recipe, draws)
+
+        if guarded and files is not None:
+            pixels, label = bad_images.replaced(decode, image, label, files)
+        else:
+            pixels = decode(image)
+        return augmentation.resize_crop(pixels, recipe, draws), label, draws
+
+    def to_batch(*batch):
+        images, labels, draws = map_batch(
+            partial(to_image, guarded=False), partial(to_image, guarded=True), batch
+        )
+        images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
+        labels = tf.ensure_shape(checked_labels(labels, classes), (batch_size,))
+        images, labels = transform(images, labels, draws)
+        if class_weights is None:
+            return images, labels
+        return images, labels, tf.linalg.matvec(labels, class_weights)
+
+    return (
+        tf.data.Dataset.from_tensors(0)
+        .map(begin)
+        .flat_map(examples_of_pass)
+        .batch(batch_size, drop_remainder=True)
+        # One core works on one batch from its files to the end: nothing is handed over in between.
+        .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
+        .apply(lambda batches: batches if steps is None else with_cardinality(batches, steps))
+        .with_options(not_sharded())
+        .prefetch(tf.data.AUTOTUNE)
+    )
