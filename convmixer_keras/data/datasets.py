@@ -1,6 +1,8 @@
 """Where images come from: digits, any tensorflow-datasets name, or a folder."""
 
 import contextlib
+import hashlib
+import json
 import os
 import random
 from collections.abc import Callable
@@ -35,12 +37,14 @@ class Split(NamedTuple):
         size: Number of images.
         shuffled: Function from seed and epoch, which may be tensors, to the same examples in an order that
             follows from these two and nothing else.
+        fingerprint: A text that differs where the images do, as far as their names and sizes tell.
         files: List of all pairs (path, label) where images are paths, as those of a folder; else None.
     """
 
     examples: tf.data.Dataset
     size: int
     shuffled: Callable
+    fingerprint: str
     files: list[tuple[str, int]] | None = None
 
 
@@ -114,7 +118,7 @@ def _digits():
         part = slice_of(split, len(x))
         x, y = x[part], y[part]
         examples = tf.data.Dataset.from_tensor_slices((x, y))
-        return Split(examples, len(x), partial(shuffle, examples, len(x)))
+        return Split(examples, len(x), partial(shuffle, examples, len(x)), "scikit-learn's")
 
     def parts(split):
         return [part(split, len(splits[base_name(split)][0]))]
@@ -152,7 +156,9 @@ def _folder(recipe):
             return shuffle(places, len(files), seed, epoch).map(example)
 
         places = tf.data.Dataset.range(len(files))  # Shuffled in place of a million paths, for its memory.
-        return Split(places.map(example), len(files), shuffled, files)
+        facts = [[path[len(root) :] for path, _ in files], found.sizes]
+        fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return Split(places.map(example), len(files), shuffled, fingerprint, files)
 
     def parts(split):
         return [part(split, sum(map(len, folder.split(base_name(split)).paths.values())))]
@@ -206,7 +212,7 @@ def _tfds(name, data_dir):
             window = max(1, int(images * SHUFFLED_BYTES / size))
             return shuffle(shards(seed, epoch) if shards else examples, window, seed, epoch)
 
-        return Split(examples, images, shuffled)
+        return Split(examples, images, shuffled, f"{builder.info.full_name}, {whole.num_bytes} bytes")
 
     def parts(split):
         with _named_split(split, name):

@@ -9,7 +9,7 @@ import tensorflow as tf
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import BadImages, map_batch, zeros_like_spec
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.data.tfdata import checked_labels, not_sharded, with_cardinality
+from convmixer_keras.data.tfdata import as_written, checked_labels, not_sharded, with_cardinality
 from convmixer_keras.data.training import ALONE, Share, training_batches
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
@@ -198,6 +198,7 @@ def _validation(source, recipe, preprocessing, share, full_batches, bad_images):
         pixels = tf.cond(weight > 0, lambda: pixels, lambda: pixel)
         return evaluation_transform(pixels, preprocessing), label, weight
 
+    @as_written
     def to_batch(*batch):
         images, labels, weights = map_batch(
             partial(to_image, guarded=False), partial(to_image, guarded=True), batch

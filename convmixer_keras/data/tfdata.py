@@ -4,6 +4,9 @@ import tensorflow as tf
 
 from convmixer_keras.data.bad_images import zeros_like_spec
 
+# For functions that a data set maps: AutoGraph would read through five seconds of code, and change nothing.
+as_written = tf.autograph.experimental.do_not_convert
+
 
 def with_cardinality(batches, steps):
     """Tells Keras how many batches a full pass has, and allows fewer, as in a resumed pass.

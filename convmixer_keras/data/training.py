@@ -8,7 +8,7 @@ import tensorflow as tf
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import map_batch
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.tfdata import checked_labels, not_sharded, with_cardinality
+from convmixer_keras.data.tfdata import as_written, checked_labels, not_sharded, with_cardinality
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
@@ -121,6 +121,7 @@ def training_batches(
         first_batch.assign(0)
         return epoch.assign_add(1) - 1, skipped
 
+    @as_written
     def examples_of_pass(epoch, skipped):
         examples = examples_of(epoch).enumerate()
         if steps is not None:
@@ -141,6 +142,7 @@ def training_batches(
             pixels = decode(image)
         return augmentation.resize_crop(pixels, recipe, draws), label, draws
 
+    @as_written
     def to_batch(*batch):
         images, labels, draws = map_batch(
             partial(to_image, guarded=False), partial(to_image, guarded=True), batch

@@ -12,6 +12,7 @@ import warnings
 from typing import NamedTuple
 
 from convmixer_keras.images.listing import entries_of, is_folder, is_image, list_images
+from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
@@ -24,11 +25,11 @@ class FolderSplit(NamedTuple):
 
     Attributes:
         paths: Dictionary from the name of each class, sorted, to the sorted paths of its images.
-        size: Bytes of all images together, about.
+        sizes: Dictionary from the name of each class to the bytes of all images in its folder.
     """
 
     paths: dict[str, list[str]]
-    size: int
+    sizes: dict[str, int]
 
 
 class Folder:
@@ -54,6 +55,7 @@ class Folder:
         self._listed = {}
         self._train_split, self._share = train_split, validation_share
         self._divided = None  # The folder whose images are divided into training and validation.
+        self._parts = None  # What becomes of them.
         folders = _subfolders(self.root)
         known = (train_split, *VALIDATION_SPLITS)
         if any(f in named or (f in known and self._is_split(f)) for f in folders):
@@ -76,8 +78,11 @@ class Folder:
         """
         if not self._divided or name not in (self._train_split, HELD_OUT):
             return self._list(os.path.join(self.root, name))
-        whole = self._list(self._divided)
-        return _part(whole, self._share, self._divided, name == HELD_OUT) if self._share > 0 else whole
+        if self._share == 0:
+            return self._list(self._divided)
+        if self._parts is None:
+            self._parts = _divide(self._list(self._divided), self._share, self._divided)
+        return self._parts[name == HELD_OUT]
 
     def _list(self, path):
         if path not in self._listed:
@@ -123,10 +128,11 @@ def _quoted(names, most=8):
 
 
 def _list_split(path):
-    listings = {name: list_images(os.path.join(path, name)) for name in _subfolders(path)}
+    names = progress.shown_if_slow(_subfolders(path), f"listing {path}", "folders")
+    listings = {name: list_images(os.path.join(path, name)) for name in names}
     _report_left_out(path, listings)
     paths = {name: listing.images for name, listing in listings.items() if listing.images}
-    return FolderSplit(paths, sum(listing.size for listing in listings.values()))
+    return FolderSplit(paths, {name: listings[name].size for name in paths})
 
 
 def _report_left_out(path, listings):
@@ -145,9 +151,9 @@ def _report_left_out(path, listings):
         warnings.warn(f"{path}: left out {' and '.join(parts)}", stacklevel=2)
 
 
-def _part(split, share, root, held_out):
-    """Returns the held-out part of a split, or what remains of it."""
-    paths = {}
+def _divide(split, share, root):
+    """Divides a split in two: what remains of it, and what is held out."""
+    remaining, held_out, begin = {}, {}, len(os.path.join(root, ""))
     for name, files in split.paths.items():
         if len(files) < 2:
             raise InputError(
@@ -155,10 +161,9 @@ def _part(split, share, root, held_out):
                 f"{root} has 1"
             )
         count = min(len(files) - 1, max(1, round(share * len(files))))
-        ranked = sorted(files, key=lambda path: _rank(os.path.relpath(path, root)))
-        paths[name] = sorted(ranked[:count] if held_out else ranked[count:])
-    size = sum(map(len, paths.values())) / sum(map(len, split.paths.values())) * split.size
-    return FolderSplit(paths, round(size))
+        ranked = sorted(files, key=lambda path: _rank(path[begin:]))
+        held_out[name], remaining[name] = sorted(ranked[:count]), sorted(ranked[count:])
+    return FolderSplit(remaining, split.sizes), FolderSplit(held_out, split.sizes)
 
 
 def _rank(path):

@@ -31,6 +31,11 @@ def shown(items, what, total=None, unit="", amount=lambda item: 1):
     yield from show(items, what, total, unit, amount)
 
 
+def shown_if_slow(items, what, unit):
+    """Yields the items of a list; a line every ten seconds says how many are done, and none before."""
+    return _with_lines(items, what, len(items), unit, lambda item: 1, ends=False)
+
+
 def keras_verbosity():
     """Returns the `verbose` of Keras' own loops: a bar on a terminal (1), a line for each epoch (2)."""
     return 1 if sys.stdout.isatty() else 2
@@ -45,7 +50,7 @@ def _with_bar(items, what, total, unit, amount):
             bar.update(amount(item))
 
 
-def _with_lines(items, what, total, unit, amount):
+def _with_lines(items, what, total, unit, amount, ends=True):
     share = "" if total is None else f" of {_number(total)}"
     done, next_time = 0, time.monotonic() + LOG_SECONDS
 
@@ -60,7 +65,8 @@ def _with_lines(items, what, total, unit, amount):
                 next_time = time.monotonic() + LOG_SECONDS
                 write()
     finally:
-        write()  # Also where the work breaks off.
+        if ends:
+            write()  # Also where the work breaks off.
 
 
 def _number(value):
