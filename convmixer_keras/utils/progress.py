@@ -37,17 +37,23 @@ def shown_if_slow(items, what, unit):
 
 
 def keras_verbosity():
-    """Returns the `verbose` of Keras' own loops: a bar on a terminal (1), a line for each epoch (2)."""
+    """Returns Keras' `verbose` for this output: a bar on a terminal (1), lines elsewhere (2)."""
     return 1 if sys.stdout.isatty() else 2
 
 
-def _with_bar(items, what, total, unit, amount):
+def bar(what, total, unit, **options):
+    """Returns a `tqdm` bar on standard output."""
     # A terminal without a size reports 0 columns and rows, for which tqdm draws nothing.
     columns, rows = shutil.get_terminal_size()
-    with tqdm(desc=what, total=total, unit=f" {unit}", file=sys.stdout, ncols=columns, nrows=rows) as bar:
+    place = {"file": sys.stdout, "ncols": columns, "nrows": rows}
+    return tqdm(desc=what, total=total, unit=f" {unit}", **place, **options)
+
+
+def _with_bar(items, what, total, unit, amount):
+    with bar(what, total, unit) as shown:
         for item in items:
             yield item
-            bar.update(amount(item))
+            shown.update(amount(item))
 
 
 def _with_lines(items, what, total, unit, amount, ends=True):
