@@ -1,101 +1,125 @@
-"""Opens a trained model together with its preprocessing and class names."""
+"""Opens a trained model together with its preprocessing and class names.
 
-import dataclasses
+Keras and TensorFlow are imported only for a model that needs them, and not for a `.tflite` file.
+"""
+
+import os
 import sys
 
-import keras
+import numpy as np
 
-from convmixer_keras import applications as variants
-from convmixer_keras import pretrained
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.class_names import published_classes
-from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.models import inputs, outputs, presets
-from convmixer_keras.models import parts as anatomy
-from convmixer_keras.models.saving import check_preprocessing, load_class_names, load_model
+from convmixer_keras.images.predictor import Predictor, choose_preprocessing
+from convmixer_keras.models import presets
 from convmixer_keras.utils import hub
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, first_line
 
 BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
 
 
-class PhotoModel:
-    """What `load` returns.
-
-    Attributes:
-        model: A `keras.Model` from what `read` gives, float32 (batch, height, width, channels), to
-            probabilities (batch, classes), or without its top to features (batch, hidden_dim).
-        class_names: The name of each class, in the order of the outputs; None without the top.
-        preprocessing: The `Preprocessing` that `read` uses. Where the file records none, a default, with a
-            note on standard error.
-    """
-
-    def __init__(self, model, class_names, preprocessing, source):
-        self.model = model
-        self.class_names = class_names
-        self._preprocessing = preprocessing
-        self._source = source
-
-    @property
-    def preprocessing(self):
-        if self._preprocessing is None:
-            if not inputs.takes_pixels(self.model):
-                raise InputError(
-                    f"{self._source} takes normalised channels, and does not say which: give --mean and --std"
-                )
-            *size, channels = self.model.input_shape[1:]
-            self._preprocessing = preprocessing_module.assumed(self._source, size, channels)
-        return self._preprocessing
-
-    def read(self, path):
-        """Returns an image file as the model takes it, float32 (height, width, channels)."""
-        return self.preprocessing(path)
-
-    def picture(self, path):
-        """Returns an image file as the model sees it, for people: pixels 0..255 whatever the model takes."""
-        return dataclasses.replace(self.preprocessing, mean=None, std=None)(path)
-
-
-def load(source, include_top=True, **changes):
-    """Opens a trained model to classify photographs with.
+def load(source, include_top=True, *, scores=None, default=None, **changes):
+    """Opens a trained model to show it photographs.
 
     Photographs are prepared as the file says, or for published weights as in their authors' evaluation.
 
     Args:
-        source: The path of a `.keras` file; "hf://USER/REPO", a Hugging Face repository that holds one; or
-            the name of one of `BUILDERS`, which stands for its published weights.
-        include_top: Whether the model ends in class probabilities, or in features.
+        source: The path of a `.keras` or `.tflite` file; "hf://USER/REPO", a Hugging Face repository that
+            holds one; or the name of one of `BUILDERS`, which stands for its published weights.
+        include_top: Whether the model is to give class probabilities, or features (images, hidden_dim).
+        scores: "logits" or "probabilities": what the file's outputs are, where it does not say.
+        default: Function from the (height, width, channels) that the model takes, None for sides that it
+            leaves open, and from whether it takes raw pixels, to the `Preprocessing` where the file records
+            none. None for crop_pct 1 and bicubic, with a note on standard error.
         changes: Fields of `Preprocessing` to take in place of what the file says, such as
             `orientation="exif"`.
 
     Returns:
-        A `PhotoModel`.
+        A `Predictor`. Of a `.tflite` file it is a `Classifier`; any other has an attribute `model`, a
+        `keras.Model` from what `read` gives, float32 (batch, height, width, channels), to what `predict`
+        gives.
 
     Raises:
-        InputError: If there is no such model, if it does not take images, if `changes` do not fit it, or if
-            the ImageNet weights cannot be fetched.
+        InputError: If there is no such model, if it does not take images or give one score for each class,
+            if it does not say what its scores are, if `changes` do not fit it, or if the weights cannot be
+            fetched.
     """
     if hub.is_name(source):
-        source = hub.download(source, ("model.keras", ".keras"))
+        source = hub.download(source, ("model.keras", ".keras", ".tflite"))
     if source in BUILDERS:
-        preset = next(preset for preset in presets.PRESETS if preset.name == source)
-        model = getattr(variants, source)(weights=preset.weights, include_preprocessing=True)
-        preprocessing = preprocessing_module.published(preset, takes_pixels=True)
-        names = published_classes(preset.weights)
-    else:
-        if not str(source).endswith(".keras"):
-            raise InputError(f"a model is a .keras file or one of {', '.join(BUILDERS)}, got {source}")
-        model, preprocessing = load_model(source), preprocessing_module.of(source)
-        names = load_class_names(source)
-    inputs.check_takes_images(model, source)
-    preprocessing = _changed(preprocessing, model, source, changes)
-    model = _fixed(model, inputs.image_size(model, preprocessing))
-    if not include_top:
-        return PhotoModel(_headless(model), None, preprocessing, source)
-    if len(model.output_shape) != 2:
-        raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
-    names = names or [str(i) for i in range(model.output_shape[-1])]
-    return PhotoModel(outputs.probabilities(model), names, preprocessing, source)
+        return _published(source, include_top, default, changes)
+    if str(source).endswith(".tflite"):
+        return _of_tflite(source, include_top, scores, default, changes)
+    if not str(source).endswith(".keras"):
+        raise InputError(f"a model is a .keras or .tflite file or one of {', '.join(BUILDERS)}, got {source}")
+    from convmixer_keras.models.saving import load_class_names, load_model
+
+    model, recorded = load_model(source), preprocessing_module.of(source)
+    return KerasPredictor(
+        model, source, include_top, load_class_names(source), scores, recorded, default, changes
+    )
+
+
+def _published(name, include_top, default, changes):
+    from convmixer_keras import applications
+
+    preset = next(preset for preset in presets.PRESETS if preset.name == name)
+    model = getattr(applications, name)(weights=preset.weights, include_preprocessing=True)
+    recorded = preprocessing_module.published(preset, takes_pixels=True)
+    names = published_classes(preset.weights)
+    return KerasPredictor(model, name, include_top, names, None, recorded, default, changes)
+
+
+def _of_tflite(path, include_top, scores, default, changes):
+    from convmixer_keras.convert.export.runtime import Classifier
+
+    opened = Classifier(path, scores=scores, default=default, **changes)
+    if include_top:
+        opened.check_names_classes()
+    elif opened.classes is not None:
+        raise InputError(f"{path} ends in class scores: features are in files of models without their top")
+    return opened
+
+
+class KerasPredictor(Predictor):
+    """A `keras.Model`, opened.
+
+    Attributes:
+        model: From what `read` gives, float32 (batch, height, width, channels), to probabilities (batch,
+            classes), or to features (batch, hidden_dim).
+    """
+
+    def __init__(self, model, source, include_top, class_names, scores, recorded, default, changes):
+        from convmixer_keras.models import inputs, outputs
+
+        source = os.fspath(source)
+        inputs.check_takes_images(model, source)
+        if len(model.outputs) != 1:
+            raise InputError(f"{source} must have one output, and has {len(model.outputs)}")
+        pixels, shape = inputs.takes_pixels(model), model.inputs[0].shape[1:]
+        preprocessing = choose_preprocessing(source, shape, pixels, recorded, default, changes)
+        model = _fixed(model, inputs.image_size(model, preprocessing), source)
+        if include_top and len(model.output_shape) != 2:
+            raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
+        try:
+            self.model = outputs.probabilities(model, scores) if include_top else _headless(model)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        super().__init__(
+            source,
+            self.model.input_shape[1:],
+            self.model.output_shape[-1],
+            class_names,
+            pixels,
+            "probabilities" if include_top else "features",
+            preprocessing,
+        )
+
+    def _run(self, images):
+        return np.asarray(self.model.predict_on_batch(images), np.float32)
+
+    def _empty(self):
+        return np.zeros((0, self.model.output_shape[-1]), np.float32)
 
 
 def default_builder():
@@ -103,6 +127,8 @@ def default_builder():
 
     Otherwise it is the one whose weights come with this package, with a note on standard error.
     """
+    from convmixer_keras import pretrained
+
     if pretrained.are_here(presets.CONVMIXER_1024_20):
         return presets.CONVMIXER_1024_20.name
     name = presets.CONVMIXER_256_8_P2.name
@@ -114,21 +140,11 @@ def default_builder():
     return name
 
 
-def _changed(preprocessing, model, source, changes):
-    """Returns a file's `Preprocessing` with changes, or None where there is neither."""
-    if "mean" in changes and inputs.takes_pixels(model):
-        raise InputError(f"{source} normalises by itself: mean and std are not for it")
-    if preprocessing is not None:
-        check_preprocessing(model, preprocessing)
-        return dataclasses.replace(preprocessing, **changes)
-    if not changes or not (inputs.takes_pixels(model) or "mean" in changes):
-        return None
-    return Preprocessing(inputs.image_size(model), model.input_shape[-1], **changes)
-
-
-def _fixed(model, size):
+def _fixed(model, size, source):
     """Returns the model in float32, for images of `size` where it leaves that open."""
-    *open_size, channels = model.input_shape[1:]
+    import keras
+
+    *open_size, channels = model.inputs[0].shape[1:]
     if None not in open_size and all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
     image = keras.Input((*size, channels), name="image")
@@ -136,14 +152,23 @@ def _fixed(model, size):
     def in_float32(layer):
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
-    fixed = keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
-    fixed.set_weights(model.get_weights())
+    try:
+        fixed = keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
+        fixed.set_weights(model.get_weights())
+    except Exception as error:  # Whatever a layer of the user's says of this size, or of being copied.
+        raise InputError(
+            f"{source} cannot be run in float32 on images of {size[0]}x{size[1]}: {first_line(error)}"
+        ) from None
     return fixed
 
 
 def _headless(model):
-    parts = anatomy.of(model)
-    pool = parts.pool or keras.layers.GlobalAveragePooling2D(
+    import keras
+
+    from convmixer_keras.models import parts
+
+    network = parts.of(model)
+    pool = network.pool or keras.layers.GlobalAveragePooling2D(
         data_format="channels_last", dtype="float32", name="pool"
     )
-    return keras.Model(model.input, pool(parts.maps(parts.image)[-1]))
+    return keras.Model(model.inputs[0], pool(network.maps(network.image)[-1]))

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from convmixer_keras.images.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing
+from convmixer_keras.images.preprocessing import INTERPOLATIONS, ORIENTATIONS, Preprocessing, stated_by
 from convmixer_keras.models import presets
 from convmixer_keras.utils import fields
 from convmixer_keras.utils.fields import setting
@@ -115,7 +115,8 @@ class Recipe:
 
     def preprocessing(self, channels):
         """Returns the `Preprocessing` of evaluation, for a model that normalises by itself."""
-        return Preprocessing(self.image_size, channels, self.crop_pct, self.interpolation, self.orientation)
+        stated = stated_by(self) | {"mean": None, "std": None}
+        return Preprocessing(self.image_size, channels, **stated)
 
 
 # Ours: the smallest run that shows the whole path on data that ships with scikit-learn. The statistics are

@@ -16,7 +16,8 @@ import os
 
 import numpy as np
 
-from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands import flags
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
 
@@ -48,7 +49,7 @@ def draw_neighbours(paths, arguments, picture):
     from convmixer_keras.utils.files import written_whole
 
     source = arguments.model or inference.default_builder()
-    headless = inference.load(source, False, **preprocessing_changes(arguments))
+    headless = inference.load(source, False, **flags.given(arguments, Preprocessing))
     model = headless.model
     if arguments.block is not None:
         model = ck.features(model, arguments.block)
@@ -117,7 +118,7 @@ def parse():
     parser.add_argument("--neighbours", type=number, default=5, metavar="N", help="how many of each")
     parser.add_argument("--block", type=int, metavar="N", help="take the features after block N, from 0")
     parser.add_argument("--save", metavar="FILE", help="write the features too, .npz")
-    add_preprocessing_flags(parser)
+    flags.add_flags(parser, Preprocessing(), show_defaults=False)
     return parser.parse_args()
 
 

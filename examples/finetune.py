@@ -23,7 +23,8 @@ import sys
 
 import numpy as np
 
-from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands import flags
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output
@@ -77,7 +78,7 @@ def finetune(names, train, held_out, arguments):
 
     keras.utils.set_random_seed(SEED)
     # The user's photographs are turned as their EXIF data says, whatever the body was trained on.
-    changes = {"orientation": "exif", **preprocessing_changes(arguments)}
+    changes = {"orientation": "exif", **flags.given(arguments, Preprocessing)}
     body = inference.load(arguments.start, False, **changes)
     print(f"images: {body.preprocessing}")
     dtype = np.uint8 if body.preprocessing.mean is None else np.float32
@@ -170,7 +171,7 @@ def parse():
         metavar=("N", "M"),
         help="N for the classifier alone, then M for all of it; 0 leaves a part out: 5 0 is a linear probe",
     )
-    add_preprocessing_flags(parser)
+    flags.add_flags(parser, Preprocessing(), show_defaults=False)
     return parser.parse_args()
 
 

@@ -16,22 +16,19 @@ import csv
 import json
 import os
 
-import numpy as np
-
-from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands import flags
+from convmixer_keras.images.predictor import SCORES
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output
 from convmixer_keras.utils.text import one_line
-
-BATCH = 32
 
 
 def main():
     arguments = parse()
     streams.quiet_start()
     from convmixer_keras import inference
-    from convmixer_keras.images.class_names import decode_predictions
 
     outputs = ((arguments.csv, ".csv"), (arguments.json, ".json"), (arguments.sheet, command_line.PICTURES))
     for output, endings in outputs:
@@ -40,7 +37,9 @@ def main():
     for path in arguments.photos:  # Before anything is fetched.
         if not os.path.exists(path):
             raise InputError(f"there is no file {path}")
-    known = inference.load(arguments.model or inference.default_builder(), **preprocessing_changes(arguments))
+    known = inference.load(
+        arguments.model or inference.default_builder(), **flags.given(arguments, Preprocessing)
+    )
     images = [known.read(path) for path in arguments.photos]
     rows = []
     for start in range(0, len(images), BATCH):
@@ -112,10 +111,11 @@ def parse():
         help=".keras file, or a builder (default: one whose weights are here)",
     )
     parser.add_argument("--top", type=command_line.positive, default=3, metavar="N", help="classes to name")
+    parser.add_argument("--scores", choices=SCORES, help="what the model gives, where its file does not say")
     parser.add_argument("--csv", metavar="FILE", help="write file, rank, class and probability as a table")
     parser.add_argument("--json", metavar="FILE", help="write the same as JSON")
     parser.add_argument("--sheet", type=command_line.picture, metavar="FILE", help="write a contact sheet")
-    add_preprocessing_flags(parser)
+    flags.add_flags(parser, Preprocessing(), show_defaults=False)
     return parser.parse_args()
 
 

@@ -179,7 +179,7 @@ def export(
             reference = softmax(reference)
         with streams.silence():
             classifier = runtime.Classifier(temporary)
-        got = np.concatenate([classifier.predict(image) for image in counted(images, "running the file")])
+        got = np.concatenate([classifier.outputs(image) for image in counted(images, "running the file")])
         found = agreement.check(
             got,
             reference,

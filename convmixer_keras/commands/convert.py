@@ -14,7 +14,7 @@ only needed for pickled files and for the comparison of the two networks' output
 import argparse
 import dataclasses
 
-from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands import flags
 from convmixer_keras.convert import agreement
 from convmixer_keras.convert.weights import activations, checkpoint_file, timm_config, to_keras, to_torch
 from convmixer_keras.convert.weights.recognition import BY_STRUCTURE
@@ -122,7 +122,7 @@ def _parser():
         f"over {agreement.TOLERANCE:g} of the largest; the default where that is possible",
     )
     parser.add_argument("--images", metavar="DIR", help="verify on the images in this folder as well")
-    add_preprocessing_flags(parser)
+    flags.add_flags(parser, Preprocessing(), show_defaults=False)
     return parser
 
 
@@ -139,7 +139,7 @@ def _check_flags(arguments):
         if not arguments.input.endswith(".keras"):
             raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")
         given = [name for name in _TO_KERAS_ONLY if getattr(arguments, name) not in (None, False)]
-        for name in (*given, *preprocessing_changes(arguments)):
+        for name in (*given, *flags.given(arguments, Preprocessing)):
             raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
         checkpoint_file.check_writable_name(arguments.output)
     exclusive = (("classes", "no_top"), ("reference", "classes"), ("reference", "no_top"))
@@ -226,7 +226,7 @@ def _describe(checkpoint, arguments):
 
 def _preprocessing(checkpoint, arguments):
     """Returns what the checkpoint or its published variant states, and the flags; None where neither does."""
-    changes = preprocessing_changes(arguments)
+    changes = flags.given(arguments, Preprocessing)
     record, channels = checkpoint.preprocessing(arguments.image_size), checkpoint.recognised.sizes.channels
     if checkpoint.input_statistics is not None and ("mean" in changes or "std" in changes):
         raise InputError(f"the network of {arguments.input} normalises by itself: leave out --mean and --std")

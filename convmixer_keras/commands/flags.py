@@ -1,25 +1,26 @@
-"""A flag for each field of a record: a `Recipe`, or the `Settings` of a run."""
+"""A flag for each field of a record: a `Recipe`, the `Settings` of a run, a `Preprocessing`."""
 
 import argparse
-import dataclasses
+
+from convmixer_keras.utils.fields import settings_of
 
 
-def add_flags(parser, record):
-    """Adds a flag for each field of a record, which shows the record's value as its default."""
+def add_flags(parser, record, show_defaults=True):
+    """Adds a flag for each setting of a record, which shows the record's value as its default."""
     groups = {}
-    for field in dataclasses.fields(record):
-        name = field.metadata["group"]
-        group = groups.get(name) or groups.setdefault(name, parser.add_argument_group(name))
-        group.add_argument(f"--{field.name.replace('_', '-')}", **_flag(field, getattr(record, field.name)))
+    for name, field in settings_of(record).items():
+        title = field.metadata["group"]
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        default = getattr(record, name) if show_defaults else None
+        group.add_argument(f"--{name.replace('_', '-')}", **_flag(field, default))
 
 
 def given(arguments, kind):
     """Returns the fields of a kind of record that were given as flags, for `dataclasses.replace`."""
-    names = {field.name for field in dataclasses.fields(kind)}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in vars(arguments).items()
-        if name in names
+        if name in settings_of(kind)
     }
 
 
@@ -35,7 +36,7 @@ def _flag(field, default):
     if field.metadata["choices"]:
         return {**flag, "choices": field.metadata["choices"]}
     metavar = field.metadata["metavar"]
-    if isinstance(default, tuple):
+    if field.type in (tuple[float, float], tuple[float, ...], tuple[float, ...] | None):
         count = 2 if field.type == tuple[float, float] else "+"
         return {**flag, "type": float, "nargs": count, "metavar": metavar or "X"}
     if field.type in (int, float):

@@ -3,9 +3,10 @@
 import dataclasses
 import re
 
-from convmixer_keras.commands.preprocessing_flags import add_preprocessing_flags, preprocessing_changes
+from convmixer_keras.commands import flags
 from convmixer_keras.convert.export.tflite import MODES, export
 from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, read_text
@@ -66,7 +67,7 @@ def _of_file(preprocessing, model, arguments):
     """Returns what the model file and the flags say, or else a default for a model that takes images."""
     from convmixer_keras.models.inputs import takes_pixels  # Imports Keras.
 
-    changes = preprocessing_changes(arguments)
+    changes = flags.given(arguments, Preprocessing)
     if preprocessing is None:
         height, width, channels = model.inputs[0].shape[1:]
         if channels not in (1, 3):
@@ -124,7 +125,7 @@ def parse(argv):
     )
     parser.add_argument("--author", metavar="NAME", help="of the model, for the file's metadata")
     parser.add_argument("--license", metavar="TEXT", help="of the model, for the file's metadata")
-    add_preprocessing_flags(parser)
+    flags.add_flags(parser, Preprocessing(), show_defaults=False)
     return parser.parse_args(argv)
 
 

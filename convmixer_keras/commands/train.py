@@ -18,7 +18,9 @@ import shlex
 import sys
 import warnings
 
-from convmixer_keras.commands import evaluate, flags
+from convmixer_keras.commands import evaluate, flags, preview
+from convmixer_keras.commands.earlier_run import settings_of_run
+from convmixer_keras.images.predictor import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, hub, streams
@@ -35,7 +37,7 @@ def main(argv=None):
     if arguments.evaluate is not None:
         return evaluate.evaluate(arguments, recipe)
     if arguments.preview is not None:
-        return evaluate.preview(arguments, recipe)
+        return preview.preview(arguments, recipe)
     return train(arguments, recipe)
 
 
@@ -56,7 +58,7 @@ def train(arguments, recipe):
         # Only the chief has the run's folder, unless all see the same disk: the others need all flags again.
         if arguments.resume and arguments.recipe is None and (workers.is_chief or folder.holds_run()):
             folder.read_config()
-            recipe, settings = evaluate.of_run(arguments, recipe, folder.path)
+            recipe, settings = settings_of_run(arguments, recipe, folder.path)
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
             recipe, path = body_to_start_from(settings.init_from, recipe, arguments.overrides)
@@ -206,6 +208,9 @@ def parse(argv):
         "--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras or .tflite file"
     )
     instead.add_argument(
+        "--scores", choices=SCORES, help="with --evaluate: what the file's outputs are, where it does not say"
+    )
+    instead.add_argument(
         "--report",
         metavar="DIR",
         help="with --evaluate: write the accuracy of each class and a confusion matrix",
@@ -221,8 +226,9 @@ def parse(argv):
     arguments = parser.parse_args(argv)
     arguments.overrides = flags.given(arguments, Recipe)
     arguments.recipe_name = name
-    if arguments.report is not None and arguments.evaluate is None:
-        parser.error("--report needs --evaluate")
+    for flag in ("report", "scores"):
+        if getattr(arguments, flag) is not None and arguments.evaluate is None:
+            parser.error(f"--{flag} needs --evaluate")
     return arguments, dataclasses.replace(recipe, **arguments.overrides)
 
 

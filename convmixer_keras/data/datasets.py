@@ -183,10 +183,10 @@ def _tfds(name, data_dir):
 
     builder = _builder(name, data_dir)
     features = builder.info.features
-    if not {"image", "label"} <= set(features) or not hasattr(features["label"], "names"):
-        raise InputError(
-            f"dataset {name} must have images with one class label each, but has {list(features)}"
-        )
+    # A list of labels is no ClassLabel, though it has their names.
+    if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
+        kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+        raise InputError(f"dataset {name} must have images with one class label each, but has {kinds}")
     _fail_soon(downloader)
     try:
         builder.download_and_prepare()
@@ -284,28 +284,3 @@ def _shards(builder, split):
         )
 
     return shards
-
-
-def check_fit(path, channels, classes, class_names, source):
-    """Raises InputError if a model file does not fit a data set.
-
-    Args:
-        path: The file, for the message.
-        channels: How many channels the model takes.
-        classes: How many classes it knows.
-        class_names: Their names in the file, or None.
-        source: The `Source`.
-    """
-    if channels != source.channels:
-        raise InputError(
-            f"{path} takes {channels} channels, but images of {source.name} have {source.channels}"
-        )
-    if classes != len(source.class_names):
-        raise InputError(f"{path} knows {classes} classes, but {source.name} has {len(source.class_names)}")
-    if class_names is None:
-        return
-    if len(class_names) != classes:
-        raise InputError(f"{path} has {len(class_names)} class names for {classes} classes")
-    for known, there in zip(class_names, source.class_names, strict=True):
-        if known != there:
-            raise InputError(f"{path} knows a class {known!r} where {source.name} has {there!r}")

@@ -156,11 +156,12 @@ class Validation(NamedTuple):
     split: str
 
 
-def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None):
+def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0):
     """Makes only the validation pipeline.
 
     Args:
-        recipe, data_dir, max_bad_images: As in `load`.
+        recipe, max_bad_images: As in `load`.
+        source: The recipe's data set, opened already; None to open it.
         preprocessing: A `Preprocessing` that takes the place of the recipe's, such as a model file's own.
 
     Returns:
@@ -169,7 +170,7 @@ def load_validation(recipe, data_dir=None, max_bad_images=0, preprocessing=None)
     Raises:
         InputError: As `load`.
     """
-    source = open_source(recipe, data_dir)
+    source = source or open_source(recipe)
     if preprocessing is None:
         preprocessing = recipe.preprocessing(source.channels)
     return _validation(source, recipe, preprocessing, ALONE, False, BadImages(max_bad_images))

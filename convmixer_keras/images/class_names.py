@@ -1,9 +1,12 @@
 """ImageNet's and CIFAR-10's class names, and from scores to names."""
 
+import functools
 import importlib.resources
+import unicodedata
 
 import numpy as np
 
+from convmixer_keras.images.scores import best
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
@@ -35,7 +38,7 @@ def decode_predictions(predictions, top=5, class_names=None):
         such as "n02099601", for ImageNet, and its index as a string for `class_names`.
 
     Raises:
-        InputError: If the shapes and the number of names do not fit together.
+        InputError: If the shapes and the number of names do not fit together, or a score is NaN.
     """
     predictions = np.asarray(predictions)
     top = checks.positive_int("top", top)
@@ -51,14 +54,23 @@ def decode_predictions(predictions, top=5, class_names=None):
             f"got the shape {predictions.shape}"
         )
     return [
-        [(*classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top]] for row in predictions
+        [(*classes[i], float(row[i])) for i in numbers]
+        for row, numbers in zip(predictions, best(predictions, top), strict=True)
     ]
 
 
+@functools.cache
 def imagenet_classes():
     """Returns ImageNet's 1,000 classes as pairs of WordNet id and name, in the usual order."""
     file = importlib.resources.files("convmixer_keras.images") / "imagenet_classes.txt"
-    return [tuple(line.split(" ", 1)) for line in file.read_text("ascii").splitlines()]
+    return tuple(tuple(line.split(" ", 1)) for line in file.read_text("ascii").splitlines())
+
+
+def is_same_class(name, other):
+    """Whether two names mean one class: in either form of Unicode, ImageNet's by WordNet id or by name."""
+    words = dict(imagenet_classes())
+    name, other = (unicodedata.normalize("NFC", text) for text in (name, other))
+    return words.get(name, name) == words.get(other, other)
 
 
 def published_classes(weights):

@@ -17,10 +17,13 @@ from convmixer_keras.images import reading
 from convmixer_keras.images.reading import MOST_PIXELS, ORIENTATIONS
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.fields import setting, settings_of
 from convmixer_keras.utils.text import one_line
 
 ENTRY = "preprocessing.json"  # In a `.keras` file, and in the zip archive at the end of a `.tflite` file.
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+_GROUP = "preparation of photographs, overriding what the model file says"  # Of the flags.
+_FOR_CHANNELS = "0..1, for a model that takes normalised channels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +49,13 @@ class Preprocessing:
 
     size: tuple[int, int] = (224, 224)
     channels: int = 3
-    crop_pct: float = 1.0
-    interpolation: str = "bicubic"
-    orientation: str = "exif"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    crop_pct: float = setting(1.0, _GROUP, "share of the resized side that the centre crop keeps, 0..1")
+    interpolation: str = setting("bicubic", _GROUP, "filter of the resize", choices=INTERPOLATIONS)
+    orientation: str = setting(
+        "exif", _GROUP, "turn photographs as their EXIF data says, or not", choices=ORIENTATIONS
+    )
+    mean: tuple[float, ...] | None = setting(None, _GROUP, f"mean of each channel, {_FOR_CHANNELS}")
+    std: tuple[float, ...] | None = setting(None, _GROUP, f"deviation of each channel, {_FOR_CHANNELS}")
 
     def __post_init__(self):
         values = _checked(self)
@@ -120,6 +125,11 @@ class Preprocessing:
         return text if self.mean is None else f"{text}, normalised"
 
 
+def stated_by(record):
+    """Returns the settings of `Preprocessing` that a `Recipe` or `Preset` has as well, as a dictionary."""
+    return {name: getattr(record, name) for name in settings_of(Preprocessing) if hasattr(record, name)}
+
+
 def _checked(record):
     """Returns a record's fields in their proper types, or raises InputError."""
     size = record.size if isinstance(record.size, (tuple, list)) else (record.size, record.size)
@@ -133,9 +143,9 @@ def _checked(record):
         raise InputError(f"channels must be 1 or 3, as image files have them, got {record.channels!r}")
     if not _is_number(record.crop_pct) or not 0 < record.crop_pct <= 1:
         raise InputError(f"crop_pct must be over 0 and at most 1, got {record.crop_pct!r}")
-    for name, allowed in (("interpolation", INTERPOLATIONS), ("orientation", ORIENTATIONS)):
-        value = getattr(record, name)
-        if value not in allowed:
+    for name, field in settings_of(record).items():
+        value, allowed = getattr(record, name), field.metadata["choices"]
+        if allowed and value not in allowed:
             raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     if (record.mean is None) != (record.std is None):
         raise InputError(f"mean and std must be given together, got {record.mean!r} and {record.std!r}")
@@ -215,9 +225,10 @@ def of(path):
 def assumed(path, size, channels):
     """Returns the default `Preprocessing` for a file that records none, with a note on standard error."""
     record = Preprocessing(size=size, channels=channels)
+    names = (name.replace("_", "-") for name in settings_of(record) if name not in ("mean", "std"))
+    flags = ", ".join(f"--{name}" for name in names)
     print(
-        f"note: {one_line(path)} does not record its preprocessing; using {record} (override with "
-        "--crop-pct, --interpolation, --orientation)",
+        f"note: {one_line(path)} does not record its preprocessing; using {record} (override with {flags})",
         file=sys.stderr,
     )
     return record
@@ -230,15 +241,8 @@ def published(preset, takes_pixels):
         preset: A `presets.Preset`.
         takes_pixels: Whether the model normalises by itself.
     """
-    return Preprocessing(
-        preset.image_size,
-        len(preset.mean),
-        preset.crop_pct,
-        preset.interpolation,
-        preset.orientation,
-        None if takes_pixels else preset.mean,
-        None if takes_pixels else preset.std,
-    )
+    stated = stated_by(preset) | ({"mean": None, "std": None} if takes_pixels else {})
+    return Preprocessing(preset.image_size, len(preset.mean), **stated)
 
 
 def load_image(path, size=224, crop_pct=0.96, interpolation="bicubic", orientation="stored"):

@@ -1,11 +1,13 @@
-"""How good predictions are: mean cross-entropy, top-1 and top-5."""
+"""Which classes score highest, and how good that is: mean cross-entropy, top-1 and top-5."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-# As Keras' cross-entropy over probabilities has it, so that a probability of 0 has a finite loss.
-_LEAST_PROBABILITY = 1e-7
+from convmixer_keras.utils.errors import InputError
+
+# What a probability of 0, as int8 files give it, counts as: the epsilon of Keras' cross-entropy.
+_FOR_ZERO = 1e-7
 
 
 class Scores(NamedTuple):
@@ -15,19 +17,19 @@ class Scores(NamedTuple):
         loss: Mean cross-entropy in nats.
         top1, top5: Accuracies, 0..1.
         images: Over how many images.
+        confusion: How many images of class i (row) were taken for class j (column), an integer array
+            (classes, classes).
         split: Name of the split, or None.
         class_names: Its class names, or None.
-        confusion: How many images of class i (row) were taken for class j (column), an integer array
-            (classes, classes); None where it was not asked for.
     """
 
     loss: float
     top1: float
     top5: float
     images: int
+    confusion: np.ndarray
     split: str | None = None
     class_names: list[str] | None = None
-    confusion: np.ndarray | None = None
 
     @property
     def accuracy_of_class(self):
@@ -36,13 +38,48 @@ class Scores(NamedTuple):
             return self.confusion.diagonal() / self.confusion.sum(1)
 
 
-def scores(probabilities, labels):
-    """Returns the `Scores` of probabilities (images, classes) for integer labels (images,)."""
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    of_truth = probabilities[np.arange(len(labels)), labels]
-    ranks = (probabilities > of_truth[:, None]).sum(1)
-    loss = -np.log(np.clip(of_truth, _LEAST_PROBABILITY, 1)).mean()
-    return Scores(float(loss), float((ranks < 1).mean()), float((ranks < 5).mean()), len(labels))
+def best(scores, k):
+    """Returns the numbers of the `k` highest scores of each row (rows, classes), the highest first.
+
+    Of equal scores the first one comes first, as with `argmax`.
+
+    Raises:
+        InputError: If a score is NaN, which has no place in an order.
+    """
+    scores = np.asarray(scores, np.float64)
+    if np.isnan(scores).any():
+        raise InputError("scores must be numbers, and hold NaN")
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def scores_of(batches):
+    """Returns the `Scores` of batches: pairs of probabilities (n, classes) and integer labels (n,).
+
+    Raises:
+        InputError: If there are no images, or a probability is NaN.
+    """
+    found, of_truth, truth = [], [], []
+    for probabilities, labels in batches:
+        found.append(best(probabilities, 5))
+        # As in Keras' cross-entropy, of what the scores add up to: sigmoids, and int8 ones, to about 1 only.
+        shares = probabilities / np.maximum(probabilities.sum(1, keepdims=True), _FOR_ZERO)
+        of_truth.append(shares[np.arange(len(labels)), labels])
+        truth.append(labels)
+    if not truth:
+        raise InputError("there are no images to evaluate on")
+    found, of_truth, truth = map(np.concatenate, (found, of_truth, truth))
+    of_truth = np.where(of_truth > 0, of_truth, _FOR_ZERO).astype(np.float64)
+    classes = probabilities.shape[1]
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (truth, found[:, 0]), 1)
+    hits = found == truth[:, None]
+    return Scores(
+        loss=float(-np.log(of_truth).mean()),
+        top1=float(hits[:, 0].mean()),
+        top5=float(hits.any(1).mean()),
+        images=len(truth),
+        confusion=confusion,
+    )
 
 
 def softmax(logits):

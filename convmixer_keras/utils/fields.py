@@ -21,6 +21,11 @@ def setting(default, group, text, within=None, choices=None, metavar=None):
     return dataclasses.field(default=default, metadata=facts)
 
 
+def settings_of(record):
+    """Returns the fields of a record, or of a kind of one, that are settings: a dictionary by name."""
+    return {field.name: field for field in dataclasses.fields(record) if field.metadata}
+
+
 def _is_whole(value):
     return isinstance(value, int) and not isinstance(value, bool)
 

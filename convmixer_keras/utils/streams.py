@@ -63,6 +63,11 @@ def silence():
             raise
 
 
+def silence_litert(path):
+    """Returns a context in which a `.tflite` file is opened without LiteRT's saying that it has begun."""
+    return silence() if str(path).endswith(".tflite") else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _descriptors_into(file, *descriptors):
     """Lets what is written to file descriptors, from Python or C++, go into an open file."""

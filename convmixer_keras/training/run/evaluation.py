@@ -1,80 +1,108 @@
-"""Loss, top-1 and top-5 of a saved model."""
+"""Loss, top-1 and top-5 of a saved model, `.keras` or `.tflite`."""
 
 import dataclasses
 
 import numpy as np
 
-from convmixer_keras.data import pipeline as data_module
-from convmixer_keras.data.datasets import check_fit, open_source
-from convmixer_keras.images import preprocessing as preprocessing_module
-from convmixer_keras.images.scores import Scores
-from convmixer_keras.models import outputs
-from convmixer_keras.models.inputs import takes_pixels
-from convmixer_keras.models.saving import load_class_names, load_model
-from convmixer_keras.training.step.training_model import compile_model
+from convmixer_keras import inference
+from convmixer_keras.data import pipeline
+from convmixer_keras.data.datasets import open_source
+from convmixer_keras.images.class_names import is_same_class
+from convmixer_keras.images.scores import scores_of
+from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 
 
-def evaluate(
-    path, recipe, data_dir=None, verbose=0, *, preprocessing=None, max_bad_images=0, confusion=False
-):
+def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=None, max_bad_images=0):
     """Evaluates a saved model on the validation split of a recipe's data set.
 
     Args:
-        path: A `.keras` file.
+        path: A `.keras` or `.tflite` file.
         recipe: A `Recipe`; its data set and batch size count. Where the file does not say how photographs
             become its input, so do its image size, crop, filter and orientation, and its mean and std where
             the model does not normalise by itself.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
-        verbose: As in `keras.Model.evaluate`.
-        preprocessing: A `Preprocessing` in place of the file's own.
+        verbose: Whether to show how far it is.
+        scores: "logits" or "probabilities": what the model's outputs are, where the file does not say.
+        changes: Dictionary of fields of `Preprocessing` to take in place of what the file says.
         max_bad_images: How many files of a folder may turn out not to be readable as images.
-        confusion: Whether to count which class was taken for which.
 
     Returns:
         A `Scores`.
 
     Raises:
-        InputError: If the file is not a Keras model, or does not fit the data set.
+        InputError: If the file is not a model of class scores, does not say what they are, gives NaN, or does
+            not fit the data set; if images have no label, or too many cannot be read.
     """
-    model = load_model(path)
-    if len(model.input_shape) != 4 or len(model.output_shape) != 2:
-        raise InputError(
-            f"{path} must take images and give one score for each class, but takes {model.input_shape} and "
-            f"gives {model.output_shape}"
-        )
+    opened = open_model(path, recipe, scores, changes)
+    return evaluate_opened(opened, recipe, data_dir, verbose, max_bad_images)
+
+
+def open_model(path, recipe, scores=None, changes=None):
+    """Opens a model for `evaluate_opened`; the arguments are those of `evaluate`."""
+
+    def by_recipe(shape, takes_pixels):
+        height, width, channels = shape
+        size = height or recipe.image_size, width or recipe.image_size
+        record = dataclasses.replace(recipe.preprocessing(channels), size=size)
+        if takes_pixels is not False:
+            return record
+        mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
+        return dataclasses.replace(record, mean=mean, std=std)
+
+    return inference.load(path, scores=scores, default=by_recipe, **(changes or {}))
+
+
+def evaluate_opened(opened, recipe, data_dir=None, verbose=0, max_bad_images=0):
+    """Evaluates a `Predictor` as `evaluate` does a file."""
     source = open_source(recipe, data_dir)
-    check_fit(path, model.input_shape[-1], model.output_shape[-1], load_class_names(path), source)
-    preprocessing = preprocessing or preprocessing_module.of(path) or _by_recipe(model, recipe)
-    data = data_module.load_validation(recipe, data_dir, max_bad_images, preprocessing)
-    from_logits = outputs.ending(model).kind == "logits"
-    compile_model(model, "sgd", len(data.class_names), from_logits)
-    with data.bad_images.checked():
-        loss, top1, top5 = model.evaluate(data.images, verbose=verbose)
-        counts = _confusion(model, data) if confusion else None
-    images = data.size - len(data.bad_images.paths)
-    return Scores(loss, top1, top5, images, data.split, list(data.class_names), counts)
+    _check_fit(opened, source)
+    data = pipeline.load_validation(
+        recipe, source=source, preprocessing=opened.preprocessing, max_bad_images=max_bad_images
+    )
+    images = data.images.as_numpy_iterator()
+    if verbose:
+        images = progress.shown(images, "evaluating", data.size, "images", lambda batch: len(batch[0]))
+
+    def predicted():
+        with data.bad_images.checked():
+            for pixels, labels in images:
+                data.bad_images.check()
+                if not labels.any(1).all():
+                    raise InputError(_unlabelled(source, data.split))
+                yield opened.predict(pixels), labels.argmax(1)
+
+    found = scores_of(predicted())
+    if found.images + len(data.bad_images.paths) < data.size:
+        raise InputError(_unlabelled(source, data.split))
+    return found._replace(split=data.split, class_names=list(source.class_names))
 
 
-def _by_recipe(model, recipe):
-    height, width, channels = model.input_shape[1:]
-    record = recipe.preprocessing(channels)
-    record = dataclasses.replace(record, size=(height or recipe.image_size, width or recipe.image_size))
-    if takes_pixels(model):
-        return record
-    mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
-    return dataclasses.replace(record, mean=mean, std=std)
+def _unlabelled(source, split):
+    return (
+        f"{split!r} of {source.name} has images without a label: accuracy is measured on a split whose "
+        f"images have one of its {len(source.class_names)} classes each"
+    )
 
 
 def _average_for_grey(values, channels):
     """Returns one value for each channel, or one for all; of three for a grey image their mean."""
-    return values if len(values) in (1, channels) else (sum(values) / len(values),)
+    return values if len(values) in (1, channels) else (float(np.mean(values)),)
 
 
-def _confusion(model, data):
-    classes = len(data.class_names)
-    counts = np.zeros((classes, classes), np.int64)
-    for images, labels in data.images:
-        found = np.asarray(model.predict_on_batch(images)).argmax(1)
-        np.add.at(counts, (labels.numpy().argmax(1), found), 1)
-    return counts
+def _check_fit(opened, source):
+    """Raises InputError if an opened model does not fit a data set."""
+    channels = opened.input_shape[-1]
+    if channels != source.channels:
+        raise InputError(
+            f"{opened.source} takes {channels} channels, but images of {source.name} have {source.channels}"
+        )
+    if opened.classes != len(source.class_names):
+        raise InputError(
+            f"{opened.source} knows {opened.classes} classes, but {source.name} has {len(source.class_names)}"
+        )
+    if not opened.has_names:
+        return
+    for known, there in zip(opened.class_names, source.class_names, strict=True):
+        if not is_same_class(known, there):
+            raise InputError(f"{opened.source} knows a class {known!r} where {source.name} has {there!r}")
