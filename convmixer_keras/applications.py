@@ -1,6 +1,7 @@
 """The named builders: the paper's variants under their own names."""
 
 import os
+import sys
 
 from convmixer_keras import pretrained
 from convmixer_keras.models import presets
@@ -285,3 +286,19 @@ def _check_weights(weights, preset):
             f"weights must be None, {published}'hf://USER/REPO' or the path of a .keras or .weights.h5 file, "
             f"got {os.fspath(weights)!r}: there is no such file"
         )
+
+
+def default_builder():
+    """Returns the default builder: ConvMixer1024_20 if its weights have been fetched.
+
+    Otherwise it is the one whose weights come with this package, with a note on standard error.
+    """
+    if pretrained.are_here(presets.CONVMIXER_1024_20):
+        return presets.CONVMIXER_1024_20.name
+    name = presets.CONVMIXER_256_8_P2.name
+    print(
+        f"note: using {name} (CIFAR-10, ten classes); pass {presets.CONVMIXER_1024_20.name} to download the "
+        "ImageNet weights",
+        file=sys.stderr,
+    )
+    return name

@@ -4,7 +4,6 @@ Keras and TensorFlow are imported only for a model that needs them, and not for 
 """
 
 import os
-import sys
 
 import numpy as np
 
@@ -120,24 +119,6 @@ class KerasPredictor(Predictor):
 
     def _empty(self):
         return np.zeros((0, self.model.output_shape[-1]), np.float32)
-
-
-def default_builder():
-    """Returns the default builder: ConvMixer1024_20 if its weights have been fetched.
-
-    Otherwise it is the one whose weights come with this package, with a note on standard error.
-    """
-    from convmixer_keras import pretrained
-
-    if pretrained.are_here(presets.CONVMIXER_1024_20):
-        return presets.CONVMIXER_1024_20.name
-    name = presets.CONVMIXER_256_8_P2.name
-    print(
-        f"note: using {name} (CIFAR-10, ten classes); pass {presets.CONVMIXER_1024_20.name} to download the "
-        "ImageNet weights",
-        file=sys.stderr,
-    )
-    return name
 
 
 def _fixed(model, size, source):

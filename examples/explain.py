@@ -26,7 +26,7 @@ def main():
     arguments = parse()
     command_line.need_tensorflow()  # For the gradient of the receptive fields.
     streams.quiet_start()
-    from convmixer_keras import inference
+    from convmixer_keras import applications, inference
     from convmixer_keras.models import visualization
     from convmixer_keras.training.run.run_folder import RunFolder
     from convmixer_keras.utils.files import make_folder, written_whole
@@ -39,7 +39,7 @@ def main():
             raise InputError(f"{empty[0]} holds no run with a finished epoch")
         figures["curves.png"] = visualization.learning_curves(runs)
     if arguments.model or not arguments.curves:
-        opened = inference.load(arguments.model or inference.default_builder(), include_top=False)
+        opened = inference.load(arguments.model or applications.default_builder(), include_top=False)
         model = opened.model
         figures["patches.png"] = visualization.patch_embeddings(model)
         figures["depthwise.png"] = visualization.depthwise_kernels(model)

@@ -44,11 +44,11 @@ def main():
 
 def draw_neighbours(paths, arguments, picture):
     import convmixer_keras as ck
-    from convmixer_keras import inference
+    from convmixer_keras import applications, inference
     from convmixer_keras.utils.figures import image_grid
     from convmixer_keras.utils.files import written_whole
 
-    source = arguments.model or inference.default_builder()
+    source = arguments.model or applications.default_builder()
     headless = inference.load(source, False, **flags.given(arguments, Preprocessing))
     model = headless.model
     if arguments.block is not None:

@@ -28,7 +28,7 @@ from convmixer_keras.utils.text import one_line
 def main():
     arguments = parse()
     streams.quiet_start()
-    from convmixer_keras import inference
+    from convmixer_keras import applications, inference
 
     outputs = ((arguments.csv, ".csv"), (arguments.json, ".json"), (arguments.sheet, command_line.PICTURES))
     for output, endings in outputs:
@@ -37,14 +37,10 @@ def main():
     for path in arguments.photos:  # Before anything is fetched.
         if not os.path.exists(path):
             raise InputError(f"there is no file {path}")
-    known = inference.load(
-        arguments.model or inference.default_builder(), **flags.given(arguments, Preprocessing)
-    )
-    images = [known.read(path) for path in arguments.photos]
-    rows = []
-    for start in range(0, len(images), BATCH):
-        scores = known.model.predict(np.stack(images[start : start + BATCH]), verbose=0)
-        rows += decode_predictions(scores, arguments.top, known.class_names)
+    source = arguments.model or applications.default_builder()
+    with streams.silence_litert(source):
+        known = inference.load(source, scores=arguments.scores, **flags.given(arguments, Preprocessing))
+    rows = known.top(arguments.photos, arguments.top)
     for path, row in zip(arguments.photos, rows, strict=True):
         print(one_line(path))
         for _, name, score in row:

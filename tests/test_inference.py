@@ -11,7 +11,7 @@ from PIL import Image
 from small_models import build, randomize
 
 import convmixer_keras as ck
-from convmixer_keras import inference
+from convmixer_keras import applications, inference
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
@@ -153,7 +153,7 @@ def test_read_gives_what_the_model_takes(channels, image_folder, tmp_path):
 def test_the_default_is_what_needs_no_network(tmp_path, monkeypatch, capsys):
     """CIFAR-10's weights until ImageNet's have been fetched."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    assert inference.default_builder() == "ConvMixer256_8_P2"
+    assert applications.default_builder() == "ConvMixer256_8_P2"
     note = capsys.readouterr().err
     assert note.count("\n") == 1
     assert "CIFAR-10, ten classes" in note
@@ -167,5 +167,5 @@ def test_the_default_is_what_needs_no_network(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "models" / "convmixer_keras"
     folder.mkdir(parents=True)
     (folder / "convmixer_1024_20_ks9_p14.in1k.safetensors").write_bytes(b"put there by hand")
-    assert inference.default_builder() == "ConvMixer1024_20"
+    assert applications.default_builder() == "ConvMixer1024_20"
     assert capsys.readouterr().err == ""

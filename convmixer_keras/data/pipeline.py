@@ -161,7 +161,7 @@ def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0
 
     Args:
         recipe, max_bad_images: As in `load`.
-        source: The recipe's data set, opened already; None to open it.
+        source: The recipe's data set, if it is open already.
         preprocessing: A `Preprocessing` that takes the place of the recipe's, such as a model file's own.
 
     Returns:
@@ -171,8 +171,7 @@ def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0
         InputError: As `load`.
     """
     source = source or open_source(recipe)
-    if preprocessing is None:
-        preprocessing = recipe.preprocessing(source.channels)
+    preprocessing = preprocessing or recipe.preprocessing(source.channels)
     return _validation(source, recipe, preprocessing, ALONE, False, BadImages(max_bad_images))
 
 

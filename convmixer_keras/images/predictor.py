@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.images.class_names import is_same_class
 from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.images.scores import best, softmax
+from convmixer_keras.images.scores import best, scores_of, softmax
 from convmixer_keras.utils.errors import InputError
 
 BATCH = 32
@@ -126,6 +127,23 @@ class Predictor:
             [(int(i), self.class_names[i], float(row[i])) for i in numbers]
             for row, numbers in zip(probabilities, best(probabilities, k), strict=True)
         ]
+
+    def evaluate(self, batches):
+        """Returns the `Scores` on batches: pairs of images, as in `predict`, and integer labels (n,)."""
+        return scores_of((self.predict(images), labels) for images, labels in batches)
+
+    def check_fits(self, dataset, class_names, channels):
+        """Raises InputError if the model does not take a data set's images, or does not name its classes."""
+        taken = self.input_shape[-1]
+        if taken != channels:
+            raise InputError(f"{self.source} takes {taken} channels, but images of {dataset} have {channels}")
+        if self.classes != len(class_names):
+            raise InputError(
+                f"{self.source} knows {self.classes} classes, but {dataset} has {len(class_names)}"
+            )
+        for known, there in zip(self.class_names, class_names, strict=True):
+            if self.has_names and not is_same_class(known, there):
+                raise InputError(f"{self.source} knows a class {known!r} where {dataset} has {there!r}")
 
     def check_names_classes(self):
         """Raises InputError for a model that gives features in place of a score for each class."""

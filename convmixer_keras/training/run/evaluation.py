@@ -7,8 +7,6 @@ import numpy as np
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.images.class_names import is_same_class
-from convmixer_keras.images.scores import scores_of
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 
@@ -56,7 +54,7 @@ def open_model(path, recipe, scores=None, changes=None):
 def evaluate_opened(opened, recipe, data_dir=None, verbose=0, max_bad_images=0):
     """Evaluates a `Predictor` as `evaluate` does a file."""
     source = open_source(recipe, data_dir)
-    _check_fit(opened, source)
+    opened.check_fits(source.name, source.class_names, source.channels)
     data = pipeline.load_validation(
         recipe, source=source, preprocessing=opened.preprocessing, max_bad_images=max_bad_images
     )
@@ -64,15 +62,15 @@ def evaluate_opened(opened, recipe, data_dir=None, verbose=0, max_bad_images=0):
     if verbose:
         images = progress.shown(images, "evaluating", data.size, "images", lambda batch: len(batch[0]))
 
-    def predicted():
+    def labelled():
         with data.bad_images.checked():
             for pixels, labels in images:
                 data.bad_images.check()
                 if not labels.any(1).all():
                     raise InputError(_unlabelled(source, data.split))
-                yield opened.predict(pixels), labels.argmax(1)
+                yield pixels, labels.argmax(1)
 
-    found = scores_of(predicted())
+    found = opened.evaluate(labelled())
     if found.images + len(data.bad_images.paths) < data.size:
         raise InputError(_unlabelled(source, data.split))
     return found._replace(split=data.split, class_names=list(source.class_names))
@@ -88,21 +86,3 @@ def _unlabelled(source, split):
 def _average_for_grey(values, channels):
     """Returns one value for each channel, or one for all; of three for a grey image their mean."""
     return values if len(values) in (1, channels) else (float(np.mean(values)),)
-
-
-def _check_fit(opened, source):
-    """Raises InputError if an opened model does not fit a data set."""
-    channels = opened.input_shape[-1]
-    if channels != source.channels:
-        raise InputError(
-            f"{opened.source} takes {channels} channels, but images of {source.name} have {source.channels}"
-        )
-    if opened.classes != len(source.class_names):
-        raise InputError(
-            f"{opened.source} knows {opened.classes} classes, but {source.name} has {len(source.class_names)}"
-        )
-    if not opened.has_names:
-        return
-    for known, there in zip(opened.class_names, source.class_names, strict=True):
-        if not is_same_class(known, there):
-            raise InputError(f"{opened.source} knows a class {known!r} where {source.name} has {there!r}")

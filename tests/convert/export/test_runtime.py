@@ -1,5 +1,6 @@
 """Running exported files without Keras and TensorFlow."""
 
+import concurrent.futures
 import pathlib
 import subprocess
 import sys
@@ -393,3 +394,13 @@ def test_labels_are_read_by_any_zip_tool(files):
     with zipfile.ZipFile(files["dynamic"]) as archive:
         assert archive.testzip() is None
         assert archive.read("labels.txt").decode() == "red\ngreen\nblue\n"
+
+
+def test_several_threads_share_a_file(files):
+    """Results equal those of one thread after the other, and no call fails."""
+    classifier = Classifier(files["float32"])
+    images = np.random.default_rng(0).integers(0, 256, (64, 16, 20, 3), dtype=np.uint8)
+    expected = [classifier.predict(image) for image in images]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(classifier.predict, [*images] * 8))
+    np.testing.assert_array_equal(got, expected * 8)
