@@ -17,8 +17,8 @@ import json
 import os
 
 from convmixer_keras.commands import flags
-from convmixer_keras.images.predictor import SCORES
 from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.images.scores import SCORES
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output

@@ -8,7 +8,8 @@ import zlib
 import numpy as np
 
 from convmixer_keras.images import preprocessing as preprocessing_module
-from convmixer_keras.images.predictor import SCORES, Predictor, choose_preprocessing
+from convmixer_keras.images.predictor import Predictor, choose_preprocessing
+from convmixer_keras.images.scores import SCORES
 from convmixer_keras.utils import checks, limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import check_file

@@ -20,7 +20,7 @@ import warnings
 
 from convmixer_keras.commands import evaluate, flags, preview
 from convmixer_keras.commands.earlier_run import settings_of_run
-from convmixer_keras.images.predictor import SCORES
+from convmixer_keras.images.scores import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, hub, streams

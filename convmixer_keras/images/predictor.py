@@ -15,7 +15,6 @@ from convmixer_keras.images.scores import best, scores_of, softmax
 from convmixer_keras.utils.errors import InputError
 
 BATCH = 32
-SCORES = ("logits", "probabilities")  # What a caller may say that a model's outputs are.
 _PHOTOGRAPHS = (str, bytes, os.PathLike, Image.Image)  # What `Preprocessing` takes besides arrays.
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from convmixer_keras.utils.errors import InputError
 
+SCORES = ("logits", "probabilities")  # What a caller may say that a model's outputs are.
 # What a probability of 0, as int8 files give it, counts as: the epsilon of Keras' cross-entropy.
 _FOR_ZERO = 1e-7
 

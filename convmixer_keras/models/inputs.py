@@ -2,9 +2,12 @@
 
 import keras
 
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
-OPEN_SIZE = 224  # Side of the images for a model that takes any size, where nothing else states one.
+OPEN_SIZE = Preprocessing.size[
+    0
+]  # Side of the images for a model that takes any size, where nothing else states one.
 
 
 def check_takes_images(model, source):

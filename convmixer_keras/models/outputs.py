@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import keras
 
+from convmixer_keras.images.scores import SCORES
 from convmixer_keras.models import graph
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
-SCORES = ("logits", "probabilities")
 # What changes neither the order nor the meaning of scores in prediction. `keras.ops` have no public classes.
 _PASSING_LAYERS = (
     keras.layers.InputLayer,
@@ -122,8 +122,8 @@ def probabilities(model, scores=None):
     if kind in (None, "other"):
         if scores is None:
             raise InputError(
-                f"{_described(model, layer)}, which may give logits or probabilities: scores must say "
-                "'logits' or 'probabilities'"
+                f"{_described(model, layer)}, which may give logits or probabilities: scores (--scores) must "
+                "say 'logits' or 'probabilities'"
             )
     else:
         found = "logits" if kind == "logits" else "probabilities"

@@ -384,8 +384,11 @@ def bad(all_bad, tmp_path):
         ("predict empty --model good.keras", "cannot read empty: it is a folder"),
         ("predict photo.png --model none.keras", "there is no file none.keras"),
         ("predict photo.png --model text.keras", "text.keras is not a zip archive"),
-        ("predict photo.png --model text.tflite", "a model is a .keras file or one of ConvMixer1536_20"),
-        ("predict photo.png --model ConvMixer256_8", "a model is a .keras file or one of ConvMixer1536_20"),
+        ("predict photo.png --model text.tflite", "text.tflite is not a TFLite model"),
+        (
+            "predict photo.png --model ConvMixer256_8",
+            "a model is a .keras or .tflite file or one of ConvMixer1536_20",
+        ),
         ("predict photo.png --model normalised.keras", "normalised.keras takes normalised channels"),
         ("predict photo.png --model headless.keras", "headless.keras gives features"),
         ("predict photo.png --model dense.keras", "dense.keras must take images"),
