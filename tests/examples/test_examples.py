@@ -409,7 +409,7 @@ def bad(all_bad, tmp_path):
         ),
         ("finetune splits", "the classes of splits must be the same"),
         ("finetune broken --from good.keras", "cannot read broken/dog/3.jpg as an image"),
-        ("finetune one --epochs 1 none", "--epochs: must be a positive integer, got none"),
+        ("finetune one --epochs 1 none", "--epochs: must be an integer of at least 0, got none"),
         ("finetune one --epochs 0 0", "--epochs must be at least 1 for the classifier or for all of it"),
         ("features none --model good.keras", "there is no folder none"),
         ("features empty --model good.keras", "at least two images in empty, found 0"),

@@ -213,7 +213,7 @@ def test_file_against_the_model(mode, tolerance, tmp_path):
     images = photos()
     report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=images, logits=True)
     expected = model.predict(images, verbose=0)
-    got = Classifier(tmp_path / "m.tflite").predict(images)
+    got = Classifier(tmp_path / "m.tflite").outputs(images)
     difference = np.abs(got - expected).max()
     assert difference <= tolerance * np.abs(expected).max()
     assert report.largest_difference == pytest.approx(difference, rel=1e-3, abs=1e-6)
@@ -248,7 +248,7 @@ def test_added_normalisation_takes_pixels(tmp_path):
     images = photos()
     report = tflite.export(model, tmp_path / "m.tflite", **PIXELS, logits=True)
     expected = model.predict((images - PIXELS["input_mean"]) / PIXELS["input_std"], verbose=0)
-    got = Classifier(tmp_path / "m.tflite").predict(images)
+    got = Classifier(tmp_path / "m.tflite").outputs(images)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert report.takes_pixels
     assert not tflite.export(model, tmp_path / "m.tflite").takes_pixels
@@ -316,7 +316,7 @@ def test_accuracy_on_digits(trained, mode, points, tmp_path):
     accuracy = np.mean(expected.argmax(-1) == test_y)
     assert accuracy > 0.95
     tflite.export(model, tmp_path / "m.tflite", mode, calibration=train_x[::10], logits=True)
-    got = Classifier(tmp_path / "m.tflite").predict(test_x)
+    got = Classifier(tmp_path / "m.tflite").outputs(test_x)
     if mode in ("float32", "float16"):
         second, first = np.sort(expected, -1)[:, -2:].T
         tie = first - second < 1e-2
@@ -361,7 +361,7 @@ def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
     assert Classifier(output).class_names == ["blau", "grün", "rot"]
     x = photos()
     expected = model.predict((x / 255 - 0.5) / [0.2, 0.25, 0.3], verbose=0)
-    np.testing.assert_allclose(Classifier(output).predict(x), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(Classifier(output).outputs(x), expected, rtol=0, atol=1e-4)
 
     done = run(tmp_path / "m.keras", output)
     assert done.returncode == 0
@@ -470,4 +470,4 @@ def test_imagenet_photos(imagenet_photos, tmp_path):
     model = build(input_shape=(32, 32, 3), **PIXELS)
     report = tflite.export(model, tmp_path / "m.tflite", "int8", calibration=imagenet_photos[0].parent)
     assert report.images == len(imagenet_photos)
-    assert Classifier(tmp_path / "m.tflite").predict(imagenet_photos[:3]).shape == (3, 5)
+    assert Classifier(tmp_path / "m.tflite").outputs(imagenet_photos[:3]).shape == (3, 5)
