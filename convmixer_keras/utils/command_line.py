@@ -1,9 +1,14 @@
 """What the commands have in common: one style of help, exit codes, one-line errors."""
 
+import _thread
 import argparse
+import contextlib
 import importlib.metadata
+import io
 import os
+import signal
 import sys
+import threading
 import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
@@ -105,25 +110,99 @@ def need_tensorflow():
 
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
+    _prepare_output()
+    code = _code_of(main)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # Nobody reads any more, or the disk is full.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = code or _failed(error)
+    sys.exit(code)
+
+
+def _prepare_output():
+    """Prints escapes for what the terminal cannot show, and each warning in one line."""
+    if sys.stdout is None:  # It was closed before this program was started.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # Python would add a line of our source.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]
+
+
+def _code_of(main):
     try:
-        sys.exit(main() or DONE)
+        with _ctrl_c() as pressed:
+            code = main() or DONE
+        if pressed and code == DONE:
+            raise KeyboardInterrupt
+        return code
+    except SystemExit as ended:  # Of the parser: its message is printed.
+        return ended.code
     except InputError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(WRONG_USE)
-    except Failure as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+        return WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # The program that read our output, such as `head`, has ended.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(FAILED)
+        return INTERRUPTED
+    except (Failure, OSError) as error:
+        return _failed(error)
     except Exception as error:
         # TensorFlow's, by its name: this file does not import TensorFlow.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         print(f"error: out of memory: {one_line(error, 200) or 'the machine has no more'}", file=sys.stderr)
-        sys.exit(FAILED)
+        return FAILED
+
+
+def _failed(error):
+    """Prints why the work failed, unless the program that read our output, such as `head`, has ended."""
+    if not isinstance(error, BrokenPipeError):
+        place = f"{error.filename}: " if getattr(error, "filename", None) else ""
+        reason = f"{place}{error.strerror.lower()}" if getattr(error, "strerror", None) else error
+        print(f"error: {one_line(reason)}", file=sys.stderr)
+    return FAILED
+
+
+@contextlib.contextmanager
+def _ctrl_c():
+    """Within this block Ctrl-C ends in KeyboardInterrupt, also where a library swallows it.
+
+    Python drops one that falls into the end of an object, and C++ makes another error of one that falls into
+    what it called.
+
+    Yields:
+        A list that is not empty once Ctrl-C was pressed.
+    """
+    pressed, timers = [], []
+
+    def note(*_):
+        pressed.append(True)
+        raise KeyboardInterrupt
+
+    def again(unraisable):
+        if unraisable.exc_type is KeyboardInterrupt:
+            timers.append(threading.Timer(0.1, _thread.interrupt_main))
+            timers[-1].start()
+        else:
+            others(unraisable)
+
+    others = sys.unraisablehook
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # Ctrl-C is switched off, or not Python's.
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = again
+    try:
+        yield pressed
+    except Exception:
+        if pressed:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        sys.unraisablehook = others
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -47,6 +48,79 @@ def test_exit_codes(main, code, errors, capsys):
         command_line.run(main)
     assert exit_info.value.code == code
     assert capsys.readouterr().err == errors
+
+
+SCRIPT = """
+import _thread, sys, time, warnings
+from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import Failure
+
+class Object:
+    def __del__(self):
+        _thread.interrupt_main()
+        time.sleep(0)
+
+def wait():
+    for _ in range(3000):
+        time.sleep(0.01)
+
+def object_ends():
+    Object()
+    wait()
+
+def other_error():
+    try:
+        _thread.interrupt_main()
+        wait()
+    except KeyboardInterrupt:
+        raise ValueError("of C++")
+
+def nothing():
+    try:
+        _thread.interrupt_main()
+        wait()
+    except KeyboardInterrupt:
+        pass
+
+def warn():
+    warnings.warn("of a\\nlibrary")
+    raise Failure("too bad")
+
+command_line.run(lambda: {})
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "variables", "stdout", "expected"),
+    [
+        ("print('words')", {}, "/dev/full", (1, "error: no space left on device\n")),
+        ("print('words', flush=True)", {}, "/dev/full", (1, "error: no space left on device\n")),
+        ("print('schön', '\\udcff')", {"PYTHONIOENCODING": "ascii"}, None, (0, "")),
+        ("warn()", {"PYTHONWARNINGS": "error"}, None, (1, "warning: of a library\nerror: too bad\n")),
+        ("open('/none')", {}, None, (1, "error: /none: no such file or directory\n")),
+        ("object_ends()", {}, None, (130, "interrupted\n")),
+        ("other_error()", {}, None, (130, "interrupted\n")),
+        ("nothing()", {}, None, (130, "interrupted\n")),
+    ],
+)
+def test_how_a_command_ends(body, variables, stdout, expected):
+    with open(stdout or os.devnull, "w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT.replace("{}", body)],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(**variables),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    assert (done.returncode, done.stderr) == expected
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "x"])
+def test_not_negative(text):
+    assert command_line.not_negative("0") == 0
+    with pytest.raises(Exception, match="must be an integer of at least 0"):
+        command_line.not_negative(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
