@@ -10,7 +10,7 @@ from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.models.keras_file import check_keras_file, check_weights_file, sizes_of_weights
 from convmixer_keras.utils import hub, limits
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import reserve, written_whole
+from convmixer_keras.utils.files import check_room, reserve, written_whole
 
 # A `.keras` file is a zip archive, and Keras ignores entries that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
@@ -111,6 +111,7 @@ def load_model(path):
     try:
         model = keras.saving.load_model(path, compile=False)
     except Exception as error:  # A damaged file can raise anything.
+        check_room(error, path)
         raise InputError(f"{path} is not a Keras model: {first_line(error)}") from None
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise InputError(f"{path} holds a {type(model).__name__} without inputs of its own, and no model")

@@ -128,6 +128,7 @@ def _prepare_output():
         sys.stdout.reconfigure(errors="backslashreplace")
     # Python would add a line of our source.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    os.environ["MPLBACKEND"] = "agg"  # Figures are saved, and none is shown.
     warnings.filters[:] = [entry for entry in warnings.filters if entry[0] != "error"]
 
 

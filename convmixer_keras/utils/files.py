@@ -42,6 +42,11 @@ def written_whole(path, room=0):
         if not os.access(path, os.W_OK):
             raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
+    if os.path.basename(folder).startswith(WRITING):  # It is the temporary path of another such block.
+        if room:
+            reserve(path, room)
+        yield path
+        return
     try:
         temporary_folder = tempfile.mkdtemp(prefix=WRITING, dir=folder)
     except OSError as error:
@@ -164,6 +169,12 @@ def _cannot_write(path, error):
     kind = Failure if getattr(error, "errno", None) in _NO_ROOM else InputError
     reason = os.strerror(error.errno).lower() if getattr(error, "errno", None) else str(error)
     return kind(f"cannot write {path}: {reason}")
+
+
+def check_room(error, path):
+    """Raises Failure if an error of a library that unpacks a file is that of a full disk, and no bad file's."""
+    if getattr(error, "errno", None) in _NO_ROOM:
+        raise Failure(f"cannot unpack {path}: {os.strerror(error.errno).lower()}") from None
 
 
 def reserve(path, size):

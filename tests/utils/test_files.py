@@ -1,13 +1,14 @@
 """Names of files to write, links, and how much a file may unpack to."""
 
+import errno
 import os
 import zipfile
 
 import pytest
 
 from convmixer_keras.utils import limits
-from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import check_output, written_whole
+from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.files import check_output, check_room, written_whole
 
 
 def write(path, text):
@@ -43,6 +44,23 @@ def test_names_that_cannot_be_written(tmp_path):
         write("gs://bucket/file", "")
     with pytest.raises(InputError, match="must not be empty"):
         write("", "")
+
+
+def test_a_full_disk_is_said_of_the_file_that_is_written(tmp_path):
+    """Also by a block within another, which writes to the temporary path of that."""
+
+    def fill():
+        with written_whole(tmp_path / "m.keras") as outer, written_whole(outer) as inner:
+            write(inner, "")
+            with open("/dev/full", "w") as disk:
+                disk.write("x")
+
+    with pytest.raises(Failure, match=rf"^cannot write {tmp_path}/m.keras: no space left on device$"):
+        fill()
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(Failure, match=r"^cannot unpack m.keras: file too large$"):
+        check_room(OSError(errno.EFBIG, ""), "m.keras")
+    check_room(OSError("of a damaged file"), "m.keras")
 
 
 def test_no_output_is_an_input(tmp_path):
