@@ -60,8 +60,11 @@ ODD_FILES = ("/dev/zero", "/dev/null", "", "x" * 300, "a\0b", "none", "\x1b[31mn
 
 
 class Case(NamedTuple):
+    """What to hand in; `path` where that is one file."""
+
     name: str
     run: object
+    path: str | None = None
 
 
 def small_model():
@@ -440,7 +443,7 @@ def image_cases(folder, count=60):
         path = os.path.join(folder, f"{i}.img")
         with open(path, "wb") as file:
             file.write(content)
-        yield Case(f"image {name}", lambda p=path: preprocessing.load_image(p, 8))
+        yield Case(f"image {name}", lambda p=path: preprocessing.load_image(p, 8), path)
     for path in (*ODD_FILES, folder, os.path.join(folder, "loop"), os.path.join(folder, "fifo")):
         yield Case(f"image {path[:30]!r}", lambda p=path: preprocessing.load_image(p, 8))
 

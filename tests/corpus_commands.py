@@ -5,19 +5,24 @@ import functools
 import itertools
 import json
 import os
+import runpy
+import sys
 import zipfile
 
 import corpus
 import h5py
 import numpy as np
+from conftest import ROOT
 from corpus import HOSTILE_NAMES, Case, damaged_bytes
+from PIL import Image
 
-from convmixer_keras.commands import convert, tflite
+from convmixer_keras.commands import convert, onnx, publish, tflite, train
 from convmixer_keras.convert.export import runtime
 from convmixer_keras.convert.export.tflite import export
 from convmixer_keras.images import preprocessing
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import saving
+from convmixer_keras.utils import command_line
 
 NAMES = ["a", "b", "c"]
 IMAGE = np.zeros((1, 8, 8, 3), np.float32)
@@ -54,6 +59,7 @@ def odd_paths(folder, ending):
     """Paths of what is no regular file, or of none."""
     names = ["/dev/zero", "/dev/null", folder, "", "x" * 300 + ending, "a\0b" + ending, "none" + ending]
     names += ["\x1b[31mnone" + ending, "/proc/self/mem", os.path.join(folder, "good.keras", "x" + ending)]
+    names += [os.path.join(folder, os.fsdecode(b"none\xff") + ending), "\ud800" + ending]
     for kind in ("fifo", "loop"):
         path = os.path.join(folder, kind + ending)
         if not os.path.lexists(path):
@@ -147,6 +153,8 @@ def tflite_command_cases(folder):
     for flag, value in itertools.product(("--crop-pct", "--mean", "--std"), numbers):
         yield _tflite(f"{flag} {value[:20]!r}", good, out, f"{flag}={value}")
     for sizes in (
+        ("1", "1"),
+        ("1000000000", "1000000000"),
         ("0", "0"),
         ("-1", "8"),
         ("99999", "99999"),
@@ -172,13 +180,33 @@ def tflite_command_cases(folder):
         yield _tflite(f"model {name}", path, out)
 
 
-def _tflite(name, *arguments):
-    return Case(f"convmixer-tflite {name}", lambda: tflite.main(list(arguments)))
+def _command(module, name, *arguments):
+    """A command as its users run it, but in this process."""
+    title = f"{module.__name__.rpartition('.')[2]} {name}"
+    return Case(title, lambda: command_line.run(lambda: module.main(list(arguments))))
+
+
+def _script(script, name, *arguments):
+    """A script of examples/, the same way."""
+
+    def run():
+        before, sys.argv = sys.argv, [script, *arguments]
+        try:
+            runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+        finally:
+            sys.argv = before
+
+    return Case(f"{script} {name}", run)
+
+
+_tflite = functools.partial(_command, tflite)
 
 
 def odd_models(folder):
-    """Pairs of name and path: `.keras` files that Keras loads, and that are no ConvMixer."""
+    """Pairs of name and path: `.keras` files that Keras loads, and that are no plain ConvMixer."""
     import keras
+
+    import convmixer_keras as ck
 
     x = keras.Input((8, 8, 3))
     flat = keras.layers.Flatten()(x)
@@ -189,6 +217,19 @@ def odd_models(folder):
         "no layers": keras.Model(x, x),
         "text for an input": keras.Model(t := keras.Input((3,)), keras.layers.Dense(2)(t)),
         "a hostile name": keras.Model(x, keras.layers.Dense(3, name="\x1b[31mred\nline")(flat)),
+        "a batch of four": keras.Model(b := keras.Input(batch_shape=(4, 8, 8, 3)), corpus.small_model()(b)),
+        "a ConvMixer within": keras.Model(x, keras.layers.Softmax()(corpus.small_model()(x))),
+        "a sequence": keras.Sequential([keras.Input((8, 8, 3)), corpus.small_model()]),
+        "a sequence within": keras.Sequential(
+            [keras.Sequential([keras.Input((8, 8, 3)), corpus.small_model()])]
+        ),
+        "free channels": keras.Model(f := keras.Input((8, 8, None)), keras.layers.GlobalMaxPool2D()(f)),
+        "no classes": ck.ConvMixer(4, 1, 3, 2, include_top=False, input_shape=(8, 8, 3)),
+        "one class": ck.ConvMixer(4, 1, 3, 2, classes=1, input_shape=(8, 8, 3)),
+        "a size that is open": ck.ConvMixer(4, 1, 3, 2, classes=3, input_shape=(None, None, 3)),
+        "an input of whole numbers": keras.Model(
+            i := keras.Input((8, 8, 3), dtype="uint8"), corpus.small_model()(keras.ops.cast(i, "float32"))
+        ),
     }
     not_a_number = corpus.small_model()
     not_a_number.set_weights([np.full_like(w, np.nan) for w in not_a_number.get_weights()])
@@ -231,7 +272,7 @@ def convert_command_cases(folder, count=30):
         ("hf://../..", out),
     ):
         yield _convert(" ".join(arguments)[-40:], *arguments)
-    numbers = ("nan", "inf", "-1", "0", "1e999", "9" * 5000, "", "x", "\x1b[31m")
+    numbers = ("nan", "inf", "-1", "0", "1000000000", "1e999", "9" * 5000, "", "x", "\x1b[31m")
     flags = ("--epsilon", "--classes", "--image-size", "--mean", "--std", "--crop-pct")
     for flag, value in itertools.product(flags, numbers):
         yield _convert(f"{flag} {value[:20]!r}", checkpoint, out, f"{flag}={value}")
@@ -247,8 +288,7 @@ def convert_command_cases(folder, count=30):
         yield _convert(f"a Keras model, {name}", path, os.path.join(folder, "x.safetensors"), "--to", "timm")
 
 
-def _convert(name, *arguments):
-    return Case(f"convmixer-convert {name}", lambda: convert.main(list(arguments)))
+_convert = functools.partial(_command, convert)
 
 
 def hostile_states(torch):
@@ -256,6 +296,13 @@ def hostile_states(torch):
     for name in HOSTILE_NAMES:
         yield f"the name {name[:10]!r}", {name: torch.zeros(2), f"{name}.weight": torch.zeros(4, 3, 2, 2)}
         yield f"the entry {name[:10]!r}", {name: {"a": "b"}, "more": 3}
+    circle = {"w": torch.zeros(2)}
+    yield "itself as an entry", circle | {"more": circle}
+    circle["state_dict"] = circle
+    yield "itself as the weights", circle
+    circle = [torch.zeros(2)]
+    circle.append(circle)
+    yield "a list that holds itself", {"model": circle, "w": torch.zeros(2)}
     timm = {"stem.0.weight": (4, 3, 2, 2), "stem.0.bias": (4,), "head.weight": (3, 4), "head.bias": (3,)}
     timm |= {f"stem.2.{n}": (4,) for n in ("weight", "bias", "running_mean", "running_var")}
     for name, shape in itertools.product(timm, ((), (0,), (4,), (4, 3, 2, 2), (1, 1, 1, 1, 1), (3, 4))):
@@ -289,31 +336,76 @@ def foreign_h5(folder, count):
         yield f"HDF5 with the configuration {str(attribute)[:10]}", path
 
 
+# -- every command --
+
+
+def model_command_cases(folder):
+    """Every command that takes a model, with every odd model and every odd path."""
+    photo = os.path.join(folder, "photo.png")
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
+    good_tflite(folder)
+    with open(os.path.join(folder, "cut.tflite"), "wb") as file:
+        file.write(good_tflite(folder)[0][:1000])
+    # Names with a line end, such as a model's, must not become lines.
+    commands = {
+        "tflite": lambda name, path: _tflite(name, path, os.path.join(folder, "x.tflite")),
+        "onnx": lambda name, path: _command(onnx, name, path, os.path.join(folder, "x.onnx")),
+        "publish": lambda name, path: _command(publish, name, path, os.path.join(folder, "page")),
+        "timm": lambda name, path: _convert(
+            name, path, os.path.join(folder, "x.safetensors"), "--to", "timm"
+        ),
+        "keras": lambda name, path: _convert(name, path, os.path.join(folder, "x.keras")),
+        "evaluate": lambda name, path: _command(train, name, "--evaluate", path, "--dataset", folder),
+        "init": lambda name, path: _command(train, name, f"--init-from={path}", "--dataset", "none/"),
+        "predict": lambda name, path: _script("predict.py", name, photo, f"--model={path}"),
+        "explain": lambda name, path: _script(
+            "explain.py", name, path, "--output", os.path.join(folder, "e")
+        ),
+    }
+    models = [*odd_models(folder), *((f"{path[:30]!r}", path) for path in odd_paths(folder, ".keras"))]
+    for command, (name, path) in itertools.product(commands.values(), models):
+        yield command(name, path or "none.keras")
+    for path in (*odd_paths(folder, ".tflite"), os.path.join(folder, "cut.tflite")):
+        yield _script("on_device.py", f"{path[:30]!r}", photo, f"--model={path}")
+        yield _script("predict.py", f"{path[:30]!r}", photo, f"--model={path}")
+    for path in odd_paths(folder, ".png"):
+        yield _script("on_device.py", f"photo {path[:30]!r}", "--", path)
+        yield _script("predict.py", f"photo {path[:30]!r}", "--model", good_keras(folder), "--", path)
+    for case in corpus.image_cases(folder, 16):
+        yield _script("on_device.py", case.name, case.path)
+
+
 # -- the training program --
 
 
 def evaluate_command_cases(folder):
     """Models to evaluate, and folders of runs to go on with."""
-    from convmixer_keras.commands import train
-
     good_keras(folder)
     _, network = good_tflite(folder)
     few = os.path.join(folder, "few.tflite")
     with_entries(few, network, {runtime.LABELS_ENTRY: b"a\nb\n"})
     for path in (*odd_paths(folder, ".keras"), *odd_paths(folder, ".tflite"), few):
-        yield Case(f"--evaluate {path[:30]!r}", lambda p=path: train.main(["--evaluate", p]))
+        yield _command(train, f"--evaluate {path[:30]!r}", "--evaluate", path)
     for path in (*odd_paths(folder, ".keras"), *odd_paths(folder, ".weights.h5")):
-        yield Case(
-            f"--init-from {path[:30]!r}",
-            lambda p=path: train.main(["--init-from", p or "none.keras", "--output", "run"]),
-        )
+        start = ["--init-from", path or "none.keras", "--output", "run"]
+        yield _command(train, f"--init-from {path[:30]!r}", *start)
     for name in ("config.json", "history.csv"):
         for path in odd_paths(folder, name):
             run = os.path.join(folder, f"run{len(os.listdir(folder))}")
             os.makedirs(run)
             if path and os.path.lexists(path):
                 os.symlink(path, os.path.join(run, name))
-            yield Case(
-                f"--resume with {name} {path[:30]!r}",
-                lambda r=run: train.main(["--resume", "--output", r]),
-            )
+            yield _command(train, f"--resume with {name} {path[:30]!r}", "--resume", "--output", run)
+    for flag, value in itertools.product(
+        (
+            "--image-size",
+            "--hidden-dim",
+            "--patch-size",
+            "--kernel-size",
+            "--depth",
+            "--batch-size",
+            "--freeze",
+        ),
+        ("0", "-1", "1000000000"),
+    ):
+        yield _command(train, f"{flag} {value}", f"{flag}={value}", "--dataset", "none/")

@@ -4,16 +4,19 @@ import contextlib
 import io
 import os
 import resource
+import shutil
 import signal
 import unicodedata
 
 import corpus
 import corpus_commands
+import corpus_processes
 import numpy as np
 import pytest
 
 from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.files import WRITING
 from convmixer_keras.utils.text import one_line
 
 LONGEST = 700
@@ -87,7 +90,10 @@ def _complaint(case):
         if isinstance(error, TypeError) and "must be" not in str(error):
             return f"TypeError: {error}"
     except SystemExit as ended:
-        code, lines = ended.code, stderr.getvalue().splitlines()[-1:]
+        code, errors = ended.code, stderr.getvalue().splitlines()
+        lines = errors[-1:]
+        if code and (not lines or "error: " not in lines[0] or "Traceback" in stderr.getvalue()):
+            return f"exit {code}: {str(errors)[-300:]}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]!r}"
     if code not in (0, 1, 2, None):
@@ -186,6 +192,7 @@ COMMANDS = [
     (corpus_commands.tflite_command_cases, 100),
     (corpus_commands.convert_command_cases, 150),
     (corpus_commands.evaluate_command_cases, 60),
+    (corpus_commands.model_command_cases, 300),
 ]
 
 
@@ -224,3 +231,72 @@ def test_what_hangs_or_fills_the_memory_is_found(folder):
     assert complaint(taking, most_memory=2**26).startswith("took 1")
     assert complaint(taking) is None
     assert complaint(corpus.Case("too much", lambda: np.ones(2**31))).startswith("MemoryError")
+
+
+@pytest.fixture(scope="module")
+def files_of_commands(tmp_path_factory):
+    return corpus_processes.prepare(tmp_path_factory.mktemp("commands"))
+
+
+CONDITIONS = {
+    # What the user's Python and terminal are told must not stop anything.
+    "an odd environment": (
+        corpus_processes.COMMANDS,
+        {"PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error", "MPLBACKEND": "nonsense"},
+        (0, ""),
+    ),
+    "standard output is full": (corpus_processes.COMMANDS, {"stdout": "/dev/full"}, (1, "no space left")),
+    "a write limit": (
+        set(corpus_processes.COMMANDS) - set(corpus_processes.WITHOUT_FILES),
+        {"largest_file": 4096},
+        (1, "file too large"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "command"),
+    [
+        (condition, command)
+        for condition, (commands, *_) in CONDITIONS.items()
+        for command in sorted(commands)
+    ],
+)
+def test_conditions_of_a_process(condition, command, files_of_commands, tmp_path):
+    _, options, expected = CONDITIONS[condition]
+    folder = shutil.copytree(files_of_commands, tmp_path / corpus_processes.PLACE)
+    with open(options.get("stdout", os.devnull), "w") as stdout:
+        process = corpus_processes.start(command, folder, **options | {"stdout": stdout})
+        assert not corpus_processes.complaint(process, *expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", corpus_processes.COMMANDS)
+def test_ctrl_c(command, files_of_commands, tmp_path):
+    folder = shutil.copytree(files_of_commands, tmp_path / corpus_processes.PLACE)
+    process = corpus_processes.start(command, folder)
+    corpus_processes.interrupt(process, command)
+    done_before = process.poll() == 0
+    assert done_before or not corpus_processes.complaint(process, 130)
+    assert not [name for name in os.listdir(folder) if name.startswith(WRITING)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["hidden-dim", "patch-size", "image-size", "kernel-size", "batch-size"])
+def test_sizes_that_no_machine_has(size, files_of_commands, tmp_path):
+    folder = shutil.copytree(files_of_commands, tmp_path / corpus_processes.PLACE)
+    process = corpus_processes.start("convmixer-train", folder, f"--{size} 1000000000")
+    assert not corpus_processes.complaint(process, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["a folder", "a device"])
+def test_a_picture_of_the_run_that_cannot_be_written(kind, files_of_commands, tmp_path):
+    """What was trained is kept, and the last line says what was not."""
+    folder = shutil.copytree(files_of_commands, tmp_path / corpus_processes.PLACE)
+    (folder / "run").mkdir()
+    curves = folder / "run" / "curves.png"
+    curves.mkdir() if kind == "a folder" else curves.symlink_to("/dev/full")
+    process = corpus_processes.start("convmixer-train", folder)
+    assert not corpus_processes.complaint(process, 2, "curves.png")

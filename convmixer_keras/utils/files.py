@@ -172,7 +172,7 @@ def _cannot_write(path, error):
 
 
 def check_room(error, path):
-    """Raises Failure if the error of a library that unpacks a file is that of a full disk, not of a bad file."""
+    """Raises Failure if the error of a library that unpacks a file is that of a full disk."""
     if getattr(error, "errno", None) in _NO_ROOM:
         raise Failure(f"cannot unpack {path}: {os.strerror(error.errno).lower()}") from None
 
