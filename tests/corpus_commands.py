@@ -372,7 +372,8 @@ def model_command_cases(folder):
         yield _script("on_device.py", f"photo {path[:30]!r}", "--", path)
         yield _script("predict.py", f"photo {path[:30]!r}", "--model", good_keras(folder), "--", path)
     for case in corpus.image_cases(folder, 16):
-        yield _script("on_device.py", case.name, case.path)
+        if case.path:
+            yield _script("on_device.py", case.name, case.path)
 
 
 # -- the training program --

@@ -19,7 +19,7 @@ from convmixer_keras.convert.weights import to_torch
 from convmixer_keras.images.preprocessing import Preprocessing
 
 PLACE = "größe"  # Of all files: the locale may lack its letters.
-NAMES = ["rot", "grün"]
+NAMES = ["grün", "rot"]
 # What each command is given; "@" stands for the folder of the files that `prepare` makes.
 TRAIN = "--dataset @photos --output @run --epochs 1 --batch-size 2 --hidden-dim 64 --depth 1 --image-size 16"
 COMMANDS = {
