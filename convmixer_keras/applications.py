@@ -6,7 +6,6 @@ import sys
 from convmixer_keras import pretrained
 from convmixer_keras.models import presets
 from convmixer_keras.models.convmixer import ConvMixer
-from convmixer_keras.models.saving import load_weights
 from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError
 
@@ -265,12 +264,11 @@ def _build(
         input_tensor=input_tensor,
         input_shape=input_shape,
         classes=classes,
+        weights=None if weights in pretrained.NAMES else weights,
         **options,
     )
     if weights in pretrained.NAMES:
         pretrained.load_published_weights(model, preset)
-    elif weights is not None:
-        load_weights(model, weights)
     return model
 
 

@@ -13,9 +13,12 @@ import os
 import tempfile
 import warnings
 
+import numpy as np
+
 from convmixer_keras.convert.weights import checkpoint_file, to_keras
 from convmixer_keras.models import presets
 from convmixer_keras.models.saving import save_weights
+from convmixer_keras.models.weights import load_weights, open_weights
 from convmixer_keras.utils import extras, hub
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import make_folder, read_text, sha256_of, written_whole
@@ -47,20 +50,35 @@ def load_published_weights(model, preset):
             the weights can neither be found in the cache nor fetched: the message says which file to put
             where.
     """
-    layers = {layer.name: layer for layer in model.layers}
-    channels = layers["stem_conv"].kernel.shape[2]
+    channels = model.inputs[0].shape[-1]
     if channels != len(preset.mean):
         raise InputError(
             f"weights={preset.weights!r} are for images of {len(preset.mean)} channels, got {channels}"
         )
-    published = _plain_model(preset)
-    published.load_weights(weights_file(preset))
-    for layer in published.layers:
-        if not layer.weights:
-            continue
-        if layer.name == "head" and ("head" not in layers or layers["head"].units != preset.classes):
-            continue
-        layers[layer.name].set_weights(layer.get_weights())
+    load_weights(model, weights_file(preset), any_classes=True)
+
+
+def open_body(source):
+    """Opens a trained ConvMixer to start from.
+
+    Args:
+        source: The path of a `.keras` or `.weights.h5` file, "hf://USER/REPO", or the name of a builder that
+            has published weights.
+
+    Returns:
+        A `Stored`.
+
+    Raises:
+        InputError: If there is no such body, or it is no ConvMixer.
+    """
+    preset = next((preset for preset in presets.PRESETS if preset.name == source), None)
+    if preset is None:
+        return open_weights(source)
+    stored = open_weights(weights_file(preset))
+    stored.source = source
+    mean, std = (255 * np.array(values) for values in (preset.mean, preset.std))
+    stored.facts |= {"activation": preset.activation, "mean": mean, "std": std}
+    return stored
 
 
 def check_published(preset, weights):
@@ -185,20 +203,6 @@ def _convert(checkpoint, name, preset, weights, known):
         raise InputError(f"{name} has {classes} classes, expected {preset.classes}")
     save_weights(model, weights)
     return sha256
-
-
-def _plain_model(preset):
-    from convmixer_keras.models.convmixer import ConvMixer
-
-    return ConvMixer(
-        preset.hidden_dim,
-        preset.depth,
-        preset.kernel_size,
-        preset.patch_size,
-        activation=preset.activation,
-        classes=preset.classes,
-        input_shape=(None, None, len(preset.mean)),
-    )
 
 
 def _read_record(path):

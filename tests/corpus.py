@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 import convmixer_keras as ck
 from convmixer_keras import recipes
 from convmixer_keras.images import preprocessing
-from convmixer_keras.models import saving
+from convmixer_keras.models import saving, weights
 from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import files
@@ -256,12 +256,12 @@ def keras_cases(folder, count=60):
         yield Case(f"load_class_names {name}", lambda p=path: saving.load_class_names(p))
         yield Case(f"record of {name}", lambda p=path: preprocessing.of(p))
     for name, path in paths[::4]:
-        yield Case(f"weights of {name}", lambda p=path: saving.load_weights(small_model(), p))
+        yield Case(f"weights of {name}", lambda p=path: weights.load_weights(small_model(), p))
     for path in (*ODD_FILES, folder, os.path.join(folder, "fifo"), os.path.join(folder, "loop")):
         yield Case(f"load_model {path[:30]!r}", lambda p=path: saving.load_model(p))
         yield Case(f"load_class_names {path[:30]!r}", lambda p=path: saving.load_class_names(p))
         yield Case(f"record of {path[:30]!r}", lambda p=path: preprocessing.of(p))
-        yield Case(f"weights of {path[:30]!r}", lambda p=path: saving.load_weights(small_model(), p))
+        yield Case(f"weights of {path[:30]!r}", lambda p=path: weights.load_weights(small_model(), p))
 
 
 def with_flags(content, flag):

@@ -20,6 +20,7 @@ class Server:
     Attributes:
         files: Dict from path, such as "/user/repo/resolve/main/model.keras", to (status, headers, body).
         asked: The paths of all GET requests for them.
+        broken: Whether every request is answered with 503.
         cut: None, or after how many bytes of a file to close the connection.
         uploaded: Dict from repository to a dict from path to bytes.
         messages: What the commits said.
@@ -27,7 +28,7 @@ class Server:
     """
 
     def __init__(self):
-        self.files, self.asked, self.cut = {}, [], None
+        self.files, self.asked, self.cut, self.broken = {}, [], None, False
         self.uploaded, self.messages, self.tokens, self._large = {}, [], set(), {}
         handler = type("Handler", (_Handler,), {"hub": self})
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -50,6 +51,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._file(send=False)
 
     def do_GET(self):
+        if self.hub.broken:
+            return self._json({}, 503)
         path = urllib.parse.unquote(self.path.split("?")[0])
         if match := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/.*", path):
             names = self.hub.listed(match[1])
@@ -62,6 +65,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._file(send=True)
 
     def _file(self, send):
+        if self.hub.broken:
+            return self._json({}, 503)
         path = urllib.parse.unquote(self.path.split("?")[0])
         nothing = (404, {"X-Error-Code": "EntryNotFound"}, b"no such file")
         status, headers, body = self.hub.files.get(path, nothing)

@@ -23,7 +23,7 @@ from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
 from convmixer_keras.training.run.settings import Settings
-from convmixer_keras.utils import command_line, extras, hub, streams
+from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
@@ -47,6 +47,7 @@ def train(arguments, recipe):
     from convmixer_keras.training.processes.distribution import choose_strategy
     from convmixer_keras.training.processes.termination import Terminated
     from convmixer_keras.training.run import run_folder
+    from convmixer_keras.training.step.network import recipe_for
 
     extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
@@ -61,8 +62,7 @@ def train(arguments, recipe):
             recipe, settings = settings_of_run(arguments, recipe, folder.path)
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
-            recipe, path = body_to_start_from(settings.init_from, recipe, arguments.overrides)
-            settings = dataclasses.replace(settings, init_from=path)
+            recipe = dataclasses.replace(recipe_for(recipe, settings.init_from), **arguments.overrides)
     print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
     warn_of_slow_precision(recipe)
     go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
@@ -91,20 +91,6 @@ def train(arguments, recipe):
         if recipe.test_split is not None:
             test(folder, recipe, settings)
     return command_line.DONE
-
-
-def body_to_start_from(path, recipe, overrides):
-    """Returns the recipe with the network of --init-from, and the path of its weights."""
-    from convmixer_keras import pretrained
-    from convmixer_keras.models import presets
-    from convmixer_keras.training.step.network import recipe_for
-
-    preset = next((preset for preset in presets.PRESETS if preset.name == path), None)
-    if preset is not None:
-        path = pretrained.weights_file(preset)
-    elif hub.is_name(path):
-        path = hub.download(path, ("model.keras", ".keras", ".weights.h5"))
-    return dataclasses.replace(recipe_for(path, recipe, preset), **overrides), path
 
 
 def warn_of_slow_precision(recipe):

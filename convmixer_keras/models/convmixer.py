@@ -3,7 +3,7 @@
 import keras
 
 from convmixer_keras.models import arguments
-from convmixer_keras.models.saving import load_weights
+from convmixer_keras.models.weights import load_weights
 from convmixer_keras.utils import checks
 
 # PyTorch's values, with which the published weights were trained; Keras' momentum is 1 minus PyTorch's.

@@ -2,10 +2,8 @@
 
 import json
 import math
-import re
 import zipfile
 
-from convmixer_keras.models.presets import Sizes
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import check_file
@@ -66,38 +64,6 @@ def check_weights(path, file=None):
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} is damaged: {first_line(error)}") from None
     limits.check_unpacked(path, size, "its weights")
-
-
-def sizes_of_weights(path):
-    """Returns the `Sizes` of the ConvMixer in a `.keras` or `.weights.h5` file, or None if it holds none."""
-    import h5py
-
-    shapes = {}
-
-    def note(name, item):
-        match = re.search(r"layers/(conv2d|depthwise_conv2d|dense)(_\d+)?/vars/0$", f"/{name}")
-        if match and isinstance(item, h5py.Dataset) and len(item.shape) == (2 if match[1] == "dense" else 4):
-            shapes.setdefault(match[1], []).append(item.shape)
-
-    if zipfile.is_zipfile(path):
-        with (
-            zipfile.ZipFile(path) as archive,
-            archive.open(_WEIGHTS) as file,
-            h5py.File(file, "r") as weights,
-        ):
-            weights.visititems(note)
-    else:
-        with h5py.File(path, "r") as weights:
-            weights.visititems(note)
-    depthwise, dense = shapes.get("depthwise_conv2d", []), shapes.get("dense", [])
-    # One dense convolution for the patches, then one for each block, whose inputs are as many as its outputs.
-    stems = [shape for shape in shapes.get("conv2d", []) if shape[2] != shape[3]]
-    if not stems or not depthwise:
-        return None
-    patch_size, _, channels, hidden_dim = stems[0]
-    return Sizes(
-        hidden_dim, len(depthwise), depthwise[0][0], patch_size, channels, dense[0][-1] if dense else None
-    )
 
 
 def _check_config(path, config):

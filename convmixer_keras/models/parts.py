@@ -15,10 +15,8 @@ _STEM = {**_CONVOLUTION, "padding": "valid", "groups": 1}
 _POINTWISE = {**_CONVOLUTION, "kernel_size": (1, 1), "strides": (1, 1), "groups": 1}
 _DEPTHWISE = {**_CONVOLUTION, "padding": "same", "strides": (1, 1), "depth_multiplier": 1}
 _POOLINGS = {keras.layers.GlobalAveragePooling2D: "avg", keras.layers.GlobalMaxPooling2D: "max"}
-_NORMS = {
-    keras.layers.BatchNormalization: {"center": True, "scale": True},
-    keras.layers.LayerNormalization: {"center": True, "scale": True, "rms_scaling": False},
-}
+_NORMS = {keras.layers.BatchNormalization: "batch", keras.layers.LayerNormalization: "layer"}
+_NORM = {"center": True, "scale": True, "rms_scaling": False}
 
 
 class Convolution(NamedTuple):
@@ -48,6 +46,9 @@ class Parts:
         pool: The pooling layer, or None.
         head: The classifier, a dense layer, or None.
         activation: Name of the Keras activation of all convolutions.
+        normalization: "batch" or "layer", as all are.
+        epsilon: That of all normalisations.
+        residual: Whether blocks add their input.
         head_activation: Name of the activation with which scores end, the head's or a layer's behind it:
             "linear" for logits; None without a head.
     """
@@ -58,8 +59,11 @@ class Parts:
     blocks: tuple
     pool: keras.Layer | None
     head: keras.Layer | None
-    activation: str
     head_activation: str | None
+    activation: str
+    normalization: str
+    epsilon: float
+    residual: bool
 
     @property
     def sizes(self):
@@ -68,15 +72,6 @@ class Parts:
         kernel_size = self.blocks[0].depthwise.layer.kernel.shape[0]
         classes = None if self.head is None else self.head.units
         return Sizes(hidden_dim, len(self.blocks), kernel_size, patch_size, channels, classes)
-
-    @property
-    def normalization(self):
-        """ "batch" or "layer"."""
-        return "batch" if isinstance(self.stem.norm, keras.layers.BatchNormalization) else "layer"
-
-    @property
-    def residual(self):
-        return self.blocks[0].add is not None
 
     @property
     def pooling(self):
@@ -170,8 +165,8 @@ def of(model):
         blocks=tuple(blocks),
         pool=pool,
         head=head,
-        activation=walk.activation,
         head_activation=head_activation,
+        **walk.common,
     )
 
 
@@ -188,8 +183,7 @@ class _Walk(graph.Walk):
 
     def __init__(self, model):
         self.model = model
-        # As the part nearest the output has them, and all others must.
-        self.activation = self.norm_kind = self.residual = None
+        self.common = {}  # What all convolutions or all blocks have, as those nearest the output have it.
         super().__init__(model)
 
     def to(self, tensor):
@@ -209,6 +203,11 @@ class _Walk(graph.Walk):
                 self.refuse(layer, f"must have {attribute} {value}, got {getattr(layer, attribute)}")
         if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
             self.refuse(layer, "is quantised or has LoRA weights")
+
+    def alike(self, layer, name, value):
+        """Refuses a layer that has not what the others have."""
+        if self.common.setdefault(name, value) != value:
+            self.refuse(layer, f"must have {name} {self.common[name]}, got {value}")
 
     def step(self, *kinds, inputs=1):
         """Goes past a layer of one of these kinds, and returns it."""
@@ -241,10 +240,9 @@ class _Walk(graph.Walk):
 
     def block(self, pointwise):
         """Goes past the addition and the depthwise convolution of a block, and returns the `Block`."""
-        if self.residual is None:
-            self.residual = isinstance(self.layer, keras.layers.Add)
+        self.alike(self.layer, "residual", isinstance(self.layer, keras.layers.Add))
         add = given = None
-        if self.residual:
+        if self.common["residual"]:
             half, around = self.taken[-1], self.around
             add = self.step(keras.layers.Add, inputs=2)
             given = self.tensor
@@ -258,15 +256,13 @@ class _Walk(graph.Walk):
 
     def convolution(self, kind):
         """Goes past a normalisation and a convolution, and returns the `Convolution`."""
-        norm = self.step(*([self.norm_kind] if self.norm_kind else _NORMS))
-        self.norm_kind = type(norm)
-        self.check(norm, _NORMS[self.norm_kind])
+        norm = self.step(*_NORMS)
+        self.check(norm, _NORM)
+        self.alike(norm, "normalization", _NORMS[type(norm)])
+        self.alike(norm, "epsilon", norm.epsilon)
         axis = norm.axis if isinstance(norm.axis, int) else norm.axis[0]
         if axis not in (-1, 3):
             self.refuse(norm, f"must have axis -1, got {axis}")
         layer = self.step(kind)
-        activation = outputs.activation_of(layer)
-        self.activation = self.activation or activation
-        if activation != self.activation:
-            self.refuse(layer, f"must have activation {self.activation}, got {activation}")
+        self.alike(layer, "activation", outputs.activation_of(layer))
         return Convolution(layer, norm)

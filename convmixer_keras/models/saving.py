@@ -7,8 +7,8 @@ import tempfile
 import zipfile
 
 from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
-from convmixer_keras.models.keras_file import check_keras_file, check_weights_file, sizes_of_weights
-from convmixer_keras.utils import hub, limits
+from convmixer_keras.models.keras_file import check_keras_file
+from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import check_room, reserve, written_whole
 
@@ -116,45 +116,6 @@ def load_model(path):
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise InputError(f"{path} holds a {type(model).__name__} without inputs of its own, and no model")
     return model
-
-
-def load_weights(model, source):
-    """Loads weights into a ConvMixer.
-
-    Args:
-        model: A `keras.Model` from one of this package's builders.
-        source: The path of a `.keras` or `.weights.h5` file, or "hf://USER/REPO", a Hugging Face repository
-            that holds one.
-
-    Raises:
-        InputError: If the file is missing, damaged or of another network; the message names both networks.
-    """
-    from convmixer_keras.models import parts  # Imports Keras.
-
-    if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"weights must be a path or hf://USER/REPO, got {source!r}")
-    if hub.is_name(source):
-        path = hub.download(source, ("model.keras", ".keras", ".weights.h5"))
-    else:
-        path = source = os.path.expanduser(os.fspath(source))
-    if not os.path.isfile(path):
-        raise InputError(f"weights must be the path of an existing file or hf://USER/REPO, got {path!r}")
-    check_weights_file(path)
-    ours = parts.of(model).sizes
-    try:
-        stored = sizes_of_weights(path)
-        if stored and stored.depth != ours.depth:  # Of a deeper network Keras would load the first blocks.
-            raise ValueError("the depths differ")
-        model.load_weights(path)
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"the weights of {source} cannot be loaded: {first_line(error)}") from None
-    except ValueError as error:
-        theirs = stored or "not a ConvMixer's"
-        if theirs == ours:
-            theirs = first_line(error)
-        raise InputError(
-            f"the weights of {source} do not fit: they are {theirs}; the model is {ours}"
-        ) from None
 
 
 def load_class_names(path):

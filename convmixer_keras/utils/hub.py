@@ -3,6 +3,7 @@
 HF_ENDPOINT names a mirror, HF_TOKEN the user, HF_HOME the cache, as for Hugging Face's own tools.
 """
 
+import glob
 import os
 import re
 from typing import NamedTuple
@@ -51,18 +52,34 @@ def download(text, wanted, folder=None):
     """
     name = parse(text)
     hub = api()
+    options = {"revision": name.revision, "cache_dir": folder}
     try:
         file = name.file
         if file is None:
-            files = hub.list_repo_files(name.repository, revision=name.revision)
-            file = _choose(files, wanted, text)
-        path = hub.hf_hub_download(name.repository, file, revision=name.revision, cache_dir=folder)
+            file = _choose(hub.list_repo_files(name.repository, revision=name.revision), wanted, text)
+        path = hub.hf_hub_download(name.repository, file, **options)
     except InputError:
         raise
     except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
-        raise InputError(f"cannot fetch {text}: {reason(error)}") from None
+        path = None
+        if (_status(error) or 500) >= 500:  # Not refused: the hub was not asked, or is down.
+            path = _fetched_before(hub, name, wanted, text, options)
+        if path is None:
+            raise InputError(f"cannot fetch {text}: {reason(error)}") from None
     _check_hash(path, text)
     return path
+
+
+def _fetched_before(hub, name, wanted, text, options):
+    """Returns the path of a file that the cache has of a repository, or None."""
+    try:
+        snapshot = hub.snapshot_download(name.repository, local_files_only=True, **options)
+    except Exception:  # It was never fetched.
+        return None
+    found = glob.glob("**/*", root_dir=snapshot, recursive=True)
+    files = [file for file in found if os.path.isfile(os.path.join(snapshot, file))]
+    file = name.file or _choose(files, wanted, text)
+    return os.path.join(snapshot, file) if file in files else None
 
 
 def _check_hash(path, text):
@@ -86,17 +103,22 @@ def api():
 
 def reason(error):
     """Returns one line that says why a request to the hub failed."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    name = type(error).__name__
+    status, name = _status(error), type(error).__name__
     known = {
         "RepositoryNotFoundError": "there is no such repository, or it is private and HF_TOKEN does not fit",
         "RevisionNotFoundError": "there is no such revision",
         "RemoteEntryNotFoundError": "there is no such file in the repository",
         "GatedRepoError": "the repository's owner has to give access first",
         "LocalEntryNotFoundError": "the hub cannot be reached, and the file is not in the cache",
+        "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and the file is not in the cache",
     }
     text = known.get(name) or f"{name}: {first_line(error)}"
     return f"{text} (HTTP {status})" if status else text
+
+
+def _status(error):
+    """Returns the status of the HTTP answer that an error is about, or None."""
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _choose(files, wanted, text):

@@ -18,6 +18,7 @@ from convmixer_keras import pretrained
 from convmixer_keras.commands import train
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import presets
+from convmixer_keras.training.step import network
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def test_a_resumed_run_stays_frozen_and_is_the_run_without_a_pause(image_folder,
     recipe = dataclasses.replace(
         ck.recipes.RECIPES["photos"], dataset=str(image_folder), image_size=12, batch_size=6, epochs=2
     )
-    recipe = train.body_to_start_from(str(tmp_path / "body.keras"), recipe, {})[0]
+    recipe = network.recipe_for(recipe, tmp_path / "body.keras")
     settings = ck.training.Settings(init_from=str(tmp_path / "body.keras"), freeze=1)
 
     class Stop(keras.callbacks.Callback):

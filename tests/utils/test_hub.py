@@ -1,6 +1,9 @@
 """Files of Hugging Face repositories, from a server on loopback."""
 
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -71,6 +74,48 @@ def test_what_is_not_there(text, message, hub, tmp_path, convmixer_convert):  # 
     assert outcome.code == 2
     assert len(outcome.stderr.splitlines()) == 1
     assert re.search(message, outcome.stderr), outcome.stderr
+
+
+@pytest.mark.parametrize("way", ["offline", "unreachable", "broken"])
+def test_what_was_fetched_before_needs_no_hub(way, hub, tmp_path, monkeypatch):  # noqa: F811
+    from huggingface_hub import constants
+
+    hub.put("user/repo", {"README.md": b"card", "model.keras": b"the model", "more/other.keras": b"another"})
+    wanted = ("model.keras", ".keras")
+    path = hub_names.download("hf://user/repo", wanted)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    if way == "offline":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    elif way == "unreachable":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    else:
+        hub.broken = True
+    for text in ("hf://user/repo", "hf://user/repo/model.keras", "hf://user/repo@main"):
+        assert hub_names.download(text, wanted) == path
+    for text in ("hf://user/other", "hf://user/repo/more/other.keras", "hf://user/repo@v2"):
+        with pytest.raises(InputError, match=f"cannot fetch {text}: ") as error:
+            hub_names.download(text, wanted)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match=r"holds no file \.safetensors; it holds model\.keras"):
+        hub_names.download("hf://user/repo", (".safetensors",))
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_offline_in_a_process_of_its_own(hub, tmp_path):  # noqa: F811
+    model = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(8, 8, 3), input_mean=1, input_std=2)
+    ck.save_model(model, tmp_path / "m.keras", list("abcd"))
+    hub.put("user/repo", {"model.keras": (tmp_path / "m.keras").read_bytes()})
+    script = "import convmixer_keras as ck; print(ck.inference.load('hf://user/repo').class_names)"
+    environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home")}
+    for offline in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**environment, "HF_HUB_OFFLINE": offline, "HF_HUB_DISABLE_XET": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "['a', 'b', 'c', 'd']\n", done.stderr
+    assert hub.asked.count("/user/repo/resolve/main/model.keras") == 1
 
 
 def test_a_hub_that_cannot_be_reached(hub, tmp_path, monkeypatch):  # noqa: F811

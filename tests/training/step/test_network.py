@@ -38,16 +38,16 @@ def layer_weights(model, name):
 
 
 def test_the_recipe_takes_the_network_of_the_body(body, tmp_path):
-    recipe = network.recipe_for(tmp_path / "body.keras", RECIPE)
+    recipe = network.recipe_for(RECIPE, tmp_path / "body.keras")
     assert (recipe.hidden_dim, recipe.depth, recipe.kernel_size, recipe.patch_size) == (8, 2, 3, 2)
     assert recipe.activation == "relu"
     np.testing.assert_allclose([*recipe.mean, *recipe.std], [100 / 255, 50 / 255], rtol=1e-6)
     body.save_weights(tmp_path / "body.weights.h5")
-    assert network.recipe_for(tmp_path / "body.weights.h5", RECIPE).depth == 2
+    assert network.recipe_for(RECIPE, tmp_path / "body.weights.h5").depth == 2
 
 
 def test_a_run_with_frozen_blocks(body, tmp_path):
-    recipe = network.recipe_for(tmp_path / "body.keras", RECIPE)
+    recipe = network.recipe_for(RECIPE, tmp_path / "body.keras")
     settings = ck.training.Settings(init_from=str(tmp_path / "body.keras"), freeze=1)
     ck.training.train(recipe, tmp_path / "run", settings, verbose=0)
     trained = keras.saving.load_model(tmp_path / "run" / "last.keras")
@@ -64,7 +64,8 @@ def test_a_run_with_frozen_blocks(body, tmp_path):
 
 def test_the_classifier_comes_along_where_it_fits(body, tmp_path):
     for classes, same in ((5, True), (4, False)):
-        model = ck.ConvMixer(8, 2, 3, 2, classes=classes, input_shape=(8, 8, 1))
+        recipe = network.recipe_for(RECIPE, tmp_path / "body.keras")
+        model = network.build_model(recipe, 1, classes)
         network.start_from(model, tmp_path / "body.keras")
         np.testing.assert_array_equal(
             layer_weights(model, "block1_depthwise")[0], layer_weights(body, "block1_depthwise")[0]
@@ -75,12 +76,12 @@ def test_the_classifier_comes_along_where_it_fits(body, tmp_path):
 
 def test_what_cannot_be_started_from(body, tmp_path):
     model = ck.ConvMixer(8, 2, 5, 2, classes=5, input_shape=(8, 8, 1))
-    with pytest.raises(InputError, match=r"kernel 3, .* cannot start ConvMixer-8/2, kernel 5"):
+    with pytest.raises(InputError, match=r"are ConvMixer-8/2, kernel 3, .* is ConvMixer-8/2, kernel 5"):
         network.start_from(model, tmp_path / "body.keras")
     with pytest.raises(InputError, match="freeze must be 0 to 2, the number of blocks, got 3"):
         network.start_from(model, None, 3)
-    with pytest.raises(InputError, match=r"there is no file none\.keras"):
-        network.recipe_for("none.keras", RECIPE)
+    with pytest.raises(InputError, match=r"an existing file or hf://USER/REPO, got .none\.keras"):
+        network.recipe_for(RECIPE, "none.keras")
     (tmp_path / "text.keras").write_text("no model")
     with pytest.raises(InputError, match="is not a zip archive, or is damaged"):
-        network.recipe_for(tmp_path / "text.keras", RECIPE)
+        network.recipe_for(RECIPE, tmp_path / "text.keras")
