@@ -25,8 +25,8 @@ _ROUNDING = 1e-3  # Of float16 weights, and of sums.
 
 def known_name(name):
     """Returns one of `RANGES` for the name that Keras, TensorFlow or PyTorch gives it, or None."""
-    name = {"swish": "silu", "hard_swish": "hard_silu"}.get(name, name)
-    return name if name in RANGES else None
+    name = {"swish": "silu", "hard_swish": "hard_silu"}.get(str(name), name)
+    return name if str(name) in RANGES else None
 
 
 def running_mean_range(recognised):

@@ -25,9 +25,13 @@ _NORM, _OTHER = ("weight", "bias", "running_mean", "running_var"), ("weight", "b
 _EPSILONS = {"kimm": 1e-5, "kmodels": 1e-5, "keras_cv": 1e-3}
 # keras-cv divides pixels by 255 and does nothing else.
 _KERAS_CV_PIXELS = (3 * (0.0,), 3 * (255.0,))
-# Settings of kimm and kmodels that put the normalisation of ImageNet's pixels in front.
-_NORMALIZES = ("include_preprocessing", "include_normalization")
-_NOT_LAYERS = {"optimizer", "seed_generator", "metrics", "normalization"}
+# Settings that put the normalisation of ImageNet's pixels in front, and the deviations that it divides by:
+# kimm takes them for variances.
+_NORMALIZES = {
+    "include_preprocessing": np.sqrt(presets.IMAGENET_STD),
+    "include_normalization": np.array(presets.IMAGENET_STD),
+}
+_NOT_LAYERS = {"optimizer", "seed_generator", "metrics"}
 
 
 class KerasWeights(NamedTuple):
@@ -189,20 +193,11 @@ def _stated_epsilon(config):
 
 def _stated_activation(config):
     """Returns the one activation that a configuration names, or None for none or several."""
-    stated = {known_name(name) for name in _stated_activations(config)} - {None}
+    settings = [config.get("config", {})]
+    # A dense layer is the classifier.
+    settings += [layer for kind, layer in _layers(config.get("config", {})) if kind != "Dense"]
+    stated = {known_name(layer.get("activation")) for layer in settings} - {None}
     return stated.pop() if len(stated) == 1 else None
-
-
-def _stated_activations(config):
-    """Yields the activations that a configuration names, except of dense layers: those are classifiers."""
-    if isinstance(config, dict) and config.get("class_name") != "Dense":
-        for key, value in config.items():
-            if key == "activation" and isinstance(value, str):
-                yield value
-            yield from _stated_activations(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _stated_activations(value)
 
 
 def _input_statistics(config, weights, package):
@@ -210,9 +205,25 @@ def _input_statistics(config, weights, package):
         rescales = any(_text(name).startswith("rescaling") for name in weights.attrs["layer_names"])
         return _KERAS_CV_PIXELS if rescales else None
     settings = config.get("config", {})
-    if package and any(settings.get(name) is True for name in _NORMALIZES):
-        return tuple([255 * v for v in values] for values in (presets.IMAGENET_MEAN, presets.IMAGENET_STD))
-    return None
+    for name, std in _NORMALIZES.items():
+        if package and settings.get(name) is True:
+            return (255 * np.array(presets.IMAGENET_MEAN)).tolist(), (255 * std).tolist()
+    mean, std = np.float64(0), np.float64(1)  # Of layers in front, each on what the one before it gives.
+    for kind, layer in _layers(settings):
+        if kind == "Rescaling":
+            scale = np.asarray(layer["scale"], np.float64)
+            mean, std = mean - std * layer.get("offset", 0) / scale, std / scale
+        elif kind == "Normalization" and layer.get("mean") is not None:
+            mean, std = mean + std * np.ravel(layer["mean"]), std * np.sqrt(np.ravel(layer["variance"]))
+    return None if np.all(mean == 0) and np.all(std == 1) else (mean.tolist(), std.tolist())
+
+
+def _layers(config):
+    """Yields the class and the settings of each layer in a configuration, in order."""
+    for value in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        if isinstance(value, dict) and isinstance(value.get("config"), dict):
+            yield value.get("class_name"), value["config"]
+        yield from _layers(value)
 
 
 def _is_keras_cv(weights):

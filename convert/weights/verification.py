@@ -13,7 +13,7 @@ from convmixer_keras.convert import agreement
 from convmixer_keras.images import listing, preprocessing
 from convmixer_keras.models import outputs as endings
 from convmixer_keras.models import presets
-from convmixer_keras.utils import extras, progress
+from convmixer_keras.utils import extras, limits, progress
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.text import one_line
 
@@ -201,6 +201,7 @@ def reference(path, sizes, statistics=None):
     Raises:
         InputError: If the file does not hold these arrays, or they do not fit the network.
     """
+    limits.check_zip(path)
     try:
         with np.load(path) as arrays:
             inputs, logits = (np.asarray(arrays[name], np.float32) for name in ("inputs", "logits"))

@@ -85,18 +85,22 @@ def test_files_of_the_real_classes(file, mean, std):
     assert np.ptp(ours) > 0.01
 
 
+@pytest.mark.parametrize("pixels", [False, True])
 @pytest.mark.usefixtures("unknown_classes")
-def test_kimm(tmp_path):
+def test_kimm(pixels, tmp_path):
     pytest.importorskip("kimm")
     from kimm._src.models.convmixer import ConvMixer
 
     options = {"include_top": True, "pooling": None, "dropout_rate": 0.0, "classes": CLASSES, "weights": None}
     options |= {"feature_extractor": False, "feature_keys": None, "classifier_activation": "linear"}
-    model = ConvMixer(D, H, P, K, "relu", input_shape=(16, 16, 3), include_preprocessing=False, **options)
+    model = ConvMixer(D, H, P, K, "relu", input_shape=(16, 16, 3), include_preprocessing=pixels, **options)
     randomize(model)
+    model.compile("adam", "mse")  # Whose epsilon the file holds, too, and not the normalisations'.
     model.save(tmp_path / "kimm.keras")
-    logits, ours = converted(tmp_path / "kimm.keras")
-    np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(IMAGES)), rtol=0, atol=1e-4)
+    images = 100 * IMAGES if pixels else IMAGES
+    ours = to_keras.convert_checkpoint(tmp_path / "kimm.keras")
+    expected = keras.ops.convert_to_numpy(model(images))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(ours(images)), expected, rtol=0, atol=1e-4)
     assert ours.get_layer("stem_conv").activation is keras.activations.relu
 
 
@@ -165,6 +169,56 @@ def test_keras_cv(whole, tmp_path):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(ours(pixels)), expected, rtol=0, atol=1e-4)
     assert ours.get_layer("stem_bn").epsilon == 1e-5
     assert to_keras.open_checkpoint(tmp_path / "cv.h5").input_statistics == ((0, 0, 0), (255, 255, 255))
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class Block(layers.Layer):
+    """A block of one's own."""
+
+    def __init__(self, epsilon=1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.depthwise = layers.DepthwiseConv2D(K, padding="same", activation="swish")
+        self.norm1, self.norm2 = (layers.BatchNormalization(epsilon=epsilon) for _ in range(2))
+        self.pointwise = layers.Conv2D(H, 1, activation="swish")
+
+    def build(self, shape):
+        for layer in (self.depthwise, self.norm1, self.pointwise, self.norm2):
+            layer.build(shape)
+
+    def call(self, x):
+        x = x + self.norm1(self.depthwise(x))
+        return self.norm2(self.pointwise(x))
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+@pytest.mark.usefixtures("unknown_classes")
+def test_blocks_of_ones_own(ending, tmp_path):
+    """Nested layers are told apart by their paths; what the graph shows in front is not dropped."""
+    x = image = keras.Input((16, 16, 3))
+    x = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 0.6, 0.7])(layers.Rescaling(0.5, -0.1)(x))
+    x = layers.BatchNormalization(epsilon=1e-3)(layers.Conv2D(H, P, P, activation="swish")(x))
+    for _ in range(D):
+        x = Block()(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(image, layers.Dense(CLASSES, activation="sigmoid")(x))
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            randomize(keras.Sequential([layer]))
+    model.compile("adam", "mse")
+    model.save(tmp_path / f"m.{ending}")
+    logits, ours = converted(tmp_path / f"m.{ending}")
+    expected = keras.ops.convert_to_numpy(model(IMAGES))
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, rtol=0, atol=1e-5)
+    assert ours.get_layer("stem_conv").activation is keras.activations.silu
+
+
+@pytest.mark.usefixtures("unknown_classes")
+def test_an_adapted_normalisation_is_not_dropped(tmp_path):
+    front = layers.Normalization()
+    front.adapt(IMAGES)
+    keras.Model(*network(lambda name: None, "relu", 1e-3, [front])).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(InputError, match=r"found normalization\w*\.weight.*--ignore"):
+        to_keras.open_checkpoint(tmp_path / "m.weights.h5", activation="relu", epsilon=1e-3)
 
 
 @pytest.mark.usefixtures("unknown_classes")
