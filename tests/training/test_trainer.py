@@ -10,6 +10,7 @@ import pytest
 from small_runs import TINY, StopAfter, interrupt_after
 
 from convmixer_keras import load_class_names
+from convmixer_keras.models.weights import load_weights
 from convmixer_keras.recipes import DIGITS, RECIPES
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.run import run_folder
@@ -34,6 +35,26 @@ def test_gradients_are_clipped_to_one_global_norm():
         np.testing.assert_allclose(clipped, gradient / norm, rtol=1e-5)
     unlimited = build_optimizer(dataclasses.replace(recipe, clip_norm=0.0), model, total_steps=10)
     assert unlimited.global_clipnorm is None
+
+
+def test_callbacks_of_others_save_the_plain_model(recipe, tmp_path):
+    """Whole models and weights alone, with averages in their places and a part that is frozen."""
+    recipe = dataclasses.replace(recipe, epochs=2, ema_momentum=0.5)
+    callbacks = [
+        keras.callbacks.ModelCheckpoint(str(tmp_path / "m.keras")),
+        keras.callbacks.ModelCheckpoint(str(tmp_path / "m.weights.h5"), save_weights_only=True),
+        keras.callbacks.BackupAndRestore(str(tmp_path / "backup"), delete_checkpoint=False),
+    ]
+    settings = Settings(freeze=1)
+    training.train(recipe, tmp_path / "run", settings, callbacks=callbacks, verbose=0)
+    last = keras.saving.load_model(tmp_path / "run" / "last.keras")
+    saved = keras.saving.load_model(tmp_path / "m.keras")
+    by_weights = build_model(recipe, 3, 3)
+    load_weights(by_weights, tmp_path / "m.weights.h5")
+    assert all(layer.trainable for layer in saved.layers)
+    for model in (saved, by_weights):
+        for one, other in zip(model.get_weights(), last.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_run_leaves_everything(recipe, tmp_path):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from convmixer_keras.training.step import rematerialize, replicas
 from convmixer_keras.training.step.fused import FusedBatchNormalization, fused_twin
+from convmixer_keras.training.step.network import thawed
 from convmixer_keras.training.step.optimizer import build_optimizer
 from convmixer_keras.training.step.watch import LossWatch, SharedEnd
 
@@ -13,7 +14,7 @@ SKIPPED_STEPS = 20
 
 
 class TrainingModel(keras.Model):
-    """A functional model whose steps are those of this package, on one device and on many replicas.
+    """A model's twin on the same weights, whose steps are those of this package, on one device and on many.
 
     - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
       loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
@@ -28,6 +29,10 @@ class TrainingModel(keras.Model):
 
     Compile it with `compile_model`.
 
+    Args:
+        plain: A functional `keras.Model` of stock layers. It is what `save` saves.
+        over_replicas: As for `FusedBatchNormalization`.
+
     Attributes:
         watch: A `LossWatch`, or None.
         end: A `SharedEnd` where there are several processes, or None.
@@ -40,6 +45,23 @@ class TrainingModel(keras.Model):
     passes = 1
     chain = ()
 
+    def __init__(self, plain, over_replicas=True):
+        fused = fused_twin(plain, over_replicas)
+        super().__init__(fused.inputs, fused.outputs)
+        # In a dictionary of the instance: as an attribute, its layers would be layers of this one.
+        self.__dict__["plain"] = plain
+
+    def save(self, *arguments, **options):
+        """Saves the plain model, all of it trainable: what a callback that saves its `model` wants."""
+        with thawed(self.plain):
+            self.plain.save(*arguments, **options)
+
+    def save_weights(self, *arguments, **options):
+        self.plain.save_weights(*arguments, **options)
+
+    def load_weights(self, *arguments, **options):
+        self.plain.load_weights(*arguments, **options)
+
     def let_go(self):
         """Drops the iterator over validation images that Keras keeps where `fit` ends with an error."""
         self._eval_epoch_iterator = None
@@ -47,7 +69,7 @@ class TrainingModel(keras.Model):
     def rematerialize(self):
         """From now on, computes the activations of each block a second time instead of keeping them."""
         names = rematerialize.last_layers_of_blocks(self)
-        # A tuple in a dictionary of the instance: as an attribute, its models would be layers of this one.
+        # As `plain`: its models would be layers of this one.
         self.__dict__["chain"] = tuple(rematerialize.segments(self, names))
 
     def call(self, inputs, training=None, mask=None):
@@ -172,8 +194,7 @@ def training_twin(model, recipe, settings, steps, several=False):
     Returns:
         The `TrainingModel`, and the metrics in which an epoch is summed up.
     """
-    fused = fused_twin(model, over_replicas=recipe.batch_norm_statistics == "global")
-    twin = TrainingModel(fused.inputs, fused.outputs)
+    twin = TrainingModel(model, over_replicas=recipe.batch_norm_statistics == "global")
     twin.passes = recipe.accumulate
     if settings.rematerialize:
         twin.rematerialize()

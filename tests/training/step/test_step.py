@@ -17,8 +17,7 @@ RECIPE = dataclasses.replace(DIGITS, hidden_dim=6, depth=2, clip_norm=0.05, weig
 
 
 def training_model(model):
-    twin = fused_twin(model)
-    twin = TrainingModel(twin.inputs, twin.outputs)
+    twin = TrainingModel(model)
     compile_model(twin, build_optimizer(RECIPE, twin, 100, gradients_are_summed=True), 10)
     twin.optimizer.build(twin.trainable_variables)
     return twin
