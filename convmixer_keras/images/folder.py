@@ -7,16 +7,20 @@ here needs TensorFlow.
 import collections
 import hashlib
 import os
+import re
 import unicodedata
 import warnings
 from typing import NamedTuple
 
-from convmixer_keras.images.listing import entries_of, is_folder, is_image, list_images
+from convmixer_keras.images.listing import entries_of, is_folder, is_image, is_utf8, list_images
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
-_LIKE_A_SPLIT = ("train", "test", "val", "eval", "dev")
+# Names in lower case that nearly are a split's: training, train2017, val_images.
+_LIKE_A_SPLIT = re.compile(
+    r"(train|test|val|valid|validation|eval|dev)(ing|uation|set)?([-_ ]?\d.*|[-_ ].*)?"
+)
 HELD_OUT = "validation"  # The name of the split that is made where the folder has none.
 
 
@@ -56,17 +60,11 @@ class Folder:
         self._train_split, self._share = train_split, validation_share
         self._divided = None  # The folder whose images are divided into training and validation.
         self._parts = None  # What becomes of them.
-        folders = _subfolders(self.root)
-        known = (train_split, *VALIDATION_SPLITS)
-        if any(f in named or (f in known and self._is_split(f)) for f in folders):
-            self.split_names = [f for f in folders if self._is_split(f)]
-            if not self.split_names:
-                raise self._no_images()
-            if train_split in self.split_names and not {*VALIDATION_SPLITS} & {*self.split_names}:
-                self._divided = os.path.join(self.root, train_split)
-        else:
-            self._check_classes(folders)
+        self.split_names = self._splits(_subfolders(self.root), named)
+        if not self.split_names:
             self.split_names, self._divided = [train_split], self.root
+        elif train_split in self.split_names and not {*VALIDATION_SPLITS} & {*self.split_names}:
+            self._divided = os.path.join(self.root, train_split)
         if self._divided and validation_share > 0:
             self.split_names = sorted([*self.split_names, HELD_OUT])
 
@@ -86,31 +84,64 @@ class Folder:
 
     def _list(self, path):
         if path not in self._listed:
-            self._listed[path] = _list_split(path)
+            self._listed[path] = _list_split(path, self.root)
         return self._listed[path]
 
-    def _is_split(self, name):
-        """Whether a folder holds folders with images in them, and no images itself."""
-        path = os.path.join(self.root, name)
-        if any(map(is_image, entries_of(path))):
-            return False
-        return any(_holds_image(os.path.join(path, folder)) for folder in _subfolders(path))
+    def _splits(self, folders, named):
+        """Returns which folders are splits, none where they are classes; what may be both is an error.
 
-    def _no_images(self):
-        return InputError(
-            f"{self.root} must hold images as CLASS/*.jpg, such as cat/1.jpg, or SPLIT/CLASS/*.jpg, such "
-            "as train/cat/1.jpg"
-        )
+        A split has one of the known names and holds a folder for each class. Beside splits there are only
+        splits, unless the caller names one.
+        """
+        known = {self._train_split, *VALIDATION_SPLITS, *named}
+        splits = [name for name in folders if name in known and self._holds_classes(name)]
+        if not splits:
+            self._check_classes(folders, known)
+            return []
+        others = [name for name in folders if name not in splits and _holds_image(self._path(name))]
+        foreign = [name for name in others if name not in known]
+        if foreign and not {*splits} & {*named}:
+            if all(map(self._holds_images_itself, splits)):
+                return []
+            raise InputError(
+                f"{self._path(splits[0])} holds folders of images as a split does, and {foreign[0]!r} beside "
+                "it is no split. If it is a class, move its images up into it; if it is a split, move the "
+                "other elsewhere, or name the splits with --train-split and --validation-split"
+            )
+        if others:
+            warnings.warn(f"{self.root}: left out {_quoted(others)}, no splits of classes", stacklevel=3)
+        return splits
 
-    def _check_classes(self, folders):
-        if not any(_holds_image(os.path.join(self.root, folder)) for folder in folders):
-            raise self._no_images()
-        for folder in folders:
-            if folder.lower().startswith(_LIKE_A_SPLIT) and self._is_split(folder):
+    def _check_classes(self, folders, known):
+        """Raises InputError for folders that hold no images, and for splits of other names."""
+        if not any(_holds_image(self._path(name)) for name in folders):
+            raise InputError(
+                f"{self.root} must hold images as CLASS/*.jpg, such as cat/1.jpg, or SPLIT/CLASS/*.jpg, such "
+                "as train/cat/1.jpg"
+            )
+        if known.issuperset(folders) and len(folders) > 1:
+            raise InputError(
+                f"{self._path(folders[0])} is named like a split, and must hold a folder for each class: "
+                "images go to SPLIT/CLASS/*.jpg"
+            )
+        for name in folders:
+            if not _LIKE_A_SPLIT.fullmatch(name.lower()) or self._holds_images_itself(name):
+                continue
+            if self._holds_classes(name):
                 raise InputError(
-                    f"{os.path.join(self.root, folder)} looks like a split and not like a class: name the "
-                    "splits with --train-split and --validation-split, or rename it to train or val"
+                    f"{self._path(name)} looks like a split and not like a class: name the splits with "
+                    "--train-split and --validation-split, or rename it to train or val. If it is a class, "
+                    "move its images up into it"
                 )
+
+    def _path(self, name):
+        return os.path.join(self.root, name)
+
+    def _holds_classes(self, name):
+        return any(_holds_image(os.path.join(self._path(name), f)) for f in _subfolders(self._path(name)))
+
+    def _holds_images_itself(self, name):
+        return any(map(is_image, entries_of(self._path(name))))
 
 
 def check_same_classes(names, there, where):
@@ -127,12 +158,22 @@ def _quoted(names, most=8):
     return ", ".join(map(repr, names[:most])) + more
 
 
-def _list_split(path):
-    names = progress.shown_if_slow(_subfolders(path), f"listing {path}", "folders")
-    listings = {name: list_images(os.path.join(path, name)) for name in names}
+def _list_split(path, root):
+    folders = progress.shown_if_slow(_subfolders(path), f"listing {path}", "folders")
+    linked = (entry.path for entry in entries_of(path) if entry.is_symlink())
+    beside = tuple(map(os.path.realpath, (root, path, *linked)))
+    listings = {name: list_images(os.path.join(path, name), beside) for name in folders}
     _report_left_out(path, listings)
-    paths = {name: listing.images for name, listing in listings.items() if listing.images}
-    return FolderSplit(paths, {name: listings[name].size for name in paths})
+    paths, sizes = {}, collections.Counter()
+    for folder, listing in listings.items():
+        if not listing.images:
+            continue
+        if not is_utf8(folder):
+            raise InputError(f"the name of the class {folder!r} in {path} must be in UTF-8")
+        name = unicodedata.normalize("NFC", folder)  # One system writes it so, another in parts.
+        paths[name] = sorted([*paths.get(name, ()), *listing.images])
+        sizes[name] += listing.size
+    return FolderSplit(paths, dict(sizes))
 
 
 def _report_left_out(path, listings):

@@ -24,16 +24,23 @@ class Listing(NamedTuple):
     size: int
 
 
-def list_images(folder):
+def list_images(folder, beside=()):
     """Lists a folder at any depth. Hidden files and folders do not count.
 
-    A file is an image by its ending, whatever its case. Links to folders are followed, each folder once.
+    A file is an image by its ending, whatever its case. Links to folders are followed, but not back: into
+    `folder` or a folder of `beside`, or to one that holds them, whose images are another class's or twice
+    there.
+
+    Args:
+        folder: The folder.
+        beside: Real paths of other folders that are listed.
 
     Returns:
         A `Listing`.
     """
     listing = Listing([], collections.Counter(), 0)
-    size = _add(os.fspath(folder), listing, seen=set())
+    folder = os.fspath(folder)
+    size = _add(folder, listing, (os.path.realpath(folder), *beside), seen=set())
     return listing._replace(images=sorted(listing.images), size=size)
 
 
@@ -63,7 +70,7 @@ def is_folder(entry):
         return False
 
 
-def _add(folder, listing, seen):
+def _add(folder, listing, listed, seen):
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:  # A link that leads back.
         return 0
@@ -71,7 +78,10 @@ def _add(folder, listing, seen):
     size = 0
     for entry in entries_of(folder):
         if is_folder(entry):
-            size += _add(entry.path, listing, seen)
+            if entry.is_symlink() and _leads_back(entry, listed):
+                listing.left_out["links back"] += 1
+            else:
+                size += _add(entry.path, listing, listed, seen)
         elif is_image(entry):
             listing.images.append(entry.path)
             size += entry.stat().st_size
@@ -80,9 +90,14 @@ def _add(folder, listing, seen):
     return size
 
 
+def _leads_back(entry, listed):
+    target = os.path.realpath(entry.path)
+    return any(os.path.commonpath((target, folder)) in (target, folder) for folder in listed)
+
+
 def is_image(entry):
     """Whether an `os.DirEntry` is a regular file with an image's ending and a name in UTF-8."""
-    return entry.name.lower().endswith(IMAGE_ENDINGS) and _is_file(entry) and _is_utf8(entry.name)
+    return entry.name.lower().endswith(IMAGE_ENDINGS) and _is_file(entry) and is_utf8(entry.name)
 
 
 def _is_file(entry):
@@ -93,14 +108,15 @@ def _is_file(entry):
 
 
 def _kind(entry):
-    if not _is_utf8(entry.name):
+    if not is_utf8(entry.name):
         return "names that are not UTF-8"
     if not _is_file(entry):
         return "no regular files"
     return os.path.splitext(entry.name)[1].lower() or "no ending"
 
 
-def _is_utf8(name):
+def is_utf8(name):
+    """Whether a name of a file can be written as text."""
     try:
         name.encode()
     except UnicodeEncodeError:

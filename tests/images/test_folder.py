@@ -83,7 +83,7 @@ def test_a_training_split_alone_is_divided(photos, tmp_path):
 
 def test_classes_are_those_of_the_training_split(photos, tmp_path):
     root = split_layout(photos, tmp_path, ["train", "val", "test"])
-    write(root / "scripts" / "helpers" / "icon.png")
+    (root / "scripts").mkdir()
     write(root / "test" / "unlabelled" / "1.png")
     (root / "train" / "bird").mkdir()
     with pytest.warns(UserWarning, match=r"train: left out 1 folders without images \('bird'\)"):
@@ -128,6 +128,105 @@ def test_names_of_splits_are_not_taken_for_classes(photos, tmp_path):
     for name in ("train", "bus"):
         shutil.copytree(photos / "cat", tmp_path / "vehicles" / name)
     assert data.load(plain(tmp_path / "vehicles")).class_names == ["bus", "train"]
+
+
+def classes_of(root, **options):
+    folder = Folder(root, **options)
+    return {split: sorted(folder.split(split).paths) for split in folder.split_names}
+
+
+def layout(root, *folders):
+    for folder in folders:
+        for i in range(2):
+            write(root / folder / f"{i}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["valley/spring", "valley/autumn", "hill"], ["hill", "valley"]),
+        (["valley/spring", "valley/autumn", "hill/spring", "hill/autumn"], ["hill", "valley"]),
+        (["testament/old", "bus"], ["bus", "testament"]),
+        (["bus", "car", "train"], ["bus", "car", "train"]),
+        (["bus", "train", "train/2024"], ["bus", "train"]),
+    ],
+)
+def test_classes_that_are_no_splits(folders, expected, tmp_path):
+    assert classes_of(layout(tmp_path, *folders)) == {"train": expected}
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (["bus", "car", "train/steam", "train/electric"], "train holds folders .* and 'bus' beside it"),
+        (["bus", "test/blood", "test/driving"], "test holds folders of images as a split does"),
+        (["train/cat", "train/dog", "Val/cat", "Val/dog"], "train holds folders .* and 'Val' beside it"),
+        (["train/cat", "val/cat", "holdout/cat"], "and 'holdout' beside it is no split"),
+        (["Train/cat", "Train/dog", "Test/cat", "Test/dog"], "Test looks like a split"),
+        (["train2017/cat", "val2017/cat"], "train2017 looks like a split"),
+        (["train_images/cat", "other/cat"], "train_images looks like a split"),
+        (["train", "test"], "test is named like a split, and must hold a folder for each class"),
+    ],
+)
+def test_what_may_be_a_split_or_a_class_is_an_error(folders, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        Folder(layout(tmp_path, *folders))
+
+
+def test_splits_that_are_named_may_stand_beside_anything(tmp_path):
+    root = layout(tmp_path, "train/cat", "train/dog", "holdout/cat", "holdout/dog", "bus")
+    with pytest.warns(UserWarning, match=r"left out 'bus'"):
+        found = classes_of(root, named=["train", "holdout"])
+    assert found == {"holdout": ["cat", "dog"], "train": ["cat", "dog"]}
+
+
+def test_a_test_split_without_labels_is_left_out(tmp_path):
+    root = layout(tmp_path, "train/cat", "train/dog", "test")
+    with pytest.warns(UserWarning, match=r"left out 'test'"):
+        assert classes_of(root, validation_share=0.5) == {
+            "train": ["cat", "dog"],
+            "validation": ["cat", "dog"],
+        }
+
+
+@pytest.mark.parametrize("target", ["..", "../dog", "../dog/more", "../.."])
+def test_a_link_adds_no_other_classes_images(target, tmp_path):
+    root = layout(tmp_path / "photos", "cat", "dog", "dog/more")
+    (root / "cat" / "link").symlink_to(target)
+    with pytest.warns(UserWarning, match=r"left out 1 files that are not images \(links back 1\)"):
+        paths = Folder(root).split("train").paths
+    assert len(paths["cat"]) == 2
+    assert len(paths["dog"]) == 4
+
+
+def test_links_that_lead_elsewhere_are_followed(tmp_path):
+    layout(tmp_path / "elsewhere", "cats", "cats/more", "dogs", "birds")
+    root = layout(tmp_path / "photos", "cat")
+    (root / "cat" / "link").symlink_to(tmp_path / "elsewhere" / "cats")
+    (root / "dog").symlink_to(tmp_path / "elsewhere" / "dogs")
+    (root / "bird").symlink_to(tmp_path / "elsewhere" / "birds")
+    (tmp_path / "elsewhere" / "birds" / "back").symlink_to(tmp_path / "elsewhere" / "dogs")
+    with pytest.warns(UserWarning, match="links back 1"):
+        paths = Folder(root).split("train").paths
+    assert {name: len(found) for name, found in paths.items()} == {"bird": 2, "cat": 6, "dog": 2}
+
+
+def test_both_forms_of_a_name_are_one_class(tmp_path):
+    """A letter with its accent is one character on one system and two on another."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = layout(tmp_path, f"train/{composed}", "train/bar", f"val/{decomposed}", "val/bar")
+    loaded = data.load(plain(root))
+    assert loaded.class_names == ["bar", composed]
+    assert (loaded.train_size, loaded.validation_size) == (4, 4)
+    layout(root, f"train/{decomposed}")
+    assert len(Folder(root).split("train").paths[composed]) == 4
+
+
+def test_a_class_whose_name_is_no_text(tmp_path):
+    root = layout(tmp_path, "cat", "\udcff")
+    with pytest.raises(InputError, match="must be in UTF-8"):
+        Folder(root).split("train")
 
 
 def test_a_class_of_one_photograph(photos):
