@@ -184,7 +184,8 @@ def _tfds(name, data_dir):
     builder = _builder(name, data_dir)
     features = builder.info.features
     # A list of labels is no ClassLabel, though it has their names.
-    if "image" not in features or not isinstance(features.get("label"), tfds.features.ClassLabel):
+    kind = type(features["label"]) if {"image", "label"} <= set(features) else None
+    if kind is not tfds.features.ClassLabel:
         kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
         raise InputError(f"dataset {name} must have images with one class label each, but has {kinds}")
     _fail_soon(downloader)

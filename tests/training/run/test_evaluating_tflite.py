@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from sklearn.metrics import accuracy_score, log_loss
 
 import convmixer_keras as ck
@@ -179,3 +180,63 @@ def test_folders_named_by_wordnet_ids(ending, image_folder, tmp_path):
         ck.save_model(model, path, words, Preprocessing(8))
         with pytest.raises(InputError, match=r"knows a class 'goldfinch' where .* has 'n01443537'"):
             evaluation.evaluate(path, recipe)
+
+
+class Wordnet(tfds.core.GeneratorBasedBuilder):
+    """Images in three of ImageNet's classes; those of the split `test` have no labels."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    pkg_dir_path = None  # No package to read a description from.
+    LABEL = tfds.features.ClassLabel(names=[wordnet_id for wordnet_id, _ in imagenet_classes()[:3]])
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 3)), "label": self.LABEL}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "validation", "test")}
+
+    def _generate_examples(self, split):
+        random = np.random.default_rng(0)
+        for i in range(6):
+            image = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            yield i, {"image": image, "label": self.label(i, split)}
+
+    def label(self, i, split):
+        return -1 if split == "test" else i % 3
+
+
+class Listed(Wordnet):
+    LABEL = tfds.features.Sequence(Wordnet.LABEL)
+
+    def label(self, i, split):
+        return [i % 3]
+
+
+@pytest.mark.parametrize("ending", ["keras", "tflite"])
+def test_labels_of_tensorflow_datasets(ending, tmp_path):
+    Wordnet(data_dir=tmp_path).download_and_prepare()
+    words = [name for _, name in imagenet_classes()[:3]]
+    model = dense("softmax", shape=(8, 8, 3), classes=3)
+    path = tmp_path / "foreign.keras"
+    ck.save_model(model, path, words, Preprocessing(8))
+    path = saved(model, tmp_path) if ending == "tflite" else path
+    recipe = dataclasses.replace(recipes.PHOTOS, dataset="wordnet", batch_size=4)
+    images = np.stack(
+        [example["image"] for _, example in Wordnet(data_dir=tmp_path)._generate_examples("train")]
+    )
+    expected = model.predict(images.astype(np.float32), verbose=0)
+    found = evaluation.evaluate(path, recipe, tmp_path)
+    assert found.top1 == accuracy_score(np.arange(6) % 3, expected.argmax(1))
+    with pytest.raises(InputError, match="labels must be from 0 to 2, got -1"):
+        evaluation.evaluate(path, dataclasses.replace(recipe, validation_split="test"), tmp_path)
+
+
+def test_lists_of_labels_are_refused(tmp_path):
+    Listed(data_dir=tmp_path).download_and_prepare()
+    dense("softmax", shape=(8, 8, 3), classes=3).save(tmp_path / "m.keras")
+    recipe = dataclasses.replace(recipes.PHOTOS, dataset="listed")
+    with pytest.raises(
+        InputError, match=r"one class label each, but has image \(Image\), label \(Sequence\)"
+    ):
+        evaluation.evaluate(tmp_path / "m.keras", recipe, tmp_path)
