@@ -53,8 +53,10 @@ def check(got, expected, between, *, features=False, tolerance=TOLERANCE, mean_t
     Raises:
         Failure: If they differ by more, or an output is NaN or infinite.
     """
+    if np.shape(got) != np.shape(expected):
+        raise Failure(f"{between} give different shapes, {np.shape(got)} and {np.shape(expected)}")
     if not (np.isfinite(got).all() and np.isfinite(expected).all()):
-        raise Failure(f"{between} cannot be compared: there are NaN or infinite outputs; nothing was written")
+        raise Failure(f"{between} cannot be compared: some are NaN or infinite; nothing was written")
     difference = np.abs(np.subtract(got, expected, dtype=np.float64))
     same_top1 = None if features else int(np.sum(_top1(got) == _top1(expected)))
     found = Agreement(float(difference.max()), float(np.abs(expected).max()), same_top1, len(expected))

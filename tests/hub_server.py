@@ -23,6 +23,8 @@ class Server:
         broken: Whether every request is answered with 503.
         cut: None, or after how many bytes of a file to close the connection.
         uploaded: Dict from repository to a dict from path to bytes.
+        created: The repositories that were made.
+        deleted: Paths of the files that commits removed.
         messages: What the commits said.
         tokens: The tokens that came with uploads.
     """
@@ -30,6 +32,7 @@ class Server:
     def __init__(self):
         self.files, self.asked, self.cut, self.broken = {}, [], None, False
         self.uploaded, self.messages, self.tokens, self._large = {}, [], set(), {}
+        self.created, self.deleted = set(), []
         handler = type("Handler", (_Handler,), {"hub": self})
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self.http.server_port}"
@@ -57,7 +60,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if match := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/.*", path):
             names = self.hub.listed(match[1])
             found = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in names]
-            self._json(found, 200) if names else self._json({}, 404, "RepoNotFound")
+            known = names or match[1] in self.hub.created
+            self._json(found, 200) if known else self._json({}, 404, "RepoNotFound")
         elif path.startswith("/api/models/"):
             self._json({"id": path.split("/", 3)[3].split("/revision")[0], "sha": COMMIT, "siblings": []})
         else:
@@ -93,7 +97,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         if path == "/api/repos/create":
             asked = json.loads(body)
-            self._json({"url": f"{self.hub.address}/{asked['organization']}/{asked['name']}"})
+            repository = f"{asked['organization']}/{asked['name']}"
+            self.hub.created.add(repository)
+            self._json({"url": f"{self.hub.address}/{repository}"})
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -119,6 +125,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             value = line["value"]
             if line["key"] == "header":
                 self.hub.messages.append(value["summary"])
+            elif line["key"] == "deletedFile":
+                self.hub.deleted.append(value["path"])
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":

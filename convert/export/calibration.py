@@ -7,7 +7,6 @@ import numpy as np
 from convmixer_keras.images.folder import Folder
 from convmixer_keras.images.listing import image_paths
 from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import InputError
 
 CALIBRATION_IMAGES = 128
@@ -43,7 +42,8 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
         return images.astype(np.float32)
     if not takes_pixels:
         raise InputError(
-            "images are pixels 0..255, and the model takes normalised channels: give input_mean and input_std"
+            "images are pixels 0..255, and the model takes normalised channels: give its mean and std, such "
+            "as --mean 0.5 --std 0.25"
         )
     if preprocessing is None:
         *size, channels = shape
@@ -96,6 +96,5 @@ def _dataset_images(name, preprocessing):
         raise InputError(
             f"images of {name} have {found.channels} channels, and the model takes {preprocessing.channels}"
         )
-    with streams.silence():  # TensorFlow warns that the rest of the images is not read.
-        images, _ = next(iter(found.images))
+    images, _ = next(iter(found.images))
     return np.asarray(images, np.float32)

@@ -9,7 +9,7 @@ import functools
 import keras
 import numpy as np
 
-from convmixer_keras.convert.export.layers import weighted
+STATED = {"data_format": "channels_last", "dtype": "float32"}  # Whatever Keras' global settings are.
 
 # What one piece costs in XNNPACK by the size of its microkernel, its addition to the others included;
 # relative, measured on AVX-512. A piece of 10 taps costs as much as one of 25.
@@ -18,6 +18,13 @@ _INTEGER_PIECE_COST = {9: 0.09, 25: 0.17}
 
 # Of 128, 208 (1024 in five) and 256 the fastest, measured on the whole network.
 _GROUP_CHANNELS = 208
+
+
+def weighted(layer, x, *weights):
+    """Calls a layer on `x` and sets its weights, arrays of any float dtype."""
+    y = layer(x)
+    layer.set_weights([w.astype(np.float32) for w in weights])
+    return y
 
 
 def whole_depthwise(x, kernel, bias, name):
@@ -42,12 +49,11 @@ def split_depthwise(x, kernel, bias, integer, name):
     for n, (rows, columns) in enumerate(pieces(*kernel.shape[:2], integer)):
         label = f"{name}_piece{n}"
         piece = kernel[rows.start : rows.stop, columns.start : columns.stop]
-        seen = _shifted(x, rows, columns, (up, left), label)
+        seen = _shifted(x, rows, columns, (up, left))
         if n == 0:
             y = weighted(_layer(piece, label), seen, piece, bias)
         else:
-            part = weighted(_layer(piece, label, use_bias=False), seen, piece)
-            y = keras.layers.Add(dtype="float32", name=f"{label}_sum")([y, part])
+            y = y + weighted(_layer(piece, label, use_bias=False), seen, piece)
     return y
 
 
@@ -60,16 +66,11 @@ def _seen(side, size):
 
 def _layer(kernel, name, **arguments):
     return keras.layers.DepthwiseConv2D(
-        kernel.shape[:2],
-        data_format="channels_last",
-        dtype="float32",
-        depthwise_initializer="zeros",
-        name=name,
-        **arguments,
+        kernel.shape[:2], depthwise_initializer="zeros", name=name, **STATED, **arguments
     )
 
 
-def _shifted(x, rows, columns, before, name):
+def _shifted(x, rows, columns, before):
     """Pads and crops `x` so that a piece without padding gives its share of every output place."""
     # For rows and columns, at either end; negative where a piece lies on one side of the centre.
     around = [
@@ -79,16 +80,10 @@ def _shifted(x, rows, columns, before, name):
     cropping = tuple(tuple(max(-n, 0) for n in ends) for ends in around)
     padding = tuple(tuple(max(n, 0) for n in ends) for ends in around)
     if np.any(cropping):
-        layer = keras.layers.Cropping2D(
-            cropping, data_format="channels_last", dtype="float32", name=f"{name}_crop"
-        )
-        x = layer(x)
+        x = keras.layers.Cropping2D(cropping, **STATED)(x)
     if np.any(padding):
         # XNNPACK merges a layer of zeros into the convolution that follows it.
-        layer = keras.layers.ZeroPadding2D(
-            padding, data_format="channels_last", dtype="float32", name=f"{name}_pad"
-        )
-        x = layer(x)
+        x = keras.layers.ZeroPadding2D(padding, **STATED)(x)
     return x
 
 

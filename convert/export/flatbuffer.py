@@ -68,6 +68,20 @@ def name_ends(model, output_name):
     model.signatureDefs = [signature]
 
 
+def before_scores(model):
+    """Returns a model as a file's bytes that ends before its last softmax or sigmoid, in logits."""
+    (graph,), operations = model.subgraphs, names(model)
+    makes = {int(place): step for step in graph.operators for place in step.outputs}
+    end, step = graph.outputs, makes[int(graph.outputs[0])]
+    while operations[step.opcodeIndex] not in ("SOFTMAX", "LOGISTIC"):  # It may be made float32 behind it.
+        step = makes[int(step.inputs[0])]
+    signatures, graph.outputs = model.signatureDefs, step.inputs[:1]
+    name_ends(model, "logits")
+    content = serialize(model)
+    graph.outputs, model.signatureDefs = end, signatures
+    return content
+
+
 def take_bytes(model):
     """Makes an integer file take uint8."""
     from ai_edge_litert import schema_py_generated as schema

@@ -18,55 +18,54 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.convert.export.depthwise import groups, split_depthwise, whole_depthwise
-from convmixer_keras.convert.export.layers import (
-    activated,
-    affine,
-    dense_convolution,
-    flat,
-    joined,
-    numpy_weights,
-    patch_rows,
-    standardized,
+from convmixer_keras.convert.export.depthwise import (
+    STATED,
+    groups,
+    split_depthwise,
+    weighted,
+    whole_depthwise,
 )
+from convmixer_keras.images.reading import MOST_PIXELS
+from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 LARGEST_KERNEL = 15
 
 
-def mobile(model, *, size=None, input_mean=None, input_std=None, integer=False, whole_kernels=False):
+def mobile(model, *, size=None, preprocessing=None, integer=False, whole_kernels=False):
     """Rewrites a ConvMixer for inference on a phone.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder, with kernels of at
             most 15x15. Its dtype policy does not matter: the result computes in float32.
-        size: (height, width) of the images; needed where the model leaves them free.
-        input_mean, input_std: Per channel, in units of 0..255, for a model that takes normalised
-            channels: the result then takes raw pixels. Both or neither.
+        size: (height, width) of the images; needed where neither the model nor `preprocessing` states it.
+        preprocessing: The `Preprocessing` of the model, or None. Its `mean` and `std`, if it has any, become
+            part of the result, which then takes raw pixels.
         integer: Whether the result will be quantised to integers throughout, for which other sizes of
             pieces are faster and fewer roundings better.
         whole_kernels: Whether convolutions keep the shapes that they have in the model, for runtimes and
             accelerators without the fast small kernels that XNNPACK has.
 
     Returns:
-        A `keras.Model` of stock layers from float32 images (1, height, width, channels) to what `model`
-        gives, to within 1e-5 of its largest value.
+        A `keras.Model` from float32 images (1, height, width, channels) to what `model` gives, to within 1e-5
+        of its largest value.
 
     Raises:
         InputError: If the model is not such a ConvMixer, or an argument does not fit it.
     """
     parts = anatomy.of(model)
     anatomy.check_finite(model)
-    if parts.sizes.kernel_size > LARGEST_KERNEL:
-        raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {parts.sizes.kernel_size}")
-    front, input_shape = _front(model, parts, size)
-    image = keras.Input(batch_shape=(1, *input_shape), dtype="float32", name="image")
-    x = image if front is None else front(image)
+    sizes = parts.sizes
+    if sizes.kernel_size > LARGEST_KERNEL:
+        raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {sizes.kernel_size}")
+    size = _size(model, size, preprocessing, sizes.patch_size)
+    image = keras.Input(batch_shape=(1, *size, sizes.channels), dtype="float32", name="image")
+    x = image if parts.image is model.inputs[0] else keras.Model(model.inputs[0], parts.image)(image)
 
-    x, order = _stem(x, parts, input_mean, input_std, integer, whole_kernels)
-    for i in range(len(parts.blocks)):
-        x = _block(x, parts, i, integer, whole_kernels, order if i == 0 else slice(None))
+    x, order = _stem(x, parts, preprocessing, integer, whole_kernels)
+    for i, block in enumerate(parts.blocks):
+        x = _block(x, block, f"block{i}", integer, whole_kernels, order if i == 0 else slice(None))
     return keras.Model(image, _top(x, parts, integer), name=f"{model.name}_mobile")
 
 
@@ -88,76 +87,87 @@ class _Scaled(NamedTuple):
 
     def computed(self, integer, name):
         """Returns the tensor scaled and shifted."""
-        return affine(self.tensor, self.scale, self.shift, integer, name)
+        return _affine(self.tensor, self.scale, self.shift, integer, name)
 
 
-def _front(model, parts, size):
-    """Returns what stands before the network, as a model or None, and the shape of one image."""
-    height, width, channels = model.inputs[0].shape[1:]
-    if size is not None:
-        if (height or size[0], width or size[1]) != tuple(size):
-            raise InputError(f"size must be the model's own, {(height, width)}, got {tuple(size)}")
-        height, width = size
-    if height is None or width is None:
-        raise InputError("the model leaves the image's height or width free: size must be given")
-    if parts.image is model.inputs[0]:
-        return None, (height, width, channels)
-    return keras.Model(model.inputs[0], parts.image), (height, width, channels)
+def _size(model, size, preprocessing, patch_size):
+    """Returns (height, width) of the images."""
+    own = tuple(model.inputs[0].shape[1:3])
+    if size is None:
+        if None in own and preprocessing is None:
+            raise InputError("the model leaves the size of its images open: give it, such as --size 224 224")
+        size = inputs.image_size(model, preprocessing)
+    height, width = size
+    if (own[0] or height, own[1] or width) != (height, width):
+        raise InputError(f"the model takes images of the size {own}, got {(height, width)}")
+    if min(size) < patch_size or height * width > MOST_PIXELS:
+        raise InputError(
+            f"images must be at least {patch_size}x{patch_size}, one patch, and have at most {MOST_PIXELS:,} "
+            f"pixels, got {height}x{width}"
+        )
+    return size
 
 
-def _stem(x, parts, mean, std, integer, whole):
+def _stem(x, parts, preprocessing, integer, whole):
     """Patch embedding and its normalisation; gives a `_Scaled`, and which channel stands where in it."""
     kernel, bias = _weights(parts.stem.layer)
-    channels = kernel.shape[2]
-    if parts.mean is not None:
+    mean, std = parts.mean, parts.std
+    if preprocessing is not None and preprocessing.mean is not None:
         if mean is not None:
-            raise InputError(
-                "the model normalises its input itself: input_mean and input_std must be left out"
-            )
-        mean, std = parts.mean, parts.std
+            raise InputError("the model normalises its input itself: mean and std must be left out")
+        mean, std = 255 * np.array(preprocessing.mean), 255 * np.array(preprocessing.std)
     if mean is not None:
         # The embedding pads nothing, so that the shift reaches every place alike.
-        mean, std = np.broadcast_to(mean, channels), np.broadcast_to(std, channels)
         kernel, bias = _Scaled(x, 1 / std, -mean / std).folded_into(kernel, bias)
 
     if not whole:
-        x, kernel = patch_rows(x, kernel)
+        x, kernel = _patch_rows(x, kernel)
     if integer and parts.normalization == "batch":
-        *_, mean, variance = numpy_weights(parts.stem.norm)
+        *_, mean, variance = _weights(parts.stem.norm)
         sizes = np.abs(mean) + 4 * np.sqrt(variance)
         if sizes.max() > 4 * sizes.min():
-            return _stem_by_size(x, kernel, bias, sizes, parts)
-    return _convolved_and_normalized(
-        x, kernel, bias, kernel.shape[:2], parts, parts.stem, "stem_conv"
-    ), slice(None)
+            return _stem_by_size(x, kernel, bias, sizes, parts.stem)
+    return _convolution(x, kernel, bias, kernel.shape[:2], parts.stem, "stem_conv"), slice(None)
 
 
-def _stem_by_size(x, kernel, bias, sizes, parts):
+def _patch_rows(x, kernel):
+    """Lays each row of a patch along the channels; returns image and kernel.
+
+    (h, w * patch, c) and (h, w, patch * c) are the same numbers in memory: the convolution then has
+    patch * c channels at each of `patch` places, and not c at patch * patch.
+    """
+    patch, _, channels, hidden = kernel.shape
+    height, width = x.shape[1] // patch, x.shape[2] // patch
+    x = x[:, : height * patch, : width * patch]
+    x = keras.ops.reshape(x, (1, height * patch, width, patch * channels))
+    return x, kernel.reshape(patch, 1, patch * channels, hidden)
+
+
+def _stem_by_size(x, kernel, bias, sizes, stem):
     """The patch embedding in four parts, each with channels of like sizes.
 
     Where a patch has few numbers, the activation makes some channels tiny, and the normalisation makes them
     as large as any other: with one scale for all channels they would be rounded away. On digits (one grey
     pixel a patch) four fifths of the error of int8 came from there.
     """
-    scale, shift = _scale_and_shift(parts.stem.norm)
+    scale, shift = _scale_and_shift(stem.norm)
     order = np.argsort(sizes, kind="stable")
     outputs = []
-    for n, channels in enumerate(np.array_split(order, min(4, len(order)))):
-        y = dense_convolution(x, kernel[..., channels], bias[channels], kernel.shape[:2], f"stem_conv{n}")
-        y = activated(y, parts.stem.layer.activation, f"stem_conv{n}_activation")
-        outputs.append(affine(y, scale[channels], shift[channels], True, f"stem_conv{n}_scale"))
-    return _Scaled(joined(outputs, "stem_join"), np.ones_like(scale), np.zeros_like(shift)), order
+    for n, at in enumerate(np.array_split(order, min(4, len(order)))):
+        y = _dense_convolution(x, kernel[..., at], bias[at], kernel.shape[:2], f"stem_conv{n}")
+        y = _activated(y, stem.layer.activation)
+        outputs.append(_affine(y, scale[at], shift[at], True, f"stem_conv{n}_scale"))
+    return _Scaled(_joined(outputs), np.ones_like(scale), np.zeros_like(shift)), order
 
 
-def _block(x, parts, i, integer, whole, order):
+def _block(x, block, name, integer, whole, order):
     """One block; takes and gives a `_Scaled`. Channel n of `x` is channel `order[n]` of the model."""
-    name = f"block{i}"
-    (layer, norm), _, pointwise = parts.blocks[i]
+    (layer, norm), add, pointwise = block
     kernel, bias = _weights(layer)
-    activation = layer.activation
     scale, shift = _scale_and_shift(norm)
-    if parts.normalization == "batch":
-        kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=2)
+    in_batch = _is_batch_normalization(norm)
+    if in_batch:
+        kernel, bias, scale = _through_relu(kernel, bias, scale, layer.activation, axis=2)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
     slices = [slice(None)] if whole else groups(len(bias), integer)
@@ -170,40 +180,32 @@ def _block(x, parts, i, integer, whole, order):
             y = whole_depthwise(part, kernel, bias, f"{label}_depthwise")
         else:
             y = split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
-        y = activated(y, activation, f"{label}_depthwise_activation")
-        if parts.residual and parts.normalization == "batch":
-            y = _residual(part, y, scale[at], integer, label)
+        y = _activated(y, layer.activation)
+        if add and in_batch:
+            y = part + _affine(y, scale[at], None, integer, f"{label}_depthwise_scale")
         wholes.append(part)
         halves.append(y)
-    y = joined(halves, f"{name}_join")
-    if parts.normalization == "layer":
+    y = _joined(halves)
+    if not in_batch:
         # It takes all channels together.
-        y = standardized(y, norm.epsilon, f"{name}_depthwise_ln")
-        if parts.residual:
-            y = _residual(joined(wholes, f"{name}_join_residual"), y, scale, integer, name)
-    y = _Scaled(y, np.ones_like(scale) if parts.residual else scale, shift)
+        y = _standardized(y, norm)
+        if add:
+            y = _joined(wholes) + _affine(y, scale, None, integer, f"{name}_depthwise_scale")
+    y = _Scaled(y, np.ones_like(scale) if add else scale, shift)
 
     kernel, bias = _weights(pointwise.layer)
     kernel, bias = y.folded_into(kernel[:, :, order], bias)
-    return _convolved_and_normalized(y.tensor, kernel, bias, 1, parts, pointwise, f"{name}_pointwise")
+    return _convolution(y.tensor, kernel, bias, 1, pointwise, f"{name}_pointwise")
 
 
-def _residual(x, y, scale, integer, name):
-    y = affine(y, scale, None, integer, f"{name}_depthwise_scale")
-    return keras.layers.Add(dtype="float32", name=f"{name}_add")([x, y])
-
-
-def _convolved_and_normalized(x, kernel, bias, strides, parts, convolution, name):
+def _convolution(x, kernel, bias, strides, convolution, name):
     """A dense convolution without padding, its activation and its normalisation; gives a `_Scaled`."""
     activation, norm = convolution.layer.activation, convolution.norm
     scale, shift = _scale_and_shift(norm)
-    if parts.normalization == "batch":
+    if _is_batch_normalization(norm):
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
-    x = dense_convolution(x, kernel, bias, strides, name)
-    x = activated(x, activation, f"{name}_activation")
-    if parts.normalization == "layer":
-        x = standardized(x, norm.epsilon, norm.name)
-    return _Scaled(x, scale, shift)
+    x = _activated(_dense_convolution(x, kernel, bias, strides, name), activation)
+    return _Scaled(x if _is_batch_normalization(norm) else _standardized(x, norm), scale, shift)
 
 
 def _through_relu(kernel, bias, scale, activation, axis):
@@ -224,33 +226,81 @@ def _top(x, parts, integer):
     if parts.pooling == "max":
         # A negative scale would make the largest value the smallest.
         y = x.computed(integer, "features")
-        y = keras.layers.MaxPooling2D(
-            y.shape[1:3], dtype="float32", data_format="channels_last", name="pool"
-        )(y)
+        y = keras.layers.MaxPooling2D(y.shape[1:3], **STATED)(y)
         x = _Scaled(y, np.ones_like(x.scale), np.zeros_like(x.shift))
     else:
-        average = keras.layers.GlobalAveragePooling2D(
-            keepdims=True, data_format="channels_last", dtype="float32", name="pool"
-        )
-        x = x._replace(tensor=average(x.tensor))
+        x = x._replace(tensor=keras.layers.GlobalAveragePooling2D(keepdims=True, **STATED)(x.tensor))
     if parts.head is None:
-        return flat(x.computed(integer, "features_scale"), "features_flat")
+        return keras.ops.reshape(x.computed(integer, "features_scale"), (1, -1))
     kernel, bias = x.folded_into(*_weights(parts.head))
     # A 1x1 convolution, because runtimes before 2.17 take a fully connected layer's int8 weights to have one
     # scale for all classes.
-    y = dense_convolution(x.tensor, kernel[None, None], bias, 1, "head")
-    return activated(flat(y, "flat"), keras.activations.get(parts.head_activation), "head_activation")
+    y = keras.ops.reshape(_dense_convolution(x.tensor, kernel[None, None], bias, 1, "head"), (1, -1))
+    return _activated(y, keras.activations.get(parts.head_activation))
 
 
 def _weights(layer):
-    """Returns kernel and bias of a layer in float64, in which everything is folded."""
-    return [w.astype(np.float64) for w in numpy_weights(layer)]
+    """Returns a layer's weights in float64, in which everything is folded."""
+    return [keras.ops.convert_to_numpy(w).astype(np.float64) for w in layer.weights]
 
 
-def _scale_and_shift(layer):
-    """Returns what a normalisation comes to at inference, per channel in float64."""
-    if isinstance(layer, keras.layers.LayerNormalization):
-        return [w.astype(np.float64) for w in numpy_weights(layer)]
-    gamma, beta, mean, variance = (w.astype(np.float64) for w in numpy_weights(layer))
-    scale = gamma / np.sqrt(variance + layer.epsilon)
+def _is_batch_normalization(norm):
+    return isinstance(norm, keras.layers.BatchNormalization)
+
+
+def _scale_and_shift(norm):
+    """Returns what a normalisation comes to at inference, per channel."""
+    if not _is_batch_normalization(norm):
+        return _weights(norm)
+    gamma, beta, mean, variance = _weights(norm)
+    scale = gamma / np.sqrt(variance + norm.epsilon)
     return scale, beta - mean * scale
+
+
+def _dense_convolution(x, kernel, bias, strides, name):
+    """A convolution without padding or activation, its kernel (height, width, in, out)."""
+    layer = keras.layers.Conv2D(
+        len(bias), kernel.shape[:2], strides, kernel_initializer="zeros", name=name, **STATED
+    )
+    return weighted(layer, x, kernel, bias)
+
+
+def _affine(x, scale, shift, integer, name):
+    """Returns `scale * x + shift` per channel; None as shift adds nothing.
+
+    Args:
+        integer: Whether the result will be quantised to integers: a 1x1 depthwise convolution then does it.
+    """
+    has_shift = shift is not None and np.any(shift)
+    if np.all(scale == 1) and not has_shift:
+        return x
+    if not integer:
+        x = x * scale.astype(np.float32)
+        return x + shift.astype(np.float32) if has_shift else x
+    # Weights of a convolution are quantised channel by channel, those of a multiplication all alike.
+    shift = np.zeros_like(scale) if shift is None else shift
+    return whole_depthwise(x, scale[None, None, :, None], shift, name)
+
+
+def _activated(x, activation):
+    """Applies one of `keras.activations` in operations that XNNPACK takes."""
+    if activation is keras.activations.linear:
+        return x
+    if activation is keras.activations.selu:
+        # TFLite writes it with a comparison, which XNNPACK does not take.
+        scale, alpha = 1.0507009873554805, 1.6732632423543772
+        return scale * alpha * keras.ops.elu(x) + scale * (1 - alpha) * keras.ops.relu(x)
+    return keras.layers.Activation(activation, dtype="float32")(x)
+
+
+def _standardized(x, norm):
+    """Layer normalisation without its scale and shift."""
+    plain = {"center": False, "scale": False, "dtype": "float32"}
+    return keras.layers.LayerNormalization(epsilon=norm.epsilon, **plain)(x)
+
+
+def _joined(parts):
+    """Concatenates tensors along their channels, five at a time: XNNPACK takes no more."""
+    while len(parts) > 1:
+        parts = [keras.ops.concatenate(parts[n : n + 5], axis=-1) for n in range(0, len(parts), 5)]
+    return parts[0]

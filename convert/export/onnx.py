@@ -6,15 +6,19 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from convmixer_keras.convert import agreement
+from convmixer_keras.convert.export import source
+from convmixer_keras.models import inputs, outputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.version import __version__
 
 OPSET = 20  # The first with Gelu as an operation.
 _IR_VERSION = 9  # The one that came with it; later ones are refused by older runtimes.
-TOLERANCE = 1e-3
+_IMAGES = 4  # Random ones, to compare on.
+_LOGITS = "head"  # What the classifier's scores before any activation are called in the graph.
 
 # Keras' activations as ONNX operations; `_Graph.activation` writes those of several operations.
 _ACTIVATIONS = {
@@ -38,12 +42,12 @@ class Report(NamedTuple):
 
     Attributes:
         output: Name of the output: "probabilities", "logits" or "features".
-        difference: Largest difference from Keras on two random images, or None where ONNX Runtime is not
-            installed.
+        agreement: The `Agreement` with Keras on random images, on logits where the file gives probabilities;
+            None where ONNX Runtime is not installed.
     """
 
     output: str
-    difference: float | None
+    agreement: agreement.Agreement | None
 
 
 def export(model, path, *, class_names=None, preprocessing=None, logits=False):
@@ -54,14 +58,15 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
     (batch, classes), or `logits`, or `features`. GELU is the exact operation.
 
     Args:
-        model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder.
+        model: A ConvMixer as a `keras.Model`, or the path of a `.keras` file, whose class names and
+            `Preprocessing` count where the arguments give none.
         path: The file to write, ending in ".onnx".
         class_names: Sequence of the name of each class, or None. Kept in the file's metadata as
             `class_names`, a JSON list.
         preprocessing: The `Preprocessing` that makes a photograph what the model takes, or None. Kept in the
             file's metadata as `preprocessing`, a JSON object.
-        logits: Whether the classifier's output is left as it is; otherwise one that gives logits gets a
-            softmax.
+        logits: Whether the scores stay as they are before a softmax or sigmoid; otherwise a classifier that
+            gives logits gets a softmax (a sigmoid for a single one).
 
     Returns:
         A `Report`.
@@ -69,19 +74,17 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
     Raises:
         InputError: If the model is not such a ConvMixer, has an activation that ONNX does not have, or the
             package onnx is not installed.
-        Failure: If ONNX Runtime computes something else than Keras.
+        Failure: If ONNX Runtime computes something else than Keras; nothing is written.
     """
     extras.require("onnx")
     import onnx
 
     if not str(path).endswith(".onnx"):
         raise InputError(f"an ONNX file's name must end in .onnx, got {path}")
-    graph = _Graph()
-    output, shape = graph.network(model, logits)
-    if class_names is not None and shape[-1:] != [len(class_names)]:
-        raise InputError(f"there must be a name for each of the {shape[-1]} outputs, got {len(class_names)}")
+    model, class_names, preprocessing = source.opened(model, class_names, preprocessing)
+    model, output = source.scored(model, logits)
     made = onnx.helper.make_model(
-        graph.finished(model, output, shape),
+        _Graph().of(model, output),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=_IR_VERSION,
         producer_name="convmixer-keras",
@@ -89,17 +92,15 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
     )
     metadata = {}
     if class_names is not None:
-        metadata["class_names"] = json.dumps(list(class_names), ensure_ascii=False)
+        metadata["class_names"] = json.dumps(class_names, ensure_ascii=False)
     if preprocessing is not None:
         metadata["preprocessing"] = preprocessing.to_json()
     onnx.helper.set_model_props(made, metadata)
     onnx.checker.check_model(made, full_check=True)
     with written_whole(path) as temporary:
         onnx.save(made, temporary)
-        difference = _difference(model, temporary, logits) if extras.is_installed("onnxruntime") else None
-        if difference is not None and not difference <= TOLERANCE:
-            raise Failure(f"ONNX Runtime and Keras differ by {difference:.2e}; nothing was written")
-    return Report(output, difference)
+        found = _checked(model, made, temporary, output) if extras.is_installed("onnxruntime") else None
+    return Report(output, found)
 
 
 class _Graph:
@@ -121,8 +122,10 @@ class _Graph:
         self.weights.append(onnx.numpy_helper.from_array(array, name))
         return name
 
-    def network(self, model, logits):
-        """Adds the whole model; returns the output's name and its shape without the batch."""
+    def of(self, model, output):
+        """Returns the whole model as an `onnx.GraphProto`."""
+        from onnx import TensorProto, helper
+
         parts = anatomy.of(model)
         if parts.image is not model.inputs[0]:
             raise InputError(f"{model.name} has layers in front of its network, which ONNX files cannot have")
@@ -131,21 +134,28 @@ class _Graph:
             x = self.add("Sub", x, self.weight("input_mean", parts.mean), name="centred")
             x = self.add("Div", x, self.weight("input_std", parts.std), name="normalised")
         x = self.add("Transpose", x, name="channels_first", perm=[0, 3, 1, 2])
-        x = self.convolution(x, *parts.stem)
-        for block in parts.blocks:
-            y = self.convolution(x, *block.depthwise)
-            x = self.add("Add", x, y, name=block.add.name) if block.add else y
-            x = self.convolution(x, *block.pointwise)
-        return self.top(x, parts, model, logits)
+        x = self.convolution(x, "stem", *parts.stem)
+        for i, block in enumerate(parts.blocks):
+            y = self.convolution(x, f"block{i}_depthwise", *block.depthwise)
+            x = self.add("Add", x, y, name=f"block{i}_add") if block.add else y
+            x = self.convolution(x, f"block{i}_pointwise", *block.pointwise)
+        self.add("Identity", self.top(x, parts), name=output)
 
-    def convolution(self, x, layer, norm):
+        def info(name, shape, free):
+            sides = [side or word for side, word in zip(shape[1:], free, strict=False)]
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *sides])
+
+        taken = info("image", model.inputs[0].shape, ("height", "width", "channels"))
+        given = info(output, model.outputs[0].shape, ("rows", "columns", "channels"))
+        return helper.make_graph(self.nodes, model.name, [taken], [given], self.weights)
+
+    def convolution(self, x, name, layer, norm):
         """A convolution, its activation and its normalisation."""
         kernel, bias = layer.get_weights()
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         side = kernel.shape[0]
         # An even kernel reaches one place further down and to the right.
         before, after = ((side - 1) // 2, side // 2) if depthwise else (0, 0)
-        name = layer.name
         x = self.add(
             "Conv",
             x,
@@ -159,8 +169,8 @@ class _Graph:
         )
         x = self.activation(x, name, layer.activation.__name__)
         if isinstance(norm, keras.layers.BatchNormalization):
-            return self.batch_normalization(x, norm)
-        return self.layer_normalization(x, norm)
+            return self.batch_normalization(x, f"{name}_bn", norm)
+        return self.layer_normalization(x, f"{name}_ln", norm)
 
     def activation(self, x, name, kind):
         name = f"{name}_{kind}"
@@ -178,68 +188,54 @@ class _Graph:
         operation, attributes = _ACTIVATIONS[kind]
         return self.add(operation, x, name=name, **attributes)
 
-    def batch_normalization(self, x, layer):
-        names = [self.weight(f"{layer.name}.{weight.name}", weight) for weight in layer.weights]
-        return self.add("BatchNormalization", x, *names, name=layer.name, epsilon=layer.epsilon)
+    def batch_normalization(self, x, name, layer):
+        names = [self.weight(f"{name}.{weight.name}", weight) for weight in layer.weights]
+        return self.add("BatchNormalization", x, *names, name=name, epsilon=layer.epsilon)
 
-    def layer_normalization(self, x, layer):
-        x = self.add("Transpose", x, name=f"{layer.name}_last", perm=[0, 2, 3, 1])
-        names = [self.weight(f"{layer.name}.{weight.name}", weight) for weight in layer.weights]
-        x = self.add(
-            "LayerNormalization", x, *names, name=f"{layer.name}_norm", axis=-1, epsilon=layer.epsilon
-        )
-        return self.add("Transpose", x, name=layer.name, perm=[0, 3, 1, 2])
+    def layer_normalization(self, x, name, layer):
+        x = self.add("Transpose", x, name=f"{name}_last", perm=[0, 2, 3, 1])
+        names = [self.weight(f"{name}.{weight.name}", weight) for weight in layer.weights]
+        x = self.add("LayerNormalization", x, *names, name=f"{name}_norm", axis=-1, epsilon=layer.epsilon)
+        return self.add("Transpose", x, name=name, perm=[0, 3, 1, 2])
 
-    def top(self, x, parts, model, logits):
-        shape = list(model.outputs[0].shape[1:])
+    def top(self, x, parts):
+        """Pooling, classifier and its activation, as far as there are any."""
         if parts.pool is None:
-            return self.add("Transpose", x, name="features", perm=[0, 2, 3, 1]), shape
+            return self.add("Transpose", x, name="channels_last", perm=[0, 2, 3, 1])
         x = self.add("GlobalMaxPool" if parts.pooling == "max" else "GlobalAveragePool", x, name="pool")
-        x = self.add("Flatten", x, name="features" if parts.head is None else "flat")
+        x = self.add("Flatten", x, name="flat")
         if parts.head is None:
-            return x, shape
+            return x
         kernel, bias = parts.head.get_weights()
         x = self.add(
-            "Gemm", x, self.weight("head.weight", kernel), self.weight("head.bias", bias), name="head"
+            "Gemm", x, self.weight("head.weight", kernel), self.weight("head.bias", bias), name=_LOGITS
         )
-        kind = parts.head_activation
-        if kind == "linear" and not logits:
-            kind = "softmax"
-        x = self.activation(x, "head", kind)
-        output = "probabilities" if kind in ("softmax", "sigmoid") else "logits"
-        return self.add("Identity", x, name=output), shape
-
-    def finished(self, model, output, shape):
-        from onnx import TensorProto, helper
-
-        image = model.inputs[0].shape[1:]
-        sides = [side or name for side, name in zip(image, ("height", "width", "channels"), strict=True)]
-        names = ("rows", "columns", "channels")
-        given = [side or name for side, name in zip(shape, names, strict=False)]
-        return helper.make_graph(
-            self.nodes,
-            model.name,
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *sides])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", *given])],
-            self.weights,
-        )
+        return self.activation(x, "head", parts.head_activation)
 
 
-def _difference(model, path, logits):
-    """Returns the largest difference between the file in ONNX Runtime and Keras, on two random images."""
+def _checked(model, made, path, output):
+    """Returns the `Agreement` between a file in ONNX Runtime and Keras, on random images."""
     import onnxruntime
 
-    parts = anatomy.of(model)
-    height, width, channels = model.inputs[0].shape[1:]
-    side = 16 * parts.sizes.patch_size
-    images = np.random.default_rng(0).uniform(0, 255, (2, height or side, width or side, channels))
-    if parts.mean is None:
+    def ran(file):
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        return session.run(None, {"image": images})[0]
+
+    sizes = anatomy.of(model).sizes
+    side = 16 * sizes.patch_size
+    shape = [_IMAGES, *(known or side for known in model.inputs[0].shape[1:3]), sizes.channels]
+    images = np.random.default_rng(0).uniform(0, 255, shape)
+    if not inputs.takes_pixels(model):
         images = (images - 128) / 64
     images = images.astype(np.float32)
-    expected = keras.ops.convert_to_numpy(model(images, training=False)).astype(np.float64)
-    if parts.head_activation == "linear" and not logits:
-        expected = np.exp(expected - expected.max(-1, keepdims=True))
-        expected /= expected.sum(-1, keepdims=True)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"image": images})
-    return float(np.abs(found - expected).max())
+    got, unscored = ran(path), model
+    if output == "probabilities":
+        activation = keras.activations.get(outputs.ending(model).kind)
+        unscored = outputs.logits_model(model)
+        made.graph.output[0].name = _LOGITS
+        logits = ran(made.SerializeToString())
+        between = "ONNX Runtime's probabilities and those of its logits"
+        agreement.check(got, keras.ops.convert_to_numpy(activation(logits)), between)
+        got = logits
+    expected = source.outputs_of(unscored, images)
+    return agreement.check(got, expected, "ONNX Runtime and Keras", features=output == "features")

@@ -1,35 +1,77 @@
-"""Weights and arithmetic of a `.tflite` file in fewer bits."""
+"""The modes of a `.tflite` file: weights and arithmetic in fewer bits."""
 
 import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 from convmixer_keras.convert.export.flatbuffer import SIGNATURE
-from convmixer_keras.utils import streams
 
 
-def dynamic(content):
+class Mode(NamedTuple):
+    """What a file in a mode is.
+
+    Attributes:
+        quantise: Function that gives a float32 file's bytes integers, of (content, ranges), or None. The
+            ranges are None unless `integers`.
+        integers: Whether everything is computed in integers, for which images must show the ranges.
+        halves: Whether float32 weights are stored as float16.
+        mean_tolerance: How far the file may be from the model, as for `agreement.check`. Trained networks
+            have 1e-3 in float16, 0.02 in dynamic and 0.1 in int8; random weights of a full-size network up to
+            0.3 in dynamic and 0.92 in int8. A file that gives zeros has 1, one that computes something else
+            about 1.4.
+    """
+
+    quantise: Callable | None = None
+    integers: bool = False
+    halves: bool = False
+    mean_tolerance: float | None = None
+
+
+def _dynamic(content, ranges):
     """Gives the dense convolutions int8 weights, with a scale for each channel."""
     from ai_edge_quantizer import qtyping, quantizer
 
     work = quantizer.Quantizer(content)
     work.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName("CONV_2D"), num_bits=8)
-    return bytes(work.quantize().quantized_model)
+    return work.quantize()
 
 
-def int8(content, ranges):
+def _int8(content, ranges):
     """Makes everything int8 that can be; input and output stay float32."""
-    return bytes(_int8_quantizer(content).quantize(ranges).quantized_model)
+    return _int8_quantizer(content).quantize(ranges)
 
 
-def _int8_quantizer(content):
-    from ai_edge_quantizer import qtyping, quantizer
+MODES = {
+    # Weights and arithmetic as in the model.
+    "float32": Mode(),
+    # Weights of half the size; arithmetic in float32.
+    "float16": Mode(halves=True, mean_tolerance=0.03),
+    # The dense convolutions and the head have int8 weights and quantise what comes in as they go.
+    "dynamic": Mode(_dynamic, halves=True, mean_tolerance=0.6),
+    # Integers throughout, with one scale per channel of a weight. Only a softmax at the end, and activations
+    # that have no integer form, are float32.
+    "int8": Mode(_int8, integers=True, mean_tolerance=0.97),
+}
 
-    work = quantizer.Quantizer(content)
-    for operation in qtyping.TFLOperationName:
-        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
-            continue
-        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
-            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
-    return work
+
+@contextlib.contextmanager
+def _quiet():
+    """Without what the quantiser prints: sizes, a bar, and that it keeps all tensors in memory."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def quantised(content, mode, ranges):
+    """Returns the bytes of a float32 file in a mode, as far as `Mode.quantise` makes it."""
+    with _quiet():
+        return bytes(MODES[mode].quantise(content, ranges).quantized_model)
 
 
 def ranges(content, images, takes_pixels, counted):
@@ -42,12 +84,24 @@ def ranges(content, images, takes_pixels, counted):
         images = images.copy()
         images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
     recipe = recipe_manager.RecipeManager()
-    with streams.silence():
+    with _quiet():
         # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
         # which cuts off what the rarer images reach: three times the error on CIFAR-10.
         calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
         recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
     for image in counted(images, "calibrating"):
-        with streams.silence():
+        with _quiet():
             calibration.calibrate({SIGNATURE: [{"image": image[None]}]}, recipe)
     return calibration.get_model_qsvs()
+
+
+def _int8_quantizer(content):
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(content)
+    for operation in qtyping.TFLOperationName:
+        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
+            continue
+        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
+            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    return work

@@ -8,28 +8,23 @@ time. Class names and preprocessing travel in its metadata.
 """
 
 from convmixer_keras.utils import command_line, extras, streams
+from convmixer_keras.utils.files import check_output
+from convmixer_keras.utils.text import one_line
 
 
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     extras.require("onnx")
+    check_output(arguments.output, (".onnx",), (arguments.model,))
     streams.quiet_start()
     from convmixer_keras.convert.export import onnx
-    from convmixer_keras.images import preprocessing
-    from convmixer_keras.models.saving import load_class_names, load_model
 
-    report = onnx.export(
-        load_model(arguments.model),
-        arguments.output,
-        class_names=load_class_names(arguments.model),
-        preprocessing=preprocessing.of(arguments.model),
-        logits=arguments.logits,
-    )
-    if report.difference is None:
+    report = onnx.export(arguments.model, arguments.output, logits=arguments.logits)
+    if report.agreement is None:
         print("not verified: onnxruntime is not installed")
     else:
-        print(f"verified in ONNX Runtime on 2 random images: largest difference {report.difference:.2e}")
-    print(f"wrote {arguments.output}: image -> {report.output}")
+        print(f"verified in ONNX Runtime on {report.agreement.images} random images: {report.agreement}")
+    print(f"wrote {one_line(arguments.output)}: image -> {report.output}")
     return command_line.DONE
 
 
@@ -37,11 +32,14 @@ def _parser():
     parser = command_line.parser(__doc__, prog="convmixer-onnx")
     parser.add_argument("model", metavar="MODEL.keras", help="the model to export")
     parser.add_argument("output", metavar="OUT.onnx", help="the file to write")
-    parser.add_argument("--logits", action="store_true", help="leave the softmax out")
+    parser.add_argument(
+        "--logits", action="store_true", help="leave the scores as they are before a softmax or sigmoid"
+    )
     return parser
 
 
 def command():
+    command_line.end_at_interrupt()
     command_line.run(main)
 
 

@@ -7,44 +7,74 @@ The card states the data, recipe and accuracy that the training run recorded. To
 `hf auth login`.
 """
 
-import tempfile
+import contextlib
+import io
+import json
+import os
+import shutil
+from typing import NamedTuple
 
 from convmixer_keras.utils import command_line, hub, streams
+from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.files import check_local, make_folder, temporary_folder
 from convmixer_keras.utils.text import one_line
+
+MODEL, WEIGHTS, CARD = "model.keras", "model.safetensors", "README.md"
+CLASS_NAMES, PREPROCESSING = "class_names.txt", "preprocessing.json"
+TFLITE = "model-{}.tflite"  # By its mode.
+OF_THE_RUN = CONFIG, HISTORY, CURVES = "config.json", "history.csv", "curves.png"
+
+
+class Page(NamedTuple):
+    """What `write` made.
+
+    Attributes:
+        files: Names of the files in the folder.
+        left_out: Dict from the name of a file that could not be made to the reason.
+    """
+
+    files: list
+    left_out: dict
 
 
 def main(argv=None):
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
+    uploading = hub.is_name(arguments.destination)
+    if uploading:
+        hub.parse(arguments.destination)
+    else:
+        check_local(arguments.destination)
+        make_folder(arguments.destination)
+        _check_empty(arguments.destination)
     streams.quiet_start()
-    if not hub.is_name(arguments.destination):
-        _write(arguments, arguments.destination)
-        print(f"wrote {arguments.destination}")
-        return command_line.DONE
-    from convmixer_keras.commands import publishing
-
-    hub.parse(arguments.destination)
-    with tempfile.TemporaryDirectory() as folder:
-        _write(arguments, folder, name=arguments.destination)
-        address = publishing.upload(folder, arguments.destination, arguments.private)
-    print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
+    with temporary_folder(".publishing-", None if uploading else arguments.destination) as folder:
+        with streams.silence():
+            page = write(
+                arguments.model,
+                folder,
+                calibration=arguments.calibrate,
+                name=arguments.destination if uploading else None,
+                verbose=True,
+            )
+        for name in page.files:
+            print(f"  {name}")
+        for name, reason in page.left_out.items():
+            print(f"  left out {name}: {one_line(reason)}")
+        if uploading:
+            address = upload(folder, arguments.destination, arguments.private)
+            print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
+        else:
+            for name in page.files:
+                os.replace(os.path.join(folder, name), os.path.join(arguments.destination, name))
+            print(f"wrote {one_line(arguments.destination)}")
     return command_line.DONE
-
-
-def _write(arguments, folder, **options):
-    from convmixer_keras.commands import publishing
-
-    page = publishing.write(arguments.model, folder, calibration=arguments.calibrate, verbose=True, **options)
-    for name in page.files:
-        print(f"  {name}")
-    for name, reason in page.left_out.items():
-        print(f"  left out {name}: {one_line(reason)}")
 
 
 def _parser():
     parser = command_line.parser(__doc__, prog="convmixer-publish")
     parser.add_argument("model", metavar="MODEL.keras", help="the model, in its run's folder if it has one")
-    parser.add_argument("destination", metavar="DESTINATION", help="a folder, or hf://USER/REPO")
+    parser.add_argument("destination", metavar="DESTINATION", help="a new or empty folder, or hf://USER/REPO")
     parser.add_argument(
         "--calibrate",
         metavar="SOURCE",
@@ -54,7 +84,135 @@ def _parser():
     return parser
 
 
+def _check_empty(folder):
+    """Raises InputError where files of another model could stay beside the new ones."""
+    if found := sorted(os.listdir(folder)):
+        raise InputError(f"{folder} is not empty, it holds {found[0]}: name a new or empty folder")
+
+
+def write(path, folder, *, calibration=None, name=None, verbose=False):
+    """Writes what a hub's page needs: the model in every format, and a card.
+
+    `model.keras`, `model.safetensors` (timm's names), `model-MODE.tflite` for each mode, `class_names.txt`,
+    `preprocessing.json`, `README.md`, and of a training run `config.json`, `history.csv` and `curves.png`.
+    Nothing in them names a folder of this machine.
+
+    Args:
+        path: A `.keras` file. Its run is the one that recorded this file, byte by byte, in the same folder.
+        folder: An empty folder.
+        calibration: Images for int8 and for comparing the `.tflite` files, as in `tflite.export`; None takes
+            the run's own data, digits or a folder; where that is not at hand, random images, and no int8.
+        name: "hf://USER/REPO", where the folder will be uploaded: the card says to load the model from there.
+        verbose: Whether to print how far it is.
+
+    Returns:
+        A `Page`.
+
+    Raises:
+        InputError: If the file is not a ConvMixer of this package, or the folder cannot be written to.
+        Failure: If a file does not compute what the model does.
+    """
+    from convmixer_keras.commands import convert, model_card
+    from convmixer_keras.convert.export import source, tflite
+    from convmixer_keras.training.run import run_folder
+
+    model, class_names, preprocessing = source.opened(path)
+    run = run_folder.RunFolder(os.path.dirname(path) or ".")
+    epoch = run.epoch_of(path) if run.holds_run() else None
+    config = None if epoch is None else _without_paths(run.read_config())
+
+    def put(name, text):
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+            file.write(text)
+        files.append(name)
+
+    if calibration is None and epoch is not None:
+        calibration = _dataset_at_hand(run.recipe().dataset)
+    files, left_out, exports = [MODEL], {}, {}
+    shutil.copyfile(path, os.path.join(folder, MODEL))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # It tells of the file and its folder.
+            convert.main([path, os.path.join(folder, WEIGHTS), "--to", "timm"])
+        files.append(WEIGHTS)
+    except (InputError, Failure) as error:  # It computes what timm's network does not.
+        left_out[WEIGHTS] = str(error)
+    for mode in tflite.MODES:
+        file = TFLITE.format(mode)
+        try:
+            exports[file] = tflite.export(
+                model,
+                os.path.join(folder, file),
+                mode,
+                calibration=calibration,
+                labels=class_names,
+                preprocessing=preprocessing,
+                verbose=verbose,
+            )
+            files.append(file)
+        except InputError as error:
+            left_out[file] = str(error)
+    if class_names:
+        put(CLASS_NAMES, "".join(f"{name}\n" for name in class_names))
+    if preprocessing:
+        put(PREPROCESSING, preprocessing.to_json() + "\n")
+    if config:
+        put(CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        for file in (HISTORY, CURVES):
+            if os.path.exists(run[file]):
+                shutil.copyfile(run[file], os.path.join(folder, file))
+                files.append(file)
+    row = next((row for row in run.read_history() if row["epoch"] == epoch), None) if config else None
+    put(CARD, model_card.card(model, class_names, preprocessing, config, row, exports, files, name))
+    return Page(files, left_out)
+
+
+def _dataset_at_hand(name):
+    return name if name == "digits" or os.path.isdir(name) else None
+
+
+def _without_paths(config):
+    """Returns what a run's config says to others: of a folder only its name, of the command nothing."""
+    recipe = dict(config["recipe"])
+    if os.path.isdir(recipe["dataset"]) or recipe["dataset"].startswith((os.sep, ".", "~")):
+        recipe["dataset"] = os.path.basename(os.path.abspath(recipe["dataset"]))
+    told = ("class_names", "train_images", "validation_images", "parameters", "multiply_adds", "versions")
+    return {"recipe": recipe, **{name: config[name] for name in told if name in config}}
+
+
+def upload(folder, name, private=False):
+    """Uploads a folder to a Hugging Face repository, which is made if need be.
+
+    Files that an earlier upload of another model left there are removed; others stay.
+
+    Args:
+        folder: What `write` wrote.
+        name: "hf://USER/REPO".
+        private: Whether a repository that is made is private.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: If the name is not of a repository.
+        Failure: If the hub refuses or cannot be reached.
+    """
+    repository = hub.parse(name).repository
+    try:
+        api = hub.api()
+        api.create_repo(repository, exist_ok=True, private=private or None)
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            delete_patterns=[MODEL, WEIGHTS, TFLITE.format("*"), CLASS_NAMES, PREPROCESSING, *OF_THE_RUN],
+            commit_message="Upload a ConvMixer from convmixer-keras",
+        )
+        return commit.commit_url
+    except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
+        raise Failure(f"cannot upload to {name}: {hub.reason(error)}") from None
+
+
 def command():
+    command_line.end_at_interrupt()
     command_line.run(main)
 
 

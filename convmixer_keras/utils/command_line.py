@@ -12,6 +12,7 @@ import threading
 import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.files import remove_temporary_folders
 from convmixer_keras.utils.text import one_line
 from convmixer_keras.utils.version import __version__
 
@@ -106,6 +107,25 @@ def need_tensorflow():
     elif wanted != "tensorflow":
         print(f"note: this command needs TensorFlow; KERAS_BACKEND={wanted} is ignored", file=sys.stderr)
     os.environ["KERAS_BACKEND"] = "tensorflow"
+
+
+def end_at_interrupt():
+    """Lets Ctrl-C end this process at once, with one line and without the file that it was writing.
+
+    For commands that convert: libraries in C++ swallow Python's KeyboardInterrupt, or crash on it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(*_):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    remove_temporary_folders()
+    with contextlib.suppress(Exception):  # It may have come while something was printed.
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        print("interrupted", file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
 
 
 def run(main):

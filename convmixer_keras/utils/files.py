@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 
 from convmixer_keras.utils.errors import Failure, InputError
@@ -12,6 +13,7 @@ from convmixer_keras.utils.errors import Failure, InputError
 WRITING = ".writing-"  # What the names of temporary folders begin with.
 LARGEST_TEXT = 2**24  # Bytes of a file of class names, settings or history.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_temporary_folders = set()
 
 
 @contextlib.contextmanager
@@ -47,26 +49,40 @@ def written_whole(path, room=0):
             reserve(path, room)
         yield path
         return
+    with contextlib.ExitStack() as removed:
+        try:
+            temporary = os.path.join(removed.enter_context(temporary_folder(WRITING, folder)), name)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        try:
+            if room:
+                reserve(temporary, room)
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise _cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix="", parent=None):
+    """Gives a new folder, in `parent` or where the system keeps such, that is removed with the block."""
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    _temporary_folders.add(folder)
     try:
-        temporary_folder = tempfile.mkdtemp(prefix=WRITING, dir=folder)
-    except OSError as error:
-        raise _cannot_write(path, error) from None
-    temporary = os.path.join(temporary_folder, name)
-    try:
-        if room:
-            reserve(temporary, room)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        raise _cannot_write(path, error) from None
+        yield folder
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        os.rmdir(temporary_folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        _temporary_folders.discard(folder)
+
+
+def remove_temporary_folders():
+    """Removes the folders of all blocks that are under way, before the process ends without them."""
+    for folder in list(_temporary_folders):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exists(path):

@@ -2,13 +2,12 @@
 
 import contextlib
 import glob
-import io
 import os
 import re
 import sys
 import tempfile
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
 
 
@@ -41,24 +40,20 @@ def _is_chatter(line):
 
 @contextlib.contextmanager
 def silence():
-    """Holds back what libraries print, from Python or C++.
+    """Holds back what libraries print from C++, while Python prints on; for commands.
 
-    If the block raises, it is shown on standard error after all, except for an InputError, whose one line is
-    enough.
+    If the block raises what is no error of this package, it is shown on standard error after all.
     """
-    python = io.StringIO()
-    with tempfile.TemporaryFile() as held_back:
+    with tempfile.TemporaryFile() as held_back, contextlib.ExitStack() as kept:
         try:
-            with (
-                _descriptors_into(held_back, 1, 2),
-                contextlib.redirect_stdout(python),
-                contextlib.redirect_stderr(python),
-            ):
+            for name, descriptor in (("stdout", 1), ("stderr", 2)):
+                kept.enter_context(_python_goes_on(name, descriptor))
+            with _descriptors_into(held_back, 1, 2):
                 yield
-        except InputError:
+        except (InputError, Failure, KeyboardInterrupt):
             raise
         except BaseException:
-            for line in (python.getvalue() + _text(held_back)).splitlines():
+            for line in _text(held_back).splitlines():
                 print(one_line(line), file=sys.stderr)
             raise
 
@@ -66,6 +61,28 @@ def silence():
 def silence_litert(path):
     """Returns a context in which a `.tflite` file is opened without LiteRT's saying that it has begun."""
     return silence() if str(path).endswith(".tflite") else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _python_goes_on(name, descriptor):
+    """Lets Python's stream print where its file descriptor leads now, whatever becomes of that."""
+    stream = getattr(sys, name)
+    try:
+        if stream.fileno() != descriptor:
+            raise OSError
+    except (AttributeError, OSError):  # There is none, or it prints elsewhere.
+        yield
+        return
+    stream.flush()
+    copy = open(  # noqa: SIM115
+        os.dup(descriptor), "w", buffering=1, encoding=stream.encoding, errors=stream.errors
+    )
+    setattr(sys, name, copy)
+    try:
+        yield
+    finally:
+        setattr(sys, name, stream)
+        copy.close()
 
 
 @contextlib.contextmanager

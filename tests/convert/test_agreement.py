@@ -22,7 +22,7 @@ def test_the_size_of_the_outputs_decides(mean_tolerance, right, wrong, size):
 
 
 def test_logits_that_name_other_classes_differ_where_their_probabilities_hardly_do():
-    expected, _ = outputs(0.1)
+    expected, _ = outputs(0.02)
     got = -expected
     probabilities = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (got, expected)]
     assert np.abs(probabilities[0] - probabilities[1]).max() < 0.01
@@ -39,6 +39,12 @@ def test_no_number_agrees_with_nothing(bad, mean_tolerance):
     for got, wanted in ((broken, expected), (expected, broken), (broken, broken)):
         with pytest.raises(Failure, match="NaN or infinite"):
             agreement.check(got, wanted, "one and other", mean_tolerance=mean_tolerance)
+
+
+def test_outputs_of_another_shape_are_not_stretched_to_fit():
+    expected, _ = outputs()
+    with pytest.raises(Failure, match=r"different shapes, \(8, 1\) and \(8, 50\)"):
+        agreement.check(expected[:, :1], expected, "one and other")
 
 
 def test_what_it_reports():

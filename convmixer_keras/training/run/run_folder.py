@@ -12,7 +12,7 @@ from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import fields
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, written_whole
+from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, sha256_of, written_whole
 
 BEST_MODEL = "model.keras"
 LAST_MODEL = "last.keras"
@@ -77,6 +77,11 @@ class RunFolder:
             json.dump(config, file, indent=2, ensure_ascii=False)
             file.write("\n")
 
+    def epoch_of(self, path):
+        """Returns after which epoch of this run a model file was written; None for any other file."""
+        found, models = sha256_of(path), self.read_config().get("models", {})
+        return next((known["epoch"] for known in models.values() if known["sha256"] == found), None)
+
     def remove_run(self):
         """Removes the files of an earlier run, and no other file."""
         from convmixer_keras.training.run.logs import remove_logs
@@ -101,10 +106,18 @@ class RunFolder:
     def settle(self, epoch):
         """Moves the files of the epoch after which the checkpoint was written to their places.
 
-        It removes the half-written files of a process that was killed.
+        The config notes the models among them, so that no other file is taken for one. Half-written files of
+        a process that was killed are removed.
         """
+        models = {}
         for path in glob.glob(os.path.join(glob.escape(self[f"{WRITING}epoch{epoch}"]), "*")):
-            os.replace(path, os.path.realpath(self[os.path.basename(path)]))
+            name = os.path.basename(path)
+            if name in (BEST_MODEL, LAST_MODEL):
+                models[name] = {"epoch": epoch, "sha256": sha256_of(path)}
+            os.replace(path, os.path.realpath(self[name]))
+        if models:
+            config = self.read_config()
+            self.write_config({**config, "models": {**config.get("models", {}), **models}})
         self.remove_leftovers()
 
     def remove_leftovers(self):

@@ -7,6 +7,7 @@ from small_models import SHAPE, build
 
 from convmixer_keras.convert.export.depthwise import pieces
 from convmixer_keras.convert.export.mobile import mobile
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
 
@@ -182,11 +183,11 @@ def test_mixed_precision_becomes_float32(policy):
 
 
 def test_normalisation_can_be_added():
-    mean, std = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
-    model = build()
+    mean, std = (0.45, 0.4, 0.35), (0.25, 0.2, 0.15)
+    model, record = build(), Preprocessing(SHAPE[:2], mean=mean, std=std)
     x = image(pixels=True)
-    expected = model((x - np.float32(mean)) / np.float32(std)).numpy()
-    got = mobile(model, input_mean=mean, input_std=std)(x).numpy()
+    expected = model((x / 255 - np.float32(mean)) / np.float32(std)).numpy()
+    got = mobile(model, preprocessing=record)(x).numpy()
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
@@ -199,10 +200,10 @@ def test_saved_and_loaded(tmp_path):
 
 def test_free_size():
     model = build(input_shape=(None, None, 3))
-    with pytest.raises(InputError, match="size must be given"):
+    with pytest.raises(InputError, match="leaves the size of its images open"):
         mobile(model)
     assert_same(model, mobile(model, size=(13, 15)), image())
-    with pytest.raises(InputError, match="size must be the model's own"):
+    with pytest.raises(InputError, match=r"images of the size \(13, 15\), got \(12, 15\)"):
         mobile(build(), size=(12, 15))
 
 
@@ -221,4 +222,6 @@ def test_what_is_no_convmixer():
     with pytest.raises(InputError, match="at most 15, got 17"):
         mobile(build(kernel_size=17, depth=1))
     with pytest.raises(InputError, match="must be left out"):
-        mobile(build(input_mean=1.0, input_std=2.0), input_mean=[1.0], input_std=[2.0])
+        mobile(
+            build(input_mean=1.0, input_std=2.0), preprocessing=Preprocessing(SHAPE[:2], mean=0.5, std=0.2)
+        )

@@ -24,6 +24,7 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
+RECORD = Preprocessing((13, 15), mean=(0.45, 0.4, 0.35), std=(0.25, 0.2, 0.15))
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 
 
@@ -158,7 +159,7 @@ def test_a_bias_that_several_operations_share(tmp_path):
         if weight.name == "bias":
             weight.assign(np.zeros(weight.shape))
     report = tflite.export(model, tmp_path / "m.tflite", "dynamic")
-    assert report.largest_difference < 0.05 * report.largest_output
+    assert report.agreement.difference < 0.05 * report.agreement.largest
 
 
 def test_weights_are_inside_the_flatbuffer(tmp_path):
@@ -199,7 +200,7 @@ def versions(content):
 def test_whole_kernels(mode, tmp_path):
     model, images = build(**PIXELS, hidden_dim=300, depth=1), photos()
     report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=images, whole_kernels=True)
-    assert report.largest_difference < 0.1 * report.largest_output
+    assert report.agreement.difference < 0.1 * report.agreement.largest
     found = [tuple(kernel) for kernel in kernels(tmp_path / "m.tflite")]
     assert found.count((9, 9)) == 1
     assert set(found) <= {(9, 9), (1, 1)}
@@ -216,38 +217,70 @@ def test_file_against_the_model(mode, tolerance, tmp_path):
     got = Classifier(tmp_path / "m.tflite").outputs(images)
     difference = np.abs(got - expected).max()
     assert difference <= tolerance * np.abs(expected).max()
-    assert report.largest_difference == pytest.approx(difference, rel=1e-3, abs=1e-6)
-    assert report.same_top1 == np.sum(got.argmax(-1) == expected.argmax(-1))
-    assert report.images == len(images)
+    assert report.agreement.difference == pytest.approx(difference, rel=1e-3, abs=1e-6)
+    assert report.agreement.same_top1 == np.sum(got.argmax(-1) == expected.argmax(-1))
+    assert report.agreement.images == len(images)
     assert report.size == (tmp_path / "m.tflite").stat().st_size
 
 
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(-1, keepdims=True)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("mode", ["float32", "int8"])
 @pytest.mark.parametrize(
-    ("arguments", "name"),
+    ("arguments", "logits", "name", "scores"),
     [
-        ({}, "logits"),
-        ({"classifier_activation": "softmax"}, "probabilities"),
-        ({"include_top": False, "pooling": "avg"}, "features"),
+        ({}, False, "probabilities", softmax),
+        ({}, True, "logits", None),
+        ({"classifier_activation": "softmax"}, False, "probabilities", softmax),
+        ({"classifier_activation": "softmax"}, True, "logits", None),
+        ({"classifier_activation": "sigmoid"}, False, "probabilities", sigmoid),
+        # One logit says yes or no: a softmax of it would be 1 for every image.
+        ({"classes": 1}, False, "probabilities", sigmoid),
+        ({"classes": 1, "classifier_activation": "sigmoid"}, True, "logits", None),
+        ({"classifier_activation": "relu"}, True, "logits", lambda x: np.maximum(x, 0)),
+        ({"include_top": False, "pooling": "avg"}, False, "features", None),
     ],
 )
-def test_signature(arguments, name, tmp_path):
-    model = build(**arguments)
-    tflite.export(model, tmp_path / "m.tflite", logits=True)
+def test_what_a_file_gives(arguments, logits, name, scores, mode, tmp_path):
+    """Against NumPy, which makes scores of the logits of a network with the same weights."""
+    model = build(depth=1, **arguments)
+    plain = build(depth=1, **{**arguments, "classifier_activation": None})
+    plain.set_weights(model.get_weights())
+    x = np.random.default_rng(0).normal(size=(8, 13, 15, 3)).astype(np.float32)
+    report = tflite.export(model, tmp_path / "m.tflite", mode, calibration=x, logits=logits)
     interpreter = Interpreter(str(tmp_path / "m.tflite"))
     (signature,) = interpreter.get_signature_list().values()
     assert signature == {"inputs": ["image"], "outputs": [name]}
-    x = np.random.default_rng(0).normal(size=(1, 13, 15, 3)).astype(np.float32)
-    (got,) = interpreter.get_signature_runner()(image=x).values()
     assert interpreter.get_input_details()[0]["name"] == "image"
-    assert interpreter.get_output_details()[0]["name"] == name
-    np.testing.assert_allclose(got, model(x), rtol=0, atol=1e-5)
+    assert interpreter.get_output_details()[0]["name"] == name == report.output
+    expected = plain.predict(x, verbose=0)
+    expected = scores(expected) if scores else expected
+    got = Classifier(tmp_path / "m.tflite").outputs(x)
+    tolerance = 1e-5 if mode == "float32" else 0.15
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def test_a_head_that_gives_neither_logits_nor_probabilities(tmp_path):
+    for activation in ("relu", "tanh"):
+        model = build(depth=1, classifier_activation=activation)
+        with pytest.raises(InputError, match=f"ends in '{activation}', .*--logits"):
+            tflite.export(model, tmp_path / "m.tflite")
+    with pytest.raises(InputError, match="softmax over one class, which is 1 for every image"):
+        tflite.export(build(classes=1, classifier_activation="softmax"), tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_added_normalisation_takes_pixels(tmp_path):
     model = build()
     images = photos()
-    report = tflite.export(model, tmp_path / "m.tflite", **PIXELS, logits=True)
-    expected = model.predict((images - PIXELS["input_mean"]) / PIXELS["input_std"], verbose=0)
+    report = tflite.export(model, tmp_path / "m.tflite", preprocessing=RECORD, logits=True)
+    expected = model.predict((images / 255 - RECORD.mean) / RECORD.std, verbose=0)
     got = Classifier(tmp_path / "m.tflite").outputs(images)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     assert report.takes_pixels
@@ -269,13 +302,11 @@ def test_labels_travel_in_the_file(tmp_path):
     [
         ({"mode": "int4"}, "mode must be one of"),
         ({"mode": "int8"}, "needs images"),
-        ({"labels": ["a"]}, "labels must be 5"),
+        ({"labels": ["a"]}, "must be 5 labels"),
         ({"labels": ["a", "b", "c", "d", "e\nf"]}, "one line"),
         ({"calibration": np.zeros((2, 3, 3, 3))}, "of the shape"),
         ({"calibration": np.zeros((0, 13, 15, 3))}, "at least one image"),
         ({"calibration": "digits"}, "takes normalised channels"),
-        ({"input_mean": 1.0}, "together"),
-        ({"input_mean": [1.0, 2.0], "input_std": [1.0, 2.0]}, "3 of them"),
     ],
     ids=str,
 )
@@ -342,7 +373,7 @@ def test_command(trained, tmp_path):
     size = os.path.getsize(tmp_path / "m.tflite")
     assert f"int8, {size / 1e6:.2f} MB, image -> probabilities" in done.stdout
     assert "takes raw pixels 0..255" in done.stdout
-    assert "on 128 images of digits: largest difference" in done.stdout
+    assert "on 128 images of digits: largest logit difference" in done.stdout
     assert "same top-1 on 1" in done.stdout
     assert Classifier(tmp_path / "m.tflite").class_names == [f"digit {i}" for i in range(10)]
 
@@ -390,21 +421,21 @@ def inputs(tmp_path_factory):
         (["m.keras", "m.tflite", "--calibrate", "empty"], "there are no images in empty"),
         (
             ["m.keras", "m.tflite", "--calibrate", "photos/"],
-            "--calibrate must be a folder of images, digits, or",
+            "must be a folder of images, digits, or",
         ),
-        (["channels.keras", "m.tflite", "--calibrate", "digits"], "give --mean and --std"),
+        (["channels.keras", "m.tflite", "--calibrate", "digits"], "its mean and std, such as --mean"),
         (["m.keras", "m.tflite", "--labels", "none.txt"], "none.txt"),
-        (["m.keras", "m.tflite", "--labels", "text.keras"], "--labels must be 5"),
-        (["channels.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "--mean must be in units of 0..1"),
+        (["m.keras", "m.tflite", "--labels", "text.keras"], "must be 5 labels"),
+        (["channels.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "mean must be in units of 0..1"),
         (
             ["channels.keras", "m.tflite", "--mean", "0.5", "0.5", "--std", "0.2"],
-            "--mean must be one number or 3",
+            "mean must be one number or 3",
         ),
-        (["channels.keras", "m.tflite", "--mean", "0.5", "--std", "0"], "--std must be positive"),
-        (["channels.keras", "m.tflite", "--mean", "0.5"], "--mean and --std must be given together"),
-        (["m.keras", "m.tflite", "--mean", "0.5", "--std", "0.2"], "--mean and --std must be left out"),
-        (["free.keras", "m.tflite"], "free.keras leaves the size of its images open: say --size H W"),
-        (["m.keras", "m.tflite", "--size", "9", "9"], "--size must be the model's own"),
+        (["channels.keras", "m.tflite", "--mean", "0.5", "--std", "0"], "std must be positive"),
+        (["channels.keras", "m.tflite", "--mean", "0.5"], "mean and std must be given together"),
+        (["m.keras", "m.tflite", "--mean", "0.5", "--std", "0.2"], "mean and std must be left out"),
+        (["free.keras", "m.tflite"], "leaves the size of its images open: give it, such as --size 224 224"),
+        (["m.keras", "m.tflite", "--size", "9", "9"], "images of the size (13, 15), got (9, 9)"),
         (["m.keras", "none/m.tflite"], "cannot write"),
         (["m.keras", "m.tflite", "--mode", "float8"], "invalid choice"),
     ],
@@ -469,5 +500,5 @@ def test_calibration_images_are_not_those_to_validate_on(layout, image_folder, t
 def test_imagenet_photos(imagenet_photos, tmp_path):
     model = build(input_shape=(32, 32, 3), **PIXELS)
     report = tflite.export(model, tmp_path / "m.tflite", "int8", calibration=imagenet_photos[0].parent)
-    assert report.images == len(imagenet_photos)
+    assert report.agreement.images == len(imagenet_photos)
     assert Classifier(tmp_path / "m.tflite").outputs(imagenet_photos[:3]).shape == (3, 5)

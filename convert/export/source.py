@@ -1,0 +1,95 @@
+"""What is exported: a model or its file, checked at the door, in float32."""
+
+import os
+
+import keras
+
+from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.models import outputs, parts, saving
+from convmixer_keras.utils.errors import InputError
+
+
+def opened(model, class_names=None, preprocessing=None):
+    """Returns model, class names and `Preprocessing` of what is to be exported.
+
+    Args:
+        model: A `keras.Model`, or the path of a `.keras` file, which may hold names and preprocessing.
+        class_names, preprocessing: In place of the file's, or None.
+
+    Raises:
+        InputError: If the file cannot be loaded, the model is no ConvMixer with finite weights and a known
+            number of channels, or the names are not one line for each class.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        model = saving.load_model(path)
+        class_names = saving.load_class_names(path) if class_names is None else class_names
+        preprocessing = preprocessing_module.of(path) if preprocessing is None else preprocessing
+    found = parts.of(model)
+    parts.check_finite(model)
+    if model.inputs[0].shape[-1] is None:
+        raise InputError(f"{model.name} leaves the number of its channels open: it must be fixed")
+    if class_names is not None:
+        class_names = [str(name) for name in class_names]
+        _check_names(class_names, found.sizes.classes)
+    return model, class_names, preprocessing
+
+
+def _check_names(names, classes):
+    if classes is None:
+        raise InputError("labels are the names of classes, and this model has none")
+    if len(names) != classes:
+        raise InputError(f"there must be {classes} labels, one for each class, got {len(names)}")
+    for name in names:
+        if name.splitlines() != [name]:
+            raise InputError(f"each label must be one line that is not empty, got {name!r}")
+
+
+def scored(model, logits=False):
+    """Returns the model that a file computes, in float32, and what its outputs are called.
+
+    Args:
+        model: A ConvMixer.
+        logits: Whether the scores stay as they are before a softmax or sigmoid.
+
+    Returns:
+        A `keras.Model` for any number of images at a time; "probabilities", "logits" or "features".
+
+    Raises:
+        InputError: If the classifier ends in another activation, and `logits` does not say that these are
+            the scores.
+    """
+    model = _in_float32(model)
+    found = parts.of(model)
+    if found.head is None:
+        return model, "features"
+    kind = outputs.ending(model).kind
+    if logits:
+        return model if kind == "other" else outputs.logits_model(model), "logits"
+    if kind == "other":
+        raise InputError(
+            f"{model.name} ends in {found.head_activation!r}, which gives neither logits nor probabilities: "
+            "exported as logits (--logits) it stays as it is"
+        )
+    return outputs.probabilities(model), "probabilities"
+
+
+def outputs_of(model, images):
+    """Returns what a model gives for images (batch, height, width, channels), as an array."""
+    with keras.device("cpu:0"):  # A GPU may compute convolutions with fewer bits.
+        return keras.ops.convert_to_numpy(model(images, training=False))
+
+
+def _in_float32(model):
+    """Returns the model computing in float32, whatever its dtype policies and its batch size are."""
+    image, layers = model.inputs[0], [*model.layers, *parts.of(model).layers.values()]
+    if image.shape[0] is None and all(layer.compute_dtype == "float32" for layer in layers):
+        return model
+    new = keras.models.clone_model(
+        model,
+        input_tensors=keras.Input(image.shape[1:], dtype="float32", name="image"),
+        clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"}),
+        recursive=True,
+    )
+    new.set_weights(model.get_weights())
+    return new
