@@ -22,6 +22,7 @@ from convmixer_keras.commands import evaluate, flags, preview
 from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
+from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
@@ -83,9 +84,6 @@ def train(arguments, recipe):
         then = f"continue with: {go_on}" if kept else "no step was kept: start again"
         print(f"{one_line(what)}; {then}", file=sys.stderr)
         return command_line.INTERRUPTED if interrupted else command_line.TERMINATED
-    except peers.PeerLost as error:
-        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-        os._exit(command_line.FAILED)  # TensorFlow's shutdown may wait for the process that is gone.
     if workers.is_chief:
         report(folder, history)
         if recipe.test_split is not None:
@@ -219,7 +217,12 @@ def parse(argv):
 
 
 def command():
-    command_line.run(main)
+    try:
+        command_line.run(main)
+    except SystemExit as ended:
+        # At a good end, a process takes its leave of the chief's TensorFlow, which would miss it otherwise.
+        if ended.code or find_workers().is_chief:
+            command_line.leave(ended.code)
 
 
 if __name__ == "__main__":
