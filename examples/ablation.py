@@ -114,7 +114,7 @@ def train(recipe, folder, data_dir):
 
     from convmixer_keras.training import trainer as training
 
-    resume = folder.holds_run()
+    resume = folder.has_begun()
     if resume and folder.recipe() != recipe:
         raise InputError(f"{folder.path} holds a run of other settings: choose another --output")
     history = folder.read_history()

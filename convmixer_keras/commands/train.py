@@ -24,7 +24,7 @@ from convmixer_keras.images.scores import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
-from convmixer_keras.utils import command_line, extras, streams
+from convmixer_keras.utils import command_line, extras, figures, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
@@ -50,7 +50,8 @@ def train(arguments, recipe):
     from convmixer_keras.training.run import run_folder
     from convmixer_keras.training.step.network import recipe_for
 
-    extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
+    extras.require("tensorboard")
+    figures.new_figure(1, 1)  # What cannot be drawn is said at once, not after the first epoch.
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
@@ -74,8 +75,8 @@ def train(arguments, recipe):
             settings,
             resume=arguments.resume,
             overwrite=arguments.overwrite,
+            accept_changed_data=arguments.accept_changed_data,
             command=shlex.join([*command_line.started_as(), *sys.argv[1:]]),
-            verbose=1 if sys.stdout.isatty() else 2,
         )
     except (KeyboardInterrupt, Terminated) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
@@ -186,6 +187,11 @@ def parse(argv):
     existing = run.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
     existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
+    run.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="with --resume: go on although images were added, removed or replaced",
+    )
     flags.add_flags(parser, Settings())
     instead = parser.add_argument_group("instead of training")
     instead.add_argument(
@@ -210,6 +216,8 @@ def parse(argv):
     arguments = parser.parse_args(argv)
     arguments.overrides = flags.given(arguments, Recipe)
     arguments.recipe_name = name
+    if arguments.accept_changed_data and not arguments.resume:
+        parser.error("--accept-changed-data needs --resume")
     for flag in ("report", "scores"):
         if getattr(arguments, flag) is not None and arguments.evaluate is None:
             parser.error(f"--{flag} needs --evaluate")

@@ -15,7 +15,9 @@ from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
 
+NAMED_CLASSES = 10  # In the line that says what a data set holds.
 FILLING = -(2**31)  # The label of padding that fills up a batch.
 
 
@@ -33,6 +35,8 @@ class Data(NamedTuple):
         class_names: The name of each class, in the order of the labels.
         train_size, validation_size: Number of images, over all workers.
         channels: Number of channels.
+        summary: One line: how many images of which splits, and the classes.
+        fingerprints: Of the training and the validation split, `Split.fingerprint`.
         steps, validation_steps: Number of batches in a full pass, the same for every worker.
         epoch: A `tf.Variable` that counts the passes over `train`. The order of a pass follows from the seed
             and this number only, so that a run that goes on later sets it to where it was.
@@ -48,6 +52,8 @@ class Data(NamedTuple):
     train_size: int
     validation_size: int
     channels: int
+    summary: str
+    fingerprints: tuple[str, str]
     steps: int
     validation_steps: int
     epoch: tf.Variable
@@ -127,12 +133,24 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
         train_size=train.size,
         validation_size=validation.size,
         channels=validation.channels,
+        summary=_summary(source, recipe, train.size, validation),
+        fingerprints=(train.fingerprint, validation.fingerprint),
         steps=steps,
         validation_steps=validation.steps,
         epoch=epoch,
         first_batch=first_batch,
         bad_images=bad_images,
     )
+
+
+def _summary(source, recipe, train_size, validation):
+    sizes = {training_split(source, recipe): train_size, validation.split: validation.size}
+    if recipe.test_split:
+        sizes[recipe.test_split] = sum(stop - start for _, start, stop in source.parts(recipe.test_split))
+    images = ", ".join(f"{size:,} images of {one_line(split)!r}" for split, size in sizes.items())
+    names = [one_line(name) for name in source.class_names]
+    shown = ", ".join(names[:NAMED_CLASSES]) + (", ..." if len(names) > NAMED_CLASSES else "")
+    return f"data: {images}; {len(names):,} classes: {shown}"
 
 
 def _share(worker, workers, batch_size):
@@ -154,6 +172,7 @@ class Validation(NamedTuple):
     steps: int
     bad_images: BadImages
     split: str
+    fingerprint: str
 
 
 def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0):
@@ -217,7 +236,9 @@ def _validation(source, recipe, preprocessing, share, full_batches, bad_images):
         .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)
     )
-    return Validation(images, source.class_names, split.size, source.channels, steps, bad_images, name)
+    return Validation(
+        images, source.class_names, split.size, source.channels, steps, bad_images, name, split.fingerprint
+    )
 
 
 def class_weights(split, classes):

@@ -14,10 +14,13 @@ from convmixer_keras.training.processes import distribution, peers, termination
 from convmixer_keras.training.processes.process import configured
 from convmixer_keras.training.run import checkpoint, run_folder
 from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
+from convmixer_keras.training.run.display import Display
 from convmixer_keras.training.run.resume import (
+    check_data,
     check_folder,
     check_progress,
     exhausted,
+    facts,
     finish_epoch,
     note_changes,
 )
@@ -28,6 +31,7 @@ from convmixer_keras.training.step.network import build_model, start_from, thawe
 from convmixer_keras.training.step.training_model import training_twin
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.utils.progress import keras_verbosity
 
 
 def train(
@@ -37,6 +41,7 @@ def train(
     *,
     resume=False,
     overwrite=False,
+    accept_changed_data=False,
     callbacks=(),
     command=None,
     verbose="auto",
@@ -57,7 +62,8 @@ def train(
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
         callbacks: Further `keras.callbacks.Callback`s. Each sees an epoch before it is written down.
         command: What to note in `config.json` as the command of this run.
-        verbose: As in `keras.Model.fit`.
+        accept_changed_data: Whether a resumed run may go on with other images of the same classes.
+        verbose: 0 shows nothing, 1 a bar for each epoch, 2 plain lines; "auto" is 1 on a terminal, else 2.
 
     Returns:
         A list with a dictionary for each epoch: epoch (from 1), loss, accuracy, top5, the same of the
@@ -80,7 +86,11 @@ def train(
     with peers.meeting(workers, settings.peer_timeout):
         if folder:
             check_folder(folder, recipe, settings.data_dir, resume, overwrite)
+            if os.path.isdir(folder.path):
+                folder.lock()
     with contextlib.ExitStack() as run:
+        if folder:
+            run.callback(folder.unlock)
         run.enter_context(termination.inputs_let_go())
         run.enter_context(_named_errors(output))
         shared_errors = (NonFiniteLoss, termination.Terminated)
@@ -101,6 +111,10 @@ def train(
             full_batches=name != "one",
             max_bad_images=settings.max_bad_images,
         )
+        if verbose and folder:
+            print(data.summary, flush=True)
+        if resume and folder:
+            check_data(folder, data, accept_changed_data)
         with strategy.scope():
             model = build_model(recipe, data.channels, len(data.class_names))
             # A checkpoint has the weights, but what is frozen stays so.
@@ -112,11 +126,12 @@ def train(
         if resume:
             progress = restore()
             check_progress(progress, recipe, data.steps)
-            note_changes(folder, progress, recipe, settings, devices, command)
+            note_changes(folder, progress, recipe, settings, data, devices, command)
         elif folder:
-            if overwrite:
-                folder.remove_run()
-            folder.create(_config(recipe, settings, data, model, devices, command))
+            folder.lock()
+            check_folder(folder, recipe, settings.data_dir, resume, overwrite)  # Another may have begun here.
+            folder.remove_run()
+            folder.write_config(_config(recipe, settings, data, model, devices, command))
         history = folder.read_history(progress.epochs) if folder else []
         preprocessing = recipe.preprocessing(data.channels)
         writer = RunWriter(folder, model, data.class_names, history, workers.count == 1, preprocessing)
@@ -126,6 +141,10 @@ def train(
         keep_run = KeepRun(writer, data, progress, metrics, settings.checkpoint_every, average)
         callbacks = [*([average] if average else []), *callbacks, keep_run]
         callbacks.append(StopEarly(writer.history, settings.patience))
+        if verbose and folder:
+            verbose = keras_verbosity() if verbose == "auto" else verbose
+            callbacks.append(display := Display(keep_run, recipe, verbose, settings.log_every))
+            run.callback(display.close)
         share = partial(distribution.distribute, strategy, batch_size=recipe.batch_size)
         validation = share(data.validation, data.validation_steps)
         fit = partial(
@@ -135,7 +154,7 @@ def train(
             epochs=recipe.epochs,
             callbacks=callbacks,
             shuffle=False,  # The pipeline shuffles.
-            verbose=verbose if folder else 0,
+            verbose=0,  # `Display` shows more.
         )
         with data.bad_images.checked(), termination.noted() as keep_run.asked:
             if progress.batches == data.steps:
@@ -195,9 +214,7 @@ def _config(recipe, settings, data, model, devices, command):
         "recipe": dataclasses.asdict(recipe),
         "settings": dataclasses.asdict(settings),
         "command": command,
-        "class_names": list(data.class_names),
-        "train_images": data.train_size,
-        "validation_images": data.validation_size,
+        **facts(data),
         "parameters": parameters,
         "multiply_adds": multiply_adds,
         "strategy": devices,

@@ -1,7 +1,6 @@
 """What a killed run continues from: one file with weights, the optimizer's state, and how far the run is."""
 
 import math
-import os
 from typing import NamedTuple
 
 import h5py
@@ -66,13 +65,9 @@ def _variables(model):
 def restore(model, path):
     """Loads what `write` wrote into a compiled model of the same kind, and returns its `Progress`.
 
-    Without a file, that of a run that has not begun.
-
     Raises:
         InputError: If the file is damaged or of another model.
     """
-    if not os.path.exists(path):
-        return Progress()
     try:
         check_weights(path)
         with h5py.File(path) as file:

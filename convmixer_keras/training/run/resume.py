@@ -1,10 +1,12 @@
 """What may change when a run is resumed, and how the change is recorded."""
 
 import dataclasses
+import os
 
 import keras
 
 from convmixer_keras.data.datasets import check_dataset
+from convmixer_keras.training.run.run_folder import CHECKPOINT, CONFIG
 from convmixer_keras.utils.errors import InputError
 
 # These change neither the checkpoint's network nor the data set's images.
@@ -47,25 +49,67 @@ def changes(saved, recipe):
 
 def check_folder(folder, recipe, data_dir, resume, overwrite):
     """Raises InputError if a run cannot begin in a `RunFolder`, or not continue with this `Recipe`."""
+    folder.check_free()
     if not resume:
         check_dataset(recipe.dataset, data_dir)
-        folder.check_free()
-        if folder.holds_run() and not overwrite:
+        if folder.has_begun() and not overwrite:
             raise InputError(
                 f"{folder.path} already holds a run: go on with it by --resume, replace it by --overwrite, "
                 "or choose another --output"
             )
         return
     changes(folder.recipe(), recipe)
+    if not os.path.exists(folder[CHECKPOINT]):
+        raise InputError(f"{folder.path} has no {CHECKPOINT} to go on from: start again without --resume")
 
 
-def note_changes(folder, progress, recipe, settings, devices, command):
+def facts(data):
+    """Returns what `config.json` says of a `Data`."""
+    return {
+        "class_names": list(data.class_names),
+        "train_images": data.train_size,
+        "validation_images": data.validation_size,
+        "fingerprints": list(data.fingerprints),
+    }
+
+
+def check_data(folder, data, accepted):
+    """Raises InputError where images are not those that a run began with.
+
+    Args:
+        folder: The `RunFolder`.
+        data: The `Data` to go on with.
+        accepted: Whether other images of the same classes are meant.
+    """
+    began, now = folder.read_config(), facts(data)
+    if missing := [name for name in now if name not in began]:
+        raise InputError(f"{folder[CONFIG]} lacks {missing[0]!r}")
+    if began["class_names"] != now["class_names"]:
+        before, there = (", ".join(map(str, names["class_names"])) for names in (began, now))
+        raise InputError(f"the run in {folder.path} knows the classes {before}, and the data set has {there}")
+    if accepted:
+        return
+    numbers = [[each[f"{split}_images"] for split in ("train", "validation")] for each in (began, now)]
+    if numbers[0] != numbers[1]:
+        (train, validation), there = numbers
+        changed = f"with {train} training and {validation} validation images, and now there are "
+        changed += f"{there[0]} and {there[1]}"
+    elif began["fingerprints"] != now["fingerprints"]:
+        changed = "with as many images of other names or sizes"
+    else:
+        return
+    raise InputError(
+        f"the run in {folder.path} began {changed}: --accept-changed-data goes on with those of today"
+    )
+
+
+def note_changes(folder, progress, recipe, settings, data, devices, command):
     """Notes in a run's config what a resume changes, and after how many epochs.
 
     Args:
         folder: The `RunFolder`, or None in a process that writes nothing.
         progress: The `Progress` of the checkpoint.
-        recipe, settings: What the run goes on with.
+        recipe, settings, data: What the run goes on with.
         devices: One line about the devices that it goes on with.
         command: The command of the resume.
     """
@@ -77,10 +121,11 @@ def note_changes(folder, progress, recipe, settings, devices, command):
     changed |= {k: [before[k], value] for k, value in now["settings"].items() if before[k] != value}
     if config.get("strategy") != devices:
         changed["strategy"] = [config.get("strategy"), devices]
+    changed |= {k: [config[k], value] for k, value in facts(data).items() if config[k] != value}
     if changed:
         note = {"after_epochs": progress.epochs, "changed": changed, "command": command}
         noted = [*config.get("changes", []), note]
-        folder.write_config({**config, **now, "strategy": devices, "changes": noted})
+        folder.write_config({**config, **now, **facts(data), "strategy": devices, "changes": noted})
 
 
 def check_progress(progress, recipe, steps):

@@ -9,6 +9,7 @@ import os
 import shutil
 
 from convmixer_keras.recipes import Recipe
+from convmixer_keras.training.run import lock
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import fields
 from convmixer_keras.utils.errors import InputError, first_line
@@ -38,6 +39,7 @@ class RunFolder:
     def __init__(self, path):
         check_local(path)
         self.path = os.path.normpath(os.path.expanduser(path))
+        self._lock = None
 
     def __getitem__(self, name):
         return os.path.join(self.path, name)
@@ -52,25 +54,30 @@ class RunFolder:
             return True
         return isinstance(config, dict) and isinstance(config.get("recipe"), dict)
 
+    def has_begun(self):
+        """Whether the run here has left more than its settings: a checkpoint or a finished epoch."""
+        return any(os.path.lexists(self[name]) for name in _FILES)
+
     def check_free(self):
-        """Raises InputError if the folder holds files with the names of a run's, but no run."""
-        if self.holds_run():
-            return
-        foreign = [name for name in (CONFIG, *_FILES) if os.path.lexists(self[name])]
-        if foreign:
+        """Raises InputError if files of a run could not be written here, or have their names but no run."""
+        there = [name for name in (CONFIG, *_FILES) if os.path.lexists(self[name])]
+        for name in there:
+            if not os.path.isfile(self[name]):
+                raise InputError(f"cannot write {self[name]}: it is not a regular file")
+        if there and not self.holds_run():
             raise InputError(
-                f"{self.path} holds {foreign[0]}, which is not from a run: move it, or choose another "
-                "--output"
+                f"{self.path} holds {there[0]}, which is not from a run: move it, or choose another --output"
             )
 
-    def create(self, config):
-        """Makes the folder and writes the run's settings.
-
-        Raises:
-            InputError: If the folder cannot be made or written to.
-        """
+    def lock(self):
+        """Makes the folder, and keeps other processes out of it until `unlock`; see `lock.take`."""
         make_folder(self.path)
-        self.write_config(config)
+        self._lock = self._lock or lock.take(self.path)
+
+    def unlock(self):
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def write_config(self, config):
         with written_whole(self[CONFIG]) as path, open(path, "w", encoding="utf-8") as file:

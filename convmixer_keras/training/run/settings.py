@@ -28,6 +28,13 @@ class Settings:
     checkpoint_every: int = setting(
         0, GROUP, "steps between checkpoints within an epoch; 0 for one after each epoch", COUNT_OR_NONE
     )
+    log_every: float = setting(
+        30.0,
+        GROUP,
+        "seconds between lines about the run where there is no terminal",
+        (0, 1e6),
+        metavar="SECONDS",
+    )
     max_bad_images: int = setting(
         0, GROUP, "damaged files of a folder to leave out before the run fails", COUNT_OR_NONE
     )

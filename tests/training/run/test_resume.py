@@ -5,12 +5,16 @@ import glob
 import json
 import os
 import random
+import shutil
+import sys
 
 import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+from processes import started
 from small_runs import TINY, StopAfter, interrupt_after
 
 from convmixer_keras.training import trainer as training
@@ -92,8 +96,6 @@ def finished_once(image_folder, tmp_path_factory):
 @pytest.fixture
 def finished(finished_once, tmp_path):
     """A copy of a finished run of two epochs."""
-    import shutil
-
     return shutil.copytree(finished_once, tmp_path / "run")
 
 
@@ -107,7 +109,7 @@ def test_a_folder_with_a_run_is_refused(finished, recipe, tmp_path):
         training.train(recipe, tmp_path / "other", resume=True, verbose=0)
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
     run_folder.RunFolder(finished).remove_run()
-    assert list(finished.iterdir()) == []
+    assert [path.name for path in finished.iterdir()] == [".lock"]
 
 
 def test_a_damaged_checkpoint_is_named(finished, recipe):
@@ -192,7 +194,7 @@ def test_a_run_touches_only_what_a_run_wrote(finished, recipe, tmp_path):
         (finished / kept).write_text("kept")
     run_folder.RunFolder(finished).remove_run()
     left = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file())
-    assert left == ["notes.txt", "tensorboard/mine.txt", "tensorboard/train/notes"]
+    assert left == [".lock", "notes.txt", "tensorboard/mine.txt", "tensorboard/train/notes"]
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", "hdfs://host/run", "s3:/x", "", " "])
@@ -267,3 +269,91 @@ def test_damaged_checkpoint_attributes(finished, recipe, name, value, message):
             file.attrs["epochs"] = 1
     with pytest.raises(InputError, match=message):
         training.train(recipe, finished, resume=True, verbose=0)
+
+
+@pytest.fixture
+def photos(image_folder, tmp_path, recipe):
+    """A folder of images of its own and a run of one epoch on them, to go on with for another."""
+    shutil.copytree(image_folder, tmp_path / "photos")
+    recipe = dataclasses.replace(recipe, dataset=str(tmp_path / "photos"), epochs=1)
+    training.train(recipe, tmp_path / "run", verbose=0)
+    return tmp_path / "photos", dataclasses.replace(recipe, epochs=2)
+
+
+def resumed(photos, **options):
+    return training.train(photos[1], photos[0].parent / "run", resume=True, verbose=0, **options)
+
+
+def test_other_images_are_not_gone_on_with(photos, tmp_path):
+    """Each change as the command would meet it, and at last all of them accepted."""
+    root = photos[0]
+    (root / "train/red/1.jpg").rename(root / "train/red/another.jpg")
+    with pytest.raises(InputError, match="with as many images of other names or sizes: --accept-changed"):
+        resumed(photos)
+    (root / "train/red/another.jpg").rename(root / "train/red/1.jpg")
+    kept = (root / "val/red/1.jpg").read_bytes()
+    Image.new("RGB", (300, 300), "red").save(root / "val/red/1.jpg")
+    with pytest.raises(InputError, match="of other names or sizes"):
+        resumed(photos)
+    (root / "val/red/1.jpg").write_bytes(kept)
+    shutil.copy(root / "train/red/1.jpg", root / "train/red/more.jpg")
+    with pytest.raises(InputError, match=r"36 training and 15 .*, and now there are 37 and 15"):
+        resumed(photos)
+    assert len(resumed(photos, accept_changed_data=True)) == 2
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["changes"][0]["changed"]["train_images"] == [36, 37]
+    assert config["train_images"] == 37
+
+
+def test_other_classes_are_never_gone_on_with(photos):
+    for split in ("train", "val"):
+        (photos[0] / split / "blue").rename(photos[0] / split / "violet")
+    with pytest.raises(InputError, match="the classes blue, green, red, and the data set has green, red"):
+        resumed(photos, accept_changed_data=True)
+
+
+def test_a_run_without_what_it_must_have(photos, tmp_path):
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    del config["fingerprints"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json lacks 'fingerprints'"):
+        resumed(photos)
+    before = (tmp_path / "run/history.csv").read_bytes()
+    (tmp_path / "run/checkpoint.weights.h5").unlink()
+    with pytest.raises(InputError, match=r"has no checkpoint\.weights\.h5 to go on from"):
+        resumed(photos)
+    assert (tmp_path / "run/history.csv").read_bytes() == before
+
+
+def test_a_run_that_kept_nothing_is_in_nobodys_way(finished, recipe):
+    """As of one that was killed within its first epoch."""
+    for name in ("model.keras", "last.keras", "history.csv", "curves.png", "checkpoint.weights.h5"):
+        (finished / name).unlink()
+    assert len(training.train(recipe, finished, verbose=0)) == 2
+
+
+def test_two_processes_do_not_write_into_one_folder(finished, recipe):
+    holder = (
+        "import sys, time\n"
+        "from convmixer_keras.training.run.run_folder import RunFolder\n"
+        "folder = RunFolder(sys.argv[1])\n"
+        "folder.lock()\n"
+        "print('locked', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with started([sys.executable, "-c", holder, finished], finished) as process:
+        assert process.stdout.readline() == "locked\n"
+        for options in ({"overwrite": True}, {"resume": True}):
+            with pytest.raises(InputError, match=f"is in use by process {process.pid} on .*: choose another"):
+                training.train(recipe, finished, verbose=0, **options)
+        process.kill()
+    assert len(training.train(recipe, finished, resume=True, verbose=0)) == 2  # The dead one does not count.
+
+
+@pytest.mark.parametrize("name", ["curves.png", "history.csv"])
+def test_what_cannot_be_written_is_said_at_once(finished, recipe, name):
+    (finished / name).unlink()
+    (finished / name).symlink_to("/dev/null")
+    for options in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(InputError, match=f"cannot write .*{name}: it is not a regular file"):
+            training.train(recipe, finished, verbose=0, **options)
