@@ -20,7 +20,6 @@ HUB_FILES = (
     "pytorch_model.bin",
     *checkpoint_file.PICKLED,
 )
-_PUBLISHED_NAMES = ("official", "timm")  # Layouts in which the published weights are.
 
 
 class Checkpoint(NamedTuple):
@@ -120,7 +119,7 @@ def open_checkpoint(
         raise InputError(f"{path} states the activation {stated}, got {activation}")
     activation = activation or stated
 
-    known = package or recognised.layout in _PUBLISHED_NAMES
+    known = package or recognised.layout in [layout.name for layout in layouts.LAYOUTS]
     preset = _preset(recognised.sizes, variant, name, known)
     activation = activation or (preset and preset.activation)
     if activation is None:

@@ -6,9 +6,8 @@
   convmixer-convert hf://timm/convmixer_768_32.in1k model.keras
   convmixer-convert model.keras model.safetensors --to timm
 
-Of a Keras file the graph is read. Of tensors the network is recognised by their names and shapes: those of
-the authors, timm, mmpretrain, labml and the 280-character version by name, any other by structure. PyTorch is
-only needed for pickled files and for the comparison of the two networks' outputs.
+Of a Keras file the graph is read. Tensors are recognised by their structure, whatever their names.
+PyTorch is only needed for pickled files and for the comparison of the two networks' outputs.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import dataclasses
 from convmixer_keras.commands import flags
 from convmixer_keras.convert import agreement
 from convmixer_keras.convert.weights import activations, checkpoint_file, timm_config, to_keras, to_torch
-from convmixer_keras.convert.weights.recognition import BY_STRUCTURE
+from convmixer_keras.convert.weights.recognition import OWN_NAMES
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import presets
@@ -208,8 +207,8 @@ def _expected(checkpoint, arguments, in_torch=False):
 
 def _describe(checkpoint, arguments):
     print(f"{one_line(arguments.input)}: {one_line(checkpoint)}")
-    if checkpoint.recognised.layout == BY_STRUCTURE:
-        print("recognised by shape; the layers are:")
+    if checkpoint.recognised.layout == OWN_NAMES:
+        print("recognised by its structure; the layers are:")
         print("\n".join(f"  {one_line(line)}" for line in checkpoint.recognised.modules()))
     if checkpoint.input_statistics is not None:
         print("the model takes what the file's network takes, and normalises it as that does")

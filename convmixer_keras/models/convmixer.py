@@ -127,7 +127,7 @@ def ConvMixer(
         inputs = keras.utils.get_source_inputs(input_tensor)
     model = keras.Model(inputs, x, name=name)
     if weights is not None:
-        load_weights(model, weights)
+        load_weights(model, weights, any_classes=not include_top)
     return model
 
 

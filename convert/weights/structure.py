@@ -30,12 +30,13 @@ class _Module(NamedTuple):
     shape: tuple  # Of its weight.
 
 
-def by_structure(tensors, source, in_order):
+def by_structure(tensors, source, include_top=True, in_order=False):
     """Says which tensor is which, from shapes, numbers in names and, where it is kept, the order.
 
     Args:
         tensors: Dict from name to an object with a `shape`, without counters.
         source: The file's name, for messages.
+        include_top: Whether there must be one classifier; otherwise matrices are left out.
         in_order: Whether the tensors come in the order in which the modules were defined.
 
     Returns:
@@ -45,16 +46,21 @@ def by_structure(tensors, source, in_order):
     Raises:
         InputError: If the shapes are not a ConvMixer's. The message names what is missing or left over.
     """
-    refuse_separable(tensors, source)
-    convolutions, norms, matrices, other = _modules(tensors)
+    _refuse_separable(tensors, source)
+    convolutions, norms, matrices, lost, other = _modules(tensors)
     stems, depthwise, pointwise, heads = _sorted_by_kind(convolutions)
-    heads += matrices
+    heads = heads + matrices if include_top else []
     depth = len(pointwise)
     bare = [module for module in (*stems, *depthwise, *pointwise, *heads) if "bias" not in module.keys]
-    if len(bare) == 1:  # Its bias was lost: a program leaves out those of a kind.
-        other += bare[0].keys.values()
+    if len(bare) == 1:  # A program leaves out the biases of all layers of a kind.
+        lost.append(f"{bare[0].name}.bias")
+    if lost:
+        raise InputError(
+            f"{source} lacks {', '.join(lost[:_NAMED])} of a module whose other tensors are there (--ignore "
+            "leaves out what is not the network's)"
+        )
     wanted = ((stems, 1, "patch embedding"), (depthwise, depth, "depthwise convolutions"))
-    wanted += ((norms, 2 * depth + 1, "normalisations"), (heads, min(1, len(heads)), "classifier"))
+    wanted += ((norms, 2 * depth + 1, "normalisations"), (heads, int(include_top), "classifier"))
     wrong = [f"{count} {what}, found {_names(found)}" for found, count, what in wanted if len(found) != count]
     if other:
         wrong.append(f"no other tensors, found {', '.join(other[:_NAMED])}")
@@ -76,7 +82,7 @@ def by_structure(tensors, source, in_order):
     return {(layer, tensor): key for layer, module in parts.items() for tensor, key in module.keys.items()}
 
 
-def refuse_separable(tensors, source):
+def _refuse_separable(tensors, source):
     """Raises InputError for depthwise kernels of one row or one column, which make another network."""
     for key, tensor in tensors.items():
         if len(tensor.shape) == 4 and tensor.shape[1] == 1 == min(tensor.shape[2:]) < max(tensor.shape[2:]):
@@ -88,31 +94,39 @@ def refuse_separable(tensors, source):
 
 
 def _modules(tensors):
-    """Sorts tensors into convolutions, normalisations and matrices; returns also the names of the rest."""
+    """Sorts tensors into modules.
+
+    Returns:
+        Lists of the convolutions, normalisations and matrices; of the names of tensors that one of these
+        lacks; and of those that are left over.
+    """
     groups = {}
     for key in tensors:
         groups.setdefault(key.rpartition(".")[0], []).append(key)
-    convolutions, norms, matrices, other = [], [], [], []
+    convolutions, norms, matrices, lost, other = [], [], [], [], []
     for name, keys in groups.items():
         named = _as_norm(keys)
         large = [key for key in keys if len(tensors[key].shape) > 1]
         small = [key for key in keys if len(tensors[key].shape) == 1]
-        if not large and named:
+        if not large and len(named) == len(keys) == len(_NORM_NAMES):
             norms.append(_Module(name, named, tensors[named["weight"]].shape))
+        elif not large and len(named) == len(keys) == len(_NORM_NAMES) - 1:
+            lost += [f"{name}.{tensor}" for tensor in _NORM_NAMES if tensor not in named]
+        elif keys == small and named.keys() == {"bias"}:
+            lost.append(f"{name}.weight")
         elif len(large) == 1 >= len(keys) - 1 == len(small) and len(tensors[large[0]].shape) in (2, 4):
             shape = tuple(tensors[large[0]].shape)
             module = _Module(name, dict(zip(("weight", "bias"), large + small, strict=False)), shape)
             (matrices if len(shape) == 2 else convolutions).append(module)
         else:
             other += keys
-    return convolutions, norms, matrices, other
+    return convolutions, norms, matrices, lost, other
 
 
 def _as_norm(keys):
-    """Returns the keys of a normalisation's tensors by PyTorch's names, or None if they are others."""
+    """Returns the keys of a normalisation's tensors by PyTorch's names for them."""
     ends = {key.rpartition(".")[2]: key for key in keys}
-    named = {ours: ends[theirs] for ours, known in _NORM_NAMES.items() for theirs in known if theirs in ends}
-    return named if len(named) == len(keys) == len(_NORM_NAMES) else None
+    return {ours: ends[theirs] for ours, known in _NORM_NAMES.items() for theirs in known if theirs in ends}
 
 
 def _sorted_by_kind(convolutions):
@@ -127,19 +141,23 @@ def _sorted_by_kind(convolutions):
     stems = [module for module in rest if module.shape[1] > 1]
     depthwise = [module for module in rest if module.shape[1] == 1]
     if not stems and len(depthwise) == len(pointwise) + 1:  # Images of one channel.
-        stems = [_odd_one_out(depthwise)]
+        stems = [_odd_one_out(depthwise, pointwise)]
         depthwise.remove(stems[0])
     return stems, sorted(depthwise, key=_by_number), sorted(pointwise, key=_by_number), heads
 
 
-def _odd_one_out(modules):
-    """Returns the patch embedding among depthwise kernels: of another size or name, or else the first."""
+def _odd_one_out(modules, pointwise):
+    """Returns the patch embedding among depthwise kernels: of another size, kind of name, or place."""
     for feature in (lambda module: module.shape, lambda module: _words(module.name)):
         counts = Counter(map(feature, modules))
         single = [module for module in modules if counts[feature(module)] == 1]
         if len(single) == 1:
             return single[0]
-    return min(modules, key=_by_number)
+
+    def like_a_block(module):
+        return max(_likeness(module.name, other.name) for other in pointwise)
+
+    return min(modules, key=lambda module: (like_a_block(module), _by_number(module)))
 
 
 def _blocks(depthwise, pointwise, norms, stem, source, in_order):
@@ -252,6 +270,6 @@ def _by_number(module):
 
 
 def _names(modules):
-    names = [module.name for module in modules]
+    names = [f"{module.name} {module.shape}" for module in modules]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return f"{len(names)}: {', '.join(names[:_NAMED])}{more}" if names else "none"
