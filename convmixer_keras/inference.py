@@ -128,7 +128,7 @@ def _fixed(model, size, source):
     *open_size, channels = model.inputs[0].shape[1:]
     if None not in open_size and all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
-    image = keras.Input((*size, channels), name="image")
+    image = keras.Input((*size, channels), dtype="float32", name="image")
 
     def in_float32(layer):
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})

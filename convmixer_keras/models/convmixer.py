@@ -85,7 +85,7 @@ def ConvMixer(
     input_mean, input_std = arguments.mean_and_std(input_mean, input_std, channels)
     arguments.network_size(hidden_dim, depth, kernel_size, patch_size, channels, classes)
 
-    inputs = keras.Input(input_shape, name="image") if input_tensor is None else input_tensor
+    inputs = keras.Input(input_shape, dtype="float32", name="image") if input_tensor is None else input_tensor
     x = inputs
     if input_mean is not None:
         # float32 under every policy: bfloat16 would round the mean itself.

@@ -40,7 +40,7 @@ def features(model, blocks):
         raise InputError(f"blocks must be -{depth} to {depth - 1}, got {blocks!r}")
     wanted = [block % depth for block in wanted]
 
-    image = keras.Input((None, None, model.inputs[0].shape[-1]), name="image")
+    image = keras.Input((None, None, model.inputs[0].shape[-1]), dtype="float32", name="image")
     maps = parts.maps(image)
     outputs = [maps[block] for block in wanted]
     return keras.Model(image, outputs[0] if single else outputs, name=f"{model.name}_features")
