@@ -17,7 +17,9 @@ import keras, numpy as np
 import convmixer_keras as ck
 assert (keras.config.floatx(), keras.config.image_data_format()) == ("float16", "channels_first")
 images = np.load("images.npy")
-found = {name: ck.inference.load(f"{name}.keras").model.predict_on_batch(images) for name in ("logits", "softmax")}
+found = {}
+for name in ("logits", "softmax"):
+    found[name] = ck.inference.load(f"{name}.keras").model.predict_on_batch(images)
 found["features"] = ck.inference.load("logits.keras", include_top=False).model.predict_on_batch(images)
 found["map"] = ck.features(ck.inference.load("logits.keras").model, 0).predict_on_batch(images)
 fresh = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(13, 15, 3), input_mean=120, input_std=60)
@@ -38,7 +40,7 @@ def test_a_process_with_a_keras_json(policy, tmp_path):
         model.save(tmp_path / f"{name}.keras")
     settings = {"floatx": "float16", "image_data_format": "channels_first"}
     (tmp_path / "keras.json").write_text(json.dumps(settings))
-    script = SCRIPT.replace("found = {", f"keras.config.set_dtype_policy({policy!r})\nfound = {{", 1)
+    script = SCRIPT.replace("found = {}", f"found = {{}}\nkeras.config.set_dtype_policy({policy!r})")
     environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
 
