@@ -68,7 +68,7 @@ def open_weights(source):
     if not path.endswith((".keras", ".h5")):
         raise InputError(
             f"weights must be a .keras or .weights.h5 file, got {source}: a file of PyTorch's becomes one by "
-            f"convmixer-convert {os.path.basename(path)} model.keras"
+            f"convmixer-convert {source} model.keras"
         )
     check_weights_file(path)
     return _of_model(source, path) if zipfile.is_zipfile(path) else _of_weights(source, path)

@@ -74,6 +74,41 @@ def test_the_classifier_comes_along_where_it_fits(body, tmp_path):
             np.testing.assert_array_equal(layer_weights(model, "head")[0], layer_weights(body, "head")[0])
 
 
+@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
+@pytest.mark.parametrize(
+    ("ablation", "nested"),
+    [({"residual": False}, False), ({"normalization": "layer"}, False), ({"activation": "relu"}, True)],
+)
+def test_a_run_starts_as_the_body_that_it_starts_from(ablation, nested, ending, tmp_path):
+    """The ablations, and a network in a network."""
+    network_of = {"hidden_dim": 8, "depth": 2, "kernel_size": 3, "patch_size": 2, "input_shape": (8, 8, 1)}
+    body = build(**network_of, **ablation, input_mean=100, input_std=50)
+    outer = keras.Sequential([keras.Input((8, 8, 1)), body]) if nested else body
+    path = tmp_path / f"body.{ending}"
+    (outer.save if ending == "keras" else outer.save_weights)(path)
+    recipe = network.recipe_for(RECIPE, path)
+    if ending == "weights.h5":  # It says neither the activation nor the numbers for pixels.
+        recipe = dataclasses.replace(recipe, mean=(100 / 255,), std=(50 / 255,), **ablation)
+    model = network.build_model(recipe, 1, 5)
+    network.start_from(model, path)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_allclose(
+        model.predict_on_batch(images), body.predict_on_batch(images), rtol=0, atol=1e-5
+    )
+
+
+def test_settings_take_the_names_that_the_command_takes(tmp_path):
+    """`init_from` of the API: a builder's name, whose network the recipe must have."""
+    recipe = network.recipe_for(RECIPE, "ConvMixer256_8_P2")
+    assert (recipe.hidden_dim, recipe.activation, len(recipe.mean)) == (256, "gelu", 3)
+    settings = ck.training.Settings(init_from="ConvMixer256_8_P2")
+    with pytest.raises(InputError, match=r"P2 do not fit: they are ConvMixer-256/8, .* 3 channels"):
+        ck.training.train(RECIPE, tmp_path / "run", settings, verbose=0)
+    wrong = dataclasses.replace(recipe, activation="relu")
+    with pytest.raises(InputError, match="activation is 'gelu' in them and 'relu' in the model"):
+        network.start_from(network.build_model(wrong, 3, 10), "ConvMixer256_8_P2")
+
+
 def test_what_cannot_be_started_from(body, tmp_path):
     model = ck.ConvMixer(8, 2, 5, 2, classes=5, input_shape=(8, 8, 1))
     with pytest.raises(InputError, match=r"are ConvMixer-8/2, kernel 3, .* is ConvMixer-8/2, kernel 5"):
