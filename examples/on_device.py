@@ -107,8 +107,10 @@ def load(path, threads, wanted):
 def probabilities(interpreter, scores):
     """Returns the scores, or their softmax where the file says that they are logits."""
     if any("logits" in signature["outputs"] for signature in interpreter.get_signature_list().values()):
+        one = len(scores) == 1  # Of two classes, the other of which has the logit 0.
+        scores = np.append(scores, 0) if one else scores
         scores = np.exp(scores - scores.max())
-        scores /= scores.sum()
+        scores = (scores / scores.sum())[: 1 if one else None]
     return scores
 
 

@@ -168,6 +168,8 @@ function classCount(network, {classNames}) {
  * @returns {Float32Array}
  */
 function softmax(logits) {
+  // One logit is that of the first of two classes.
+  if (logits.length === 1) return logits.map((logit) => 1 / (1 + Math.exp(-logit)));
   const highest = logits.reduce((a, b) => Math.max(a, b));
   const powers = logits.map((logit) => Math.exp(logit - highest));
   const sum = powers.reduce((a, b) => a + b);

@@ -53,7 +53,7 @@ export async function fetchModel(address, onProgress) {
   }
   return {
     bytes,
-    classNames: entries.get('labels.txt')?.trimEnd().split(/\r?\n/) ?? null,
+    classNames: entries.get('labels.txt')?.replace(/\r?\n$/, '').split(/\r?\n/) ?? null,
     preprocessing,
     takesPixels: input.takes_pixels ?? null,
   };

@@ -402,3 +402,18 @@ def test_several_threads_share_a_file(files):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         got = list(pool.map(classifier.predict, [*images] * 8))
     np.testing.assert_array_equal(got, expected * 8)
+
+
+def test_one_logit_is_a_sigmoid(turned, tmp_path):
+    """On the device and here, where a softmax would say 1 of every image."""
+    from small_models import build
+
+    model = build(classes=1, input_shape=(16, 20, 3), input_mean=120, input_std=60)
+    tflite.export(model, tmp_path / "m.tflite", labels=["cat"], preprocessing=RECORDS[1], logits=True)
+    images = np.stack([RECORDS[1](photo) for photo in turned[:2]])
+    expected = 1 / (1 + np.exp(-model.predict(images, verbose=0).astype(np.float64)))
+    found = Classifier(tmp_path / "m.tflite").predict(turned[:2])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    done = on_device(sys.executable, tmp_path / "m.tflite", *turned[:2])
+    printed = [float(line.split()[0]) for line in done.stdout.splitlines() if line.endswith(" cat")]
+    np.testing.assert_allclose(printed, expected[:, 0], rtol=0, atol=1e-5)

@@ -143,3 +143,19 @@ def test_class_names_of_another_number(tmp_path):
         archive.writestr("class_names.json", '["0", "1"]')
     with pytest.raises(ValueError, match="has 10 classes, and the names of 2"):
         evaluation.evaluate(tmp_path / "m.keras", RECIPE)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_metrics_of_a_run_are_those_of_an_evaluation(constant, digits, tmp_path):
+    """Also where scores are equal, of which TensorFlow's own top-5 counts all."""
+    images, labels = digits
+    model = normalised()
+    if constant:
+        model.get_layer("head").set_weights([np.zeros((8, 10)), np.zeros(10)])
+    ck.save_model(model, tmp_path / "m.keras")
+    ck.training.compile_model(model, "sgd", 10)
+    found = model.evaluate(images, np.eye(10)[labels], verbose=0, return_dict=True)
+    ours = evaluation.evaluate(tmp_path / "m.keras", RECIPE)
+    np.testing.assert_allclose([found["loss"], found["accuracy"], found["top5"]], ours[:3], rtol=1e-5)
+    if constant:
+        assert ours.top5 == np.mean(labels < 5)
