@@ -106,19 +106,14 @@ class KerasPredictor(Predictor):
             raise InputError(f"{source}: {error}") from None
         super().__init__(
             source,
+            lambda images: np.asarray(self.model.predict_on_batch(images), np.float32),
             self.model.input_shape[1:],
-            self.model.output_shape[-1],
+            self.model.output_shape[1:],
+            "probabilities" if include_top else "features",
             class_names,
             pixels,
-            "probabilities" if include_top else "features",
             preprocessing,
         )
-
-    def _run(self, images):
-        return np.asarray(self.model.predict_on_batch(images), np.float32)
-
-    def _empty(self):
-        return np.zeros((0, self.model.output_shape[-1]), np.float32)
 
 
 def _fixed(model, size, source):

@@ -49,27 +49,20 @@ class Classifier(Predictor):
             recorded = preprocessing_module.from_json(recorded, path)
         super().__init__(
             path,
+            lambda images: np.concatenate([self._run_one(image[None]) for image in images]),
             shape,
-            int(self._output["shape"][-1]),
+            self._output["shape"][1:],
+            _output_name(self._interpreter, self._output, scores, path),
             _class_names(entries, path),
             takes_pixels,
-            _output_name(self._interpreter, self._output, scores, path),
             choose_preprocessing(path, shape, takes_pixels, recorded, default, changes),
+            step=float(self._output["quantization"][0]),
         )
-
-    def _run(self, images):
-        return np.concatenate([self._run_one(image[None]) for image in images])
 
     def _run_one(self, image):
         self._interpreter.set_tensor(self._input["index"], _quantized(image, self._input))
         self._interpreter.invoke()
         return _dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
-
-    def _empty(self):
-        return np.zeros((0, *self._output["shape"][1:]), np.float32)
-
-    def _step(self):
-        return float(self._output["quantization"][0])
 
 
 def _interpreter(content, threads, path):
@@ -94,6 +87,9 @@ def _ends(interpreter, path):
     stated = inputs[0]["shape_signature"].tolist()
     if len(stated) != 4 or stated[0] not in (1, -1) or min(stated[1:]) < 1:
         raise InputError(f"{path} must take one image (1, height, width, channels), and takes {stated}")
+    given = outputs[0]["shape"].tolist()
+    if len(given) < 2 or given[0] != 1:
+        raise InputError(f"{path} must give scores of one image (1, classes), and gives {given}")
     return inputs[0], outputs[0]
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from convmixer_keras.data import transforms
 from convmixer_keras.images import reading
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import check_file
 
 
 class BadImages:
@@ -116,8 +117,7 @@ class BadImages:
             if path in self.paths:
                 return
             self.paths.append(path)
-            reason = reading.why_too_large(path)
-            message = f"{path} cannot be decoded as an image" + (f": {reason}" if reason else "")
+            message = _what_is_wrong(path)
             if len(self.paths) > self.limit:
                 self.error = self.error or InputError(
                     f"{message}, and max_bad_images is {self.limit}: repair it, remove it, or raise "
@@ -125,6 +125,15 @@ class BadImages:
                 )
                 return
             warnings.warn(f"{message}; it is left out", stacklevel=2)
+
+
+def _what_is_wrong(path):
+    try:
+        check_file(path)
+    except InputError as error:  # It is gone, or may not be read.
+        return str(error)
+    reason = reading.why_too_large(path)
+    return f"{path} cannot be decoded as an image" + (f": {reason}" if reason else "")
 
 
 def map_batch(function, guarded, batch):

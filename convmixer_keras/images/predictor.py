@@ -36,18 +36,35 @@ class Predictor:
             default, with a note on standard error.
     """
 
-    def __init__(self, source, input_shape, classes, class_names, takes_pixels, output_name, preprocessing):
+    def __init__(
+        self,
+        source,
+        run,
+        input_shape,
+        output_shape,
+        output_name,
+        class_names,
+        takes_pixels,
+        preprocessing,
+        step=0.0,
+    ):
+        """Keeps what a file says, and the function `run` from images to outputs, both float32 batches.
+
+        `output_shape` is that of one image's outputs, and `step` the one between two neighbouring numbers in
+        them, 0 for float32.
+        """
         self.source, self.input_shape, self.takes_pixels = source, tuple(input_shape), takes_pixels
         self.output_name = output_name
-        self.classes = None if output_name == "features" else classes
+        self._run, self._output_shape, self._step = run, tuple(output_shape), step
+        self.classes = self.class_names = None
         self.has_names = class_names is not None
-        self.class_names = class_names
-        if self.classes is None:
-            self.class_names = None
-        elif class_names is None:
-            self.class_names = [str(i) for i in range(classes)]
-        elif len(class_names) != classes:
-            raise InputError(f"{source} has {classes} classes, and the names of {len(class_names)}")
+        if output_name != "features":
+            self.classes = int(output_shape[-1])
+            self.class_names = class_names if self.has_names else [str(i) for i in range(self.classes)]
+            if len(self.class_names) != self.classes:
+                raise InputError(
+                    f"{source} has {self.classes} classes, and the names of {len(self.class_names)}"
+                )
         self._preprocessing = preprocessing
         self._lock = threading.Lock()
 
@@ -99,7 +116,7 @@ class Predictor:
         if isinstance(images, _PHOTOGRAPHS) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
         pixels = map(self._pixels, images)
-        found = [self._empty()]
+        found = [np.zeros((0, *self._output_shape), np.float32)]
         while batch := list(itertools.islice(pixels, BATCH)):
             with self._lock:
                 found.append(self._run(np.stack(batch)))
@@ -162,13 +179,8 @@ class Predictor:
 
     def _are_probabilities(self, outputs):
         # Rounded to steps, as in an int8 file, they add up to about 1 only.
-        slack = 1e-3 + outputs.shape[-1] * self._step() / 2
+        slack = 1e-3 + outputs.shape[-1] * self._step / 2
         return outputs.min(initial=0) >= 0 and np.all(np.abs(outputs.sum(-1) - 1) <= slack)
-
-    # What a kind of file adds: `_run`, batches of pixels to outputs, float32; `_empty`, the outputs of no
-    # image; `_step`, between two neighbouring outputs.
-    def _step(self):
-        return 0.0
 
 
 def choose_preprocessing(source, shape, takes_pixels, recorded, default=None, changes=None):

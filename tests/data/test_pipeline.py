@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import http.server
 import io
+import os
 import shutil
 import socket
 import subprocess
@@ -349,6 +350,19 @@ def tfds_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tfds")
     Shapes(data_dir=folder).download_and_prepare()
     return folder
+
+
+@pytest.mark.parametrize("state", ["gone", "forbidden"])
+def test_a_file_that_cannot_be_read_is_not_said_to_be_damaged(state, image_folder, tmp_path):
+    if state == "forbidden" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    shutil.copytree(image_folder, tmp_path / "photos")
+    loaded = data.load_validation(plain(tmp_path / "photos", image_size=8, batch_size=5))
+    path = tmp_path / "photos" / "val" / "red" / "0.png"
+    path.unlink() if state == "gone" else path.chmod(0)
+    reason = "there is no file .*0.png" if state == "gone" else "0.png: permission denied"
+    with pytest.raises(InputError, match=reason), loaded.bad_images.checked():
+        list(loaded.images)
 
 
 def test_tfds_name(tfds_folder):
