@@ -120,12 +120,16 @@ def _fixed(model, size, source):
     """Returns the model in float32, for images of `size` where it leaves that open."""
     import keras
 
+    from convmixer_keras.models import graph
+
     *open_size, channels = model.inputs[0].shape[1:]
-    if None not in open_size and all(layer.compute_dtype == "float32" for layer in model.layers):
+    if None not in open_size and all(layer.compute_dtype == "float32" for layer in graph.layers(model)):
         return model
     image = keras.Input((*size, channels), dtype="float32", name="image")
 
     def in_float32(layer):
+        if isinstance(layer, keras.Model):
+            return keras.models.clone_model(layer, clone_function=in_float32)
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
     try:

@@ -20,6 +20,15 @@ def has_graph(layer):
     return isinstance(layer, keras.Model) and bool(getattr(layer, "outputs", None))
 
 
+def layers(model):
+    """Yields the layers of a model and of the models nested in it."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from layers(layer)
+        else:
+            yield layer
+
+
 class Walk:
     """Goes from a model's output towards its input, one layer at a time.
 

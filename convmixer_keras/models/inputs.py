@@ -3,6 +3,7 @@
 import keras
 
 from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.models import graph
 from convmixer_keras.utils.errors import InputError
 
 OPEN_SIZE = Preprocessing.size[
@@ -36,16 +37,7 @@ def takes_pixels(model):
     A ConvMixer, alone or nested in another model, does so where a layer normalises or rescales. Any other
     model is assumed to.
     """
-    layers = list(_layers(model))
+    layers = list(graph.layers(model))
     if all(layer.name != "stem_conv" for layer in layers):
         return True
     return any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers)
-
-
-def _layers(model):
-    """Yields the layers of a model and of the models nested in it."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _layers(layer)
-        else:
-            yield layer

@@ -152,7 +152,8 @@ def logits_model(model):
 
 
 def _described(model, layer):
-    return f"{model.name} ends in {layer.name!r} ({type(layer).__name__})"
+    by = f" with {layer.activation.__name__}" if hasattr(layer, "kernel") else ""
+    return f"{model.name} ends in {layer.name!r} ({type(layer).__name__}{by})"
 
 
 def _last(tensor):
