@@ -14,10 +14,12 @@ import keras
 import numpy as np
 import pytest
 from processes import COMMAND, run, started, wait_for
+from small_runs import StopAfter
 
 from convmixer_keras.models.saving import weights_size
 from convmixer_keras.recipes import DIGITS
 from convmixer_keras.training import trainer
+from convmixer_keras.training.run import checkpoint
 from convmixer_keras.training.run.callbacks import NonFiniteLoss
 from convmixer_keras.training.step import training_model
 
@@ -250,3 +252,35 @@ def test_what_is_not_finite_is_not_written(tmp_path, monkeypatch, phase, batch, 
         trainer.train(recipe, tmp_path / "run", callbacks=[Remember(phase, batch)], verbose=0)
     assert {path.name for path in left} >= {"model.keras", "last.keras", "checkpoint.weights.h5"}
     assert {path: digest(path) for path in left} == left
+
+
+@pytest.mark.parametrize("place", ["before the checkpoint", "behind the checkpoint"])
+def test_the_best_model_is_that_of_the_history_wherever_a_run_is_killed(tmp_path, monkeypatch, place):
+    """At the end of the second epoch, whose repetition would come out otherwise on a GPU."""
+    recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=180)
+    before, written = place == "before the checkpoint", checkpoint.write
+
+    def write(model, path, progress):
+        if before and progress.epochs == 2:
+            raise StopAfter
+        written(model, path, progress)
+        if progress.epochs == 2:
+            raise StopAfter
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write", write)
+        with pytest.raises(StopAfter):
+            trainer.train(recipe, tmp_path / "run", verbose=0)
+    one_epoch = (tmp_path / "run/history.csv").read_text()
+    assert len(one_epoch.splitlines()) == 2
+    first = digest(tmp_path / "run/model.keras")
+
+    class Worse(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_accuracy"] = 0.0
+
+    again = trainer.train(recipe, tmp_path / "run", resume=True, callbacks=[Worse()], verbose=0)
+    assert len(again) == 2
+    assert (again[1]["val_accuracy"] == 0) == before
+    assert (digest(tmp_path / "run/model.keras") == first) == before
+    assert not list((tmp_path / "run").glob(".*"))
