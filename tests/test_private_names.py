@@ -133,7 +133,7 @@ NAMES = {
 # Each module inside TensorFlow or tensorflow-datasets: the file that imports from it, what, and what for.
 MODULES = {
     "tensorflow.python.framework.config": (
-        "convmixer_keras/training/processes/process.py",
+        "convmixer_keras/training/run/global_state.py",
         {"disable_op_determinism", "is_op_determinism_enabled"},
         "training leaves the process as it found it",
     ),

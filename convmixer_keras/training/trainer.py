@@ -11,10 +11,10 @@ import tensorflow as tf
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.training.processes import distribution, peers, termination
-from convmixer_keras.training.processes.process import configured
 from convmixer_keras.training.run import checkpoint, run_folder
 from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
 from convmixer_keras.training.run.display import Display
+from convmixer_keras.training.run.global_state import configured
 from convmixer_keras.training.run.resume import (
     check_data,
     check_folder,

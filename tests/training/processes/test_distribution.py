@@ -187,7 +187,9 @@ def test_a_lost_worker_is_named_and_both_resume(tmp_path):
 
     configs = tf_configs(2)
     with (
-        started([*COMMAND, *arguments, "--resume"], folders[1], TF_CONFIG=configs[1]) as other,
+        started(
+            [*COMMAND, "--recipe", "digits", *arguments, "--resume"], folders[1], TF_CONFIG=configs[1]
+        ) as other,
         started([*COMMAND, "--resume", "--output", "run"], folders[0], TF_CONFIG=configs[0]) as chief,
     ):
         output, errors = chief.communicate(timeout=900)
@@ -228,6 +230,22 @@ def test_workers_with_other_flags_are_refused(tmp_path):
     assert errors.splitlines()[-1] == "error: worker 1 must be given the same flags as worker 0"
     assert chief.returncode == 1
     assert re.search(r"error: lost worker 1 \(127.*\): worker 1 must be given the same flags", chiefs_errors)
+
+
+@pytest.mark.slow
+def test_all_refuse_what_the_chief_refuses(tmp_path):
+    """At once, and not after the time to wait for each other."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.keras").touch()
+    configs = tf_configs(2)
+    with (
+        started([*COMMAND, "--output", "run"], tmp_path, TF_CONFIG=configs[1]) as other,
+        started([*COMMAND, "--output", "run"], tmp_path, TF_CONFIG=configs[0]) as chief,
+    ):
+        for process in (other, chief):
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 2
+            assert errors.splitlines()[-1].startswith("error: run holds model.keras, which is not from a run")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Sets a process up for a run, and restores it afterwards."""
+"""What a run sets in the whole process, and restores afterwards: precision, seeds, determinism."""
 
 import contextlib
 import random
