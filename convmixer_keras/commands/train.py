@@ -24,7 +24,7 @@ from convmixer_keras.images.scores import SCORES
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
-from convmixer_keras.utils import command_line, extras, figures, streams
+from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
@@ -50,8 +50,7 @@ def train(arguments, recipe):
     from convmixer_keras.training.run import run_folder
     from convmixer_keras.training.step.network import recipe_for
 
-    extras.require("tensorboard")
-    figures.new_figure(1, 1)  # What cannot be drawn is said at once, not after the first epoch.
+    extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )

@@ -1,42 +1,13 @@
 """RandAugment as the authors' scripts used it, for the most part on keras-cv's image operations.
 
 `randaugment_ops` times an operation is drawn for every image, all with the same chance. How strong it is
-follows from a level l of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution
-around `randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. "+-" is a sign
-drawn each time. Every operation takes and gives whole grey levels 0..255, as Pillow's do.
+follows from a level of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution
+around `randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. Every operation
+takes and gives whole grey levels 0..255, as Pillow's do. docs/recipe.md has the table of the operations, and
+what differs from timm's and torchvision's.
 
-Policy "timm" is its `rand-mM-mstdS-inc1`, with which the ImageNet weights were trained: an operation that was
-drawn is left out with the chance 1/2. "torchvision" is its `RandAugment`, which the authors' CIFAR-10 script
-uses; a magnitude of 12 of 30 there is 4 of 10 here. The columns "9" and "4" are what comes out at these
-magnitudes.
-
-    operation    timm's argument               9             torchvision's    4             ours
-    AutoContrast -                             -             -                -             keras-cv
-    Equalize     -                             -             -                -             Pillow's formula
-    Invert       -                             -             not there                      arithmetic
-    Rotate       +-30 l degrees                +-27          the same         +-12          keras-cv
-    Posterize    4 - int(4 l) bits             1             8 - round(4 l)   6             arithmetic
-    Solarize     from 256 - int(256 l)         26            from 255 (1 - l) 153           keras-cv
-    SolarizeAdd  int(110 l) to all below 128   99            not there                      arithmetic
-    Color        max(0.1, 1 +- 0.9 l)          0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
-    Contrast     the same                      0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
-    Brightness   the same                      0.19 or 1.81  the same         0.64 or 1.36  Pillow's formula
-    Sharpness    the same                      0.19 or 1.81  the same         0.64 or 1.36  keras-cv
-    ShearX, Y    +-0.3 l                       +-0.27        the same         +-0.12        keras-cv
-    TranslateX,Y +-0.45 l of the side          +-0.405       +-150/331 l      +-0.181       keras-cv
-    Identity     not there                                   -                              nothing
-
-What differs from timm and torchvision: timm rotates, shears and translates with bilinear or bicubic
-interpolation at random, and we with bilinear always, as TensorFlow has no bicubic transform; at the edge of
-the image ours mixes with the filling. (torchvision takes the nearest pixel and translates by whole ones, cut
-off, and so does that policy.) Grey levels may differ by one or two where Pillow cuts decimals off.
-Images of one channel have no Color.
-
-Pillow's formulas stand where keras-cv's layer of that name does something else: RandomContrast has a mean for
-each channel, RandomBrightness adds, Posterization has one number of bits for all images, Solarization with an
-addition adds to every pixel and inverts the bright ones. Its RandomColorDegeneration and Equalization do the
-same as Pillow (except Equalization's step between grey levels), more slowly and with complaints from
-TensorFlow.
+Pillow's formulas stand where keras-cv's layer of that name does something else. Its RandomColorDegeneration
+and Equalization do the same (except Equalization's step between grey levels), more slowly.
 """
 
 from collections.abc import Callable
@@ -177,7 +148,7 @@ def operations(channels, fill, interpolation="bilinear"):
 
     Returns:
         A dictionary from names to functions of float32 images (n, height, width, channels), 0..255, and an
-        argument (n,), in the units of the table above; the images that they give may be outside of 0..255.
+        argument (n,), in the units of docs/recipe.md; the images that they give may be outside of 0..255.
     """
     extras.require("keras_cv")
     from keras_cv import layers

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError
 
 WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong also has a frame.
 
@@ -13,10 +13,7 @@ WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wron
 def new_figure(width, height):
     """Returns an empty `matplotlib.figure.Figure`, its sides in inches, that lays out its axes by itself."""
     extras.require("matplotlib")
-    try:
-        from matplotlib.figure import Figure
-    except ValueError as error:  # Of MPLBACKEND.
-        raise InputError(f"matplotlib cannot be used: {first_line(error)}") from None
+    from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 

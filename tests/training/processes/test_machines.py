@@ -41,7 +41,7 @@ def test_slurm_tasks_train_together(cluster, tmp_path):
     assert done.returncode == 0, done.stderr
     for i in range(2):
         assert f"{i}: strategy multiworker, worker {i} of 2: 2 replicas of 64 images" in done.stdout
-    assert done.stdout.count("Epoch 2/2") == 1
+    assert done.stdout.count("Epoch 2/2: ") == 1
     assert len((tmp_path / "runs/digits/history.csv").read_text().splitlines()) == 3
 
     long = [*train, "--epochs", "400", "--output", "long"]
