@@ -65,12 +65,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
     """Makes the training and the validation pipeline of a recipe's data set.
 
     Args:
-        recipe: A `Recipe`. Its `dataset` is "digits" (8x8 scans in scikit-learn), a folder that holds
-            CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that tensorflow-datasets knows. `train_split` and
-            `validation_split` name the splits, or parts of them such as "train[:90%]"; None stands for
-            "train", and for the first there is of "validation", "val", "valid", "test". A folder without one
-            of those validates on the `validation_share` of the images of each class.
-            The recipe also says image size, batch size, augmentation, evaluation crop and seed.
+        recipe: A `Recipe`; docs/data.md says what its data set and splits may be.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
         worker: Which of the workers this is, from 0.
         workers: How many processes train together. Each takes its share of every batch: batch i of all of

@@ -100,7 +100,13 @@ def exif_orientation(contents, orientation="exif"):
     def parse(contents):
         return np.int32(reading.exif_orientation(_as_bytes(contents)))
 
-    return tf.ensure_shape(tf.numpy_function(parse, [contents], tf.int32, stateful=False), ())
+    def parsed():
+        return tf.ensure_shape(tf.numpy_function(parse, [contents], tf.int32, stateful=False), ())
+
+    # Python is called for files that may have an orientation, and not for all.
+    marks = b"|".join(reading.EXIF_MARKS)
+    without = tf.strings.regex_replace(contents, marks, b"", replace_global=False)
+    return tf.cond(tf.strings.length(without) < tf.strings.length(contents), parsed, lambda: 1)
 
 
 def _turn(orientation):

@@ -25,7 +25,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 # An orientation stands behind one of these: EXIF in JPEG, PNG and WebP, EXIF as text, XMP.
-_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
+EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
 
 # Pillow warns before MOST_PIXELS is checked, and of damaged EXIF data: each would be a second line beside our
 # error.
@@ -99,7 +99,7 @@ def _prepared(image, channels, orientation):
 def exif_orientation(contents):
     """Returns the EXIF orientation, 1 to 8, of a JPEG or PNG file's bytes; 1 where there is none."""
     # Most files have none, and to search their bytes is faster than to open them.
-    if not any(mark in contents for mark in _MARKS):
+    if not any(mark in contents for mark in EXIF_MARKS):
         return 1
     try:
         with Image.open(io.BytesIO(contents)) as image:

@@ -87,19 +87,12 @@ def check_data(folder, data, accepted):
     if began["class_names"] != now["class_names"]:
         before, there = (", ".join(map(str, names["class_names"])) for names in (began, now))
         raise InputError(f"the run in {folder.path} knows the classes {before}, and the data set has {there}")
-    if accepted:
+    if accepted or all(began[name] == now[name] for name in now):
         return
-    numbers = [[each[f"{split}_images"] for split in ("train", "validation")] for each in (began, now)]
-    if numbers[0] != numbers[1]:
-        (train, validation), there = numbers
-        changed = f"with {train} training and {validation} validation images, and now there are "
-        changed += f"{there[0]} and {there[1]}"
-    elif began["fingerprints"] != now["fingerprints"]:
-        changed = "with as many images of other names or sizes"
-    else:
-        return
+    before, there = (f"{each['train_images']} and {each['validation_images']}" for each in (began, now))
     raise InputError(
-        f"the run in {folder.path} began {changed}: --accept-changed-data goes on with those of today"
+        f"the run in {folder.path} began with {before} images to train and to validate on, and now there are "
+        f"{there if there != before else 'others, by their names or sizes'}: --accept-changed-data goes on"
     )
 
 

@@ -288,16 +288,16 @@ def test_other_images_are_not_gone_on_with(photos, tmp_path):
     """Each change as the command would meet it, and at last all of them accepted."""
     root = photos[0]
     (root / "train/red/1.jpg").rename(root / "train/red/another.jpg")
-    with pytest.raises(InputError, match="with as many images of other names or sizes: --accept-changed"):
+    with pytest.raises(InputError, match="now there are others, by their names or sizes: --accept-changed"):
         resumed(photos)
     (root / "train/red/another.jpg").rename(root / "train/red/1.jpg")
     kept = (root / "val/red/1.jpg").read_bytes()
     Image.new("RGB", (300, 300), "red").save(root / "val/red/1.jpg")
-    with pytest.raises(InputError, match="of other names or sizes"):
+    with pytest.raises(InputError, match="others, by their names or sizes"):
         resumed(photos)
     (root / "val/red/1.jpg").write_bytes(kept)
     shutil.copy(root / "train/red/1.jpg", root / "train/red/more.jpg")
-    with pytest.raises(InputError, match=r"36 training and 15 .*, and now there are 37 and 15"):
+    with pytest.raises(InputError, match=r"began with 36 and 15 images .*, and now there are 37 and 15: --"):
         resumed(photos)
     assert len(resumed(photos, accept_changed_data=True)) == 2
     config = json.loads((tmp_path / "run/config.json").read_text())
