@@ -437,7 +437,7 @@ def test_bad_input_is_one_line_and_code_2(arguments, message, bad, in_process, m
     ("arguments", "message"),
     [
         ("none.jpg --model {bad}/text.tflite", "cannot run"),
-        ("none.jpg", "cannot read none.jpg as an image"),
+        ("none.jpg", "there is no file none.jpg"),
         ("none.jpg --model {bad}/text.tflite --threads 0", "must be at least 1"),
     ],
 )
