@@ -25,7 +25,8 @@ def load(source, include_top=True, *, scores=None, default=None, **changes):
     Args:
         source: The path of a `.keras` or `.tflite` file; "hf://USER/REPO", a Hugging Face repository that
             holds one; or the name of one of `BUILDERS`, which stands for its published weights.
-        include_top: Whether the model is to give class probabilities, or features (images, hidden_dim).
+        include_top: Whether the model is to give class probabilities, or features (images, hidden_dim). A
+            `.tflite` file gives what it was exported for.
         scores: "logits" or "probabilities": what the file's outputs are, where it does not say.
         default: Function from the (height, width, channels) that the model takes, None for sides that it
             leaves open, and from whether it takes raw pixels, to the `Preprocessing` where the file records
@@ -72,12 +73,9 @@ def _published(name, include_top, default, changes):
 def _of_tflite(path, include_top, scores, default, changes):
     from convmixer_keras.convert.export.runtime import Classifier
 
-    opened = Classifier(path, scores=scores, default=default, **changes)
-    if include_top:
-        opened.check_names_classes()
-    elif opened.classes is not None:
-        raise InputError(f"{path} ends in class scores: features are in files of models without their top")
-    return opened
+    if not include_top:
+        raise InputError(f"features come from a .keras file or a builder's weights, got {path}")
+    return Classifier(path, scores=scores, default=default, **changes)
 
 
 class KerasPredictor(Predictor):

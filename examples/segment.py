@@ -5,7 +5,8 @@
   python examples/segment.py photos/ --from runs/photos/model.keras   start from a body of your own
 
 A mask has the name of its image, and for each pixel the number of its class: 0, 1, 2, ...; 255 does not
-count. `draw_scenes.py` draws some to try it on. A fifth of the images is held out. Prints the mean
+count. Masks of nothing but 0 and 255, as many programs draw a thing before its background, have two
+classes. `draw_scenes.py` draws some to try it on. A fifth of the images is held out. Prints the mean
 intersection over union on those, and draws some of them: image, truth and prediction.
 """
 
@@ -14,9 +15,10 @@ import os
 import numpy as np
 
 from convmixer_keras.utils import command_line, progress, streams
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, first_line
 
 IGNORED = 255
+LARGEST_SIZE = 4096
 SEED = 0
 
 
@@ -26,6 +28,8 @@ def main():
     from convmixer_keras.models.saving import save_model
     from convmixer_keras.utils.files import make_folder, written_whole
 
+    if arguments.size > LARGEST_SIZE:
+        raise InputError(f"--size must be at most {LARGEST_SIZE}, got {arguments.size}")
     images, masks = read(arguments.folder, arguments.size)
     order = np.random.default_rng(SEED).permutation(len(images))
     images, masks, held_out = images[order], masks[order], max(1, len(images) // 5)
@@ -64,7 +68,10 @@ def train(images, masks, classes, arguments):
         body = ck.inference.load(arguments.start, include_top=False).model
         if not inputs.takes_pixels(body):
             raise InputError(f"{arguments.start} must take pixels 0..255 and normalise them itself")
-    depth = len(parts.of(body).blocks)
+    network = parts.of(body)
+    if images.shape[1] < network.sizes.patch_size:
+        raise InputError(f"--size must be at least the patch size, {network.sizes.patch_size}")
+    depth = len(network.blocks)
     blocks = sorted({depth // 3, 2 * depth // 3, depth - 1})
     size = images.shape[1]
     image = keras.Input((size, size, 3), name="image")
@@ -96,6 +103,7 @@ def read(folder, size):
     from PIL import Image
 
     from convmixer_keras.images.listing import image_paths
+    from convmixer_keras.images.reading import read as read_image
 
     parts = [os.path.join(folder, part) for part in ("images", "masks")]
     for part in parts:
@@ -109,18 +117,34 @@ def read(folder, size):
     if len(pairs) < 2:
         raise InputError(f"there must be at least two images in {parts[0]}, found {len(pairs)}")
 
-    def resized(path, mode, method):
-        with Image.open(path) as image:
-            image = image if mode is None else image.convert(mode)
-            return np.asarray(image.resize((size, size), method))
+    images = [read_image(path).resize((size, size), Image.Resampling.BICUBIC) for path, _ in pairs]
+    numbers = np.stack([read_mask(mask, size) for _, mask in pairs])
+    shown = np.unique(numbers).tolist()
+    if shown == [0, IGNORED]:
+        numbers[numbers == IGNORED] = 1
+    elif len(shown) < 2 or shown[:2] == [shown[0], IGNORED]:
+        raise InputError(f"the masks in {parts[1]} must show at least two classes, and hold only {shown}")
+    return np.stack([np.asarray(image) for image in images]), numbers
 
-    images = np.stack([resized(path, "RGB", Image.Resampling.BICUBIC) for path, _ in pairs])
-    # As stored: a palette's numbers, not its colours.
-    found = [resized(mask, None, Image.Resampling.NEAREST) for _, mask in pairs]
-    wrong = [pairs[i][1] for i, mask in enumerate(found) if mask.ndim != 2]
-    if wrong:
-        raise InputError(f"{wrong[0]} must have one number for each pixel, not a colour")
-    return images, np.stack(found).astype(np.int32)
+
+def read_mask(path, size):
+    """Returns the numbers in a mask, int32 (size, size), as stored: of a palette not the colours."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.format == "JPEG":  # Around every edge it holds numbers of classes that nobody drew.
+                raise InputError(f"{path} is a JPEG file, which does not keep numbers: save masks as PNG")
+            mode, mask = image.mode, np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise nearly everything on damaged files.
+        raise InputError(f"cannot read {path} as an image: {first_line(error)}") from None
+    if mask.ndim != 2 or mode == "F":
+        raise InputError(f"{path} must have one number for each pixel, not a colour")
+    if mask.min() < 0 or mask.max() > IGNORED:
+        raise InputError(f"{path} must hold numbers from 0 to {IGNORED}, and holds {mask.max()}")
+    return mask.astype(np.int32)
 
 
 def draw(images, masks, predicted, path):

@@ -1,7 +1,10 @@
 """Models opened to be shown photographs."""
 
+import concurrent.futures
 import dataclasses
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,6 +15,7 @@ from small_models import build, randomize
 
 import convmixer_keras as ck
 from convmixer_keras import applications, inference
+from convmixer_keras.images.predictor import Predictor
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
@@ -169,3 +173,114 @@ def test_the_default_is_what_needs_no_network(tmp_path, monkeypatch, capsys):
     (folder / "convmixer_1024_20_ks9_p14.in1k.safetensors").write_bytes(b"put there by hand")
     assert applications.default_builder() == "ConvMixer1024_20"
     assert capsys.readouterr().err == ""
+
+
+def nested(**options):
+    inner, image = build(**options, **PIXELS), keras.Input((13, 15, 3))
+    return keras.Model(image, inner(image))
+
+
+def of_two_outputs():
+    image = keras.Input((8, 8, 3))
+    flat = keras.layers.Flatten()(image)
+    return keras.Model(image, [keras.layers.Dense(10)(flat), keras.layers.Dense(3)(flat)])
+
+
+def ending_in_relu():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, keras.layers.Dense(3, "relu")(keras.layers.Flatten()(image)))
+
+
+def plain():
+    image = keras.Input((8, 8, 3))
+    return keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image)))
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        (of_two_outputs, {}, "must have one output, and has 2"),
+        (of_two_outputs, {"include_top": False}, "must have one output, and has 2"),
+        (plain, {"include_top": False}, "is not a ConvMixer"),
+        (ending_in_relu, {}, r"scores \(--scores\) must say 'logits' or 'probabilities'"),
+        (plain, {"scores": "probabilities"}, "gives logits, and scores says 'probabilities'"),
+        (plain, {"size": 16}, r"takes images of the shape \(8, 8, 3\), and .* \(16, 16, 3\)"),
+        (plain, {"crop_pct": 0}, "crop_pct must be over 0"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_with_the_files_name(model, options, message, tmp_path):
+    model().save(tmp_path / "odd.keras")
+    with pytest.raises(InputError, match=rf"(odd\.keras.*)?{message}") as error:
+        inference.load(tmp_path / "odd.keras", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_nested_models_are_opened(pixels, tmp_path):
+    model = nested()
+    model.save(tmp_path / "m.keras")
+    found = inference.load(tmp_path / "m.keras").predict(pixels)
+    np.testing.assert_allclose(found, softmax(model.predict(pixels, verbose=0)), rtol=0, atol=1e-6)
+    # Its size is open: it is built again for one.
+    inner, image = build(input_shape=(None, None, 3), **PIXELS), keras.Input((None, None, 3))
+    keras.Model(image, inner(image)).save(tmp_path / "open.keras")
+    opened = inference.load(tmp_path / "open.keras", size=(13, 15))
+    expected = softmax(inner.predict(pixels, verbose=0))
+    np.testing.assert_allclose(opened.predict(pixels), expected, rtol=0, atol=1e-5)
+    features = inference.load(tmp_path / "m.keras", include_top=False)
+    last = keras.Model(model.layers[1].inputs, model.layers[1].get_layer("pool").output)
+    np.testing.assert_allclose(features.predict(pixels), last.predict(pixels, verbose=0), rtol=0, atol=1e-5)
+
+
+def test_one_kind_of_object_for_both_files(pixels, tmp_path):
+    """The same methods give the same, from paths, bytes and arrays, and from several threads."""
+    from convmixer_keras.convert.export import tflite
+
+    model, record = build(**PIXELS), Preprocessing((13, 15), 3, 0.9)
+    ck.save_model(model, tmp_path / "m.keras", list("abcde"), record)
+    tflite.export(model, tmp_path / "m.tflite", labels=list("abcde"), preprocessing=record)
+    ours, theirs = (inference.load(tmp_path / f"m.{ending}") for ending in ("keras", "tflite"))
+    photo = tmp_path / "p.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(photo)
+    expected = softmax(model.predict(record(photo)[None], verbose=0))
+    for opened in (ours, theirs):
+        assert isinstance(opened, Predictor)
+        assert opened.class_names == list("abcde")
+        assert opened.preprocessing == record
+        np.testing.assert_array_equal(opened.read(photo), record(photo))
+        for given in (photo, photo.read_bytes(), Image.open(photo), record(photo), record(photo)[None]):
+            np.testing.assert_allclose(opened.predict(given), expected, rtol=0, atol=1e-5)
+        assert opened.predict([]).shape == (0, 5)
+        best = opened.top(photo, 2)[0]
+        assert [entry[0] for entry in best] == np.argsort(-expected[0])[:2].tolist()
+        alone = [opened.predict(image) for image in pixels]
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            together = list(pool.map(opened.predict, [*pixels] * 20))
+        np.testing.assert_allclose(together, alone * 20, rtol=0, atol=1e-6)
+        with pytest.raises(InputError, match="finite numbers"):
+            opened.predict(np.full((13, 15, 3), np.nan))
+    with pytest.raises(InputError, match=r"features come from a \.keras file"):
+        inference.load(tmp_path / "m.tflite", include_top=False)
+
+
+def test_a_tflite_file_is_opened_without_keras(tmp_path):
+    """In a process in which neither Keras nor a backend can be imported."""
+    from convmixer_keras.convert.export import tflite
+
+    tflite.export(build(classes=2, **PIXELS), tmp_path / "m.tflite", labels=["cat", "dog"])
+    program = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("keras", "tensorflow", "torch", "jax", "h5py"):
+            raise ImportError("blocked " + name)
+sys.meta_path.insert(0, Blocked())
+import numpy as np
+import convmixer_keras as ck
+opened = ck.inference.load(sys.argv[1])
+print(sorted(name for _, name, _ in opened.top(np.zeros((13, 15, 3)))[0]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "m.tflite"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['cat', 'dog']\n"

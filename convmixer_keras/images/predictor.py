@@ -150,6 +150,7 @@ class Predictor:
 
     def check_fits(self, dataset, class_names, channels):
         """Raises InputError if the model does not take a data set's images, or does not name its classes."""
+        self.check_names_classes()
         taken = self.input_shape[-1]
         if taken != channels:
             raise InputError(f"{self.source} takes {taken} channels, but images of {dataset} have {channels}")

@@ -66,6 +66,8 @@ def read_entries(path, *names, file=None):
         for entry in there.values():
             if entry.file_size > LARGEST_TEXT:
                 raise InputError(f"{entry.filename} in {path} has over {LARGEST_TEXT:,} bytes")
+            if entry.compress_type not in _METHODS:  # Others unpack without a limit.
+                raise InputError(f"{entry.filename} in {path} is packed in a way that is not supported")
         try:
             return {name: archive.read(entry) for name, entry in there.items()}
         except Exception as error:  # Encrypted, packed by a method that is not known, of a wrong checksum.

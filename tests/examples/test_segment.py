@@ -33,16 +33,63 @@ def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
     assert (tmp_path / "outputs/segmenter.keras").is_file()
 
 
+def pairs(folder, *masks, ending="png"):
+    """A folder with an image for each mask, an array of numbers or a Pillow image."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for number, mask in enumerate(masks):
+        Image.new("RGB", (4, 4)).save(folder / "images" / f"{number}.png")
+        if mask is not None:
+            mask = mask if isinstance(mask, Image.Image) else Image.fromarray(np.uint8(mask))
+            mask.save(folder / "masks" / f"{number}.{ending}")
+    return folder
+
+
+EMPTY = np.zeros((4, 4))
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
-    [(None, "has no mask of its name"), (Image.new("RGB", (4, 4)), "one number for each pixel")],
+    [
+        (None, "has no mask of its name"),
+        (Image.new("RGB", (4, 4)), "one number for each pixel"),
+        (EMPTY, r"must show at least two classes, and hold only \[0\]"),
+        (EMPTY + 255, r"must show at least two classes, and hold only \[255\]"),
+        (Image.fromarray(np.full((4, 4), 300, np.uint16)), "must hold numbers from 0 to 255, and holds 300"),
+    ],
 )
 def test_masks_that_are_refused(mask, message, tmp_path):
-    for part in ("images", "masks"):
-        (tmp_path / part).mkdir()
-    for name in ("a", "b"):
-        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
-        if mask:
-            mask.save(tmp_path / "masks" / f"{name}.png")
     with pytest.raises(ValueError, match=message):
-        segment.read(tmp_path, 4)
+        segment.read(pairs(tmp_path, mask, mask), 4)
+
+
+def test_jpeg_masks_are_refused(tmp_path):
+    folder = pairs(tmp_path, EMPTY, EMPTY, ending="jpg")
+    with pytest.raises(ValueError, match="save masks as PNG"):
+        segment.read(folder, 4)
+    (tmp_path / "masks" / "0.jpg").write_text("damaged")
+    with pytest.raises(ValueError, match=r"cannot read .*0\.jpg as an image"):
+        segment.read(folder, 4)
+
+
+def test_masks_of_black_and_white_have_two_classes(tmp_path):
+    """And in masks with a third number 255 does not count, nor are they changed."""
+    white = EMPTY.copy()
+    white[:2] = 255
+    _, masks = segment.read(pairs(tmp_path, white, EMPTY), 4)
+    np.testing.assert_array_equal(masks, [white > 0, EMPTY])
+    (tmp_path / "other").mkdir()
+    _, masks = segment.read(pairs(tmp_path / "other", white, EMPTY + 1), 4)
+    np.testing.assert_array_equal(masks, [white, EMPTY + 1])
+    bits = Image.fromarray(white > 0)  # One bit for each pixel.
+    (tmp_path / "bits").mkdir()
+    _, masks = segment.read(pairs(tmp_path / "bits", bits, EMPTY), 4)
+    np.testing.assert_array_equal(masks, [white > 0, EMPTY])
+
+
+@pytest.mark.parametrize(("size", "message"), [(1, "at least the patch size, 4"), (10**9, "at most 4096")])
+def test_sizes_that_are_refused(size, message, tmp_path, here):
+    folder = pairs(tmp_path, EMPTY, EMPTY + 1)
+    done = here(lambda arguments: segment.main(), folder, "--size", size, "--output", tmp_path / "m.keras")
+    assert done.code == 2
+    assert message in done.stderr.splitlines()[-1]

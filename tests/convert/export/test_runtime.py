@@ -1,10 +1,13 @@
 """Running exported files without Keras and TensorFlow."""
 
 import concurrent.futures
+import os
 import pathlib
+import struct
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import keras
 import numpy as np
@@ -354,19 +357,112 @@ def test_on_device(files, pictures):
     check_on_device(sys.executable, files, pictures)
 
 
+def damaged_images(folder):
+    """Files that make Pillow's readers raise in many ways."""
+    Image.new("RGB", (20, 20), "red").save(folder / "whole.png")
+    chunk = b"zTXtComment\0\0" + zlib.compress(bytes(2**27))
+    bomb = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    whole = (folder / "whole.png").read_bytes()
+    contents = {
+        "text.png": b"no image",
+        "bomb.png": whole[:33] + bomb + whole[33:],
+        "chunk.png": whole[:33] + b"\xff" * 30,
+        "short.qoi": b"qoif" + struct.pack(">IIBB", 9, 9, 3, 0) + b"\xfe",
+        "short.tga": bytes([0, 1, 9, 0, 0, 255, 255, 24]) + bytes(10) + b"\0" * 3,
+        "short.blp": b"BLP2" + bytes(30),
+        "short.sgi": struct.pack(">HBBHHHH", 474, 1, 1, 3, 9, 9, 3) + bytes(600),
+        "short.wmf": b"\xd7\xcd\xc6\x9a" + bytes(40),
+        "short.gif": b"GIF89a" + b"\xff" * 20,
+        "short.tif": b"II*\0" + struct.pack("<I", 8) + b"\xff" * 40,
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return [folder / name for name in contents]
+
+
 def test_on_device_with_wrong_input(files, pictures, tmp_path):
+    """One line and exit code 2, whatever is wrong with an image or a model."""
+    image, model = pictures[0], files["int8"]
     (tmp_path / "text").write_text("no model")
-    for arguments, message in (
-        ((tmp_path / "text", pictures[0]), "cannot run"),
-        ((tmp_path / "none", pictures[0]), "cannot run"),
-        ((files["int8"], tmp_path / "text"), "as an image"),
-        ((files["int8"], tmp_path / "none.png"), "as an image"),
-        ((files["int8"], pictures[0], "--threads", "0"), "at least 1"),
-    ):
+    os.mkfifo(tmp_path / "pipe")
+    cases = [
+        ((tmp_path / "text", image), "cannot run"),
+        ((tmp_path / "none", image), "there is no file"),
+        ((tmp_path / "pipe", image), "not a regular file"),
+        ((tmp_path, image), "not a regular file"),
+        ((model, tmp_path / "none.png"), "there is no file"),
+        ((model, tmp_path / "pipe"), "not a regular file"),
+        ((model, image, "--threads", "0"), "at least 1"),
+    ]
+    cases += [((model, damaged), "as an image") for damaged in damaged_images(tmp_path)]
+    for arguments, message in cases:
         done = on_device(sys.executable, *arguments)
-        assert done.returncode != 0
-        assert message in done.stderr
+        assert done.returncode == 2, (arguments, done.stderr)
+        assert message in done.stderr.splitlines()[-1]
+        assert done.stderr.count("error: ") == 1, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_archives_that_unpack_to_gigabytes_are_not_unpacked(files, pictures, tmp_path):
+    """On the device and here; and entries that nobody asked for are left alone."""
+    content = files["float32"].read_bytes()
+    for name, method in (("labels.txt", zipfile.ZIP_DEFLATED), ("input.json", zipfile.ZIP_LZMA)):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(content)
+        with zipfile.ZipFile(path, "a", method) as archive:
+            archive.writestr(name, bytes(2**25))
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30,) * 2)\n"
+        done = subprocess.run(
+            [sys.executable, "-c", limit + BLOCKED, ON_DEVICE, pictures[0], "--model", path],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2, done.stderr
+        assert "too large, or packed in another way" in done.stderr
+        with pytest.raises(InputError, match=r"has over|packed in a way that is not supported"):
+            Classifier(path)
+    path.write_bytes(content)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("other.bin", bytes(2**25))
+    assert on_device(sys.executable, path, pictures[0]).returncode == 0
+
+
+def test_on_device_refuses_networks_of_another_kind(pictures, tmp_path):
+    import tensorflow as tf
+
+    def stock(shape, *outputs):
+        image = keras.Input(batch_shape=shape)
+        flat = keras.layers.Flatten()(image) if None not in shape else None
+        kinds = {
+            "scores": lambda: keras.layers.Dense(3)(flat),
+            "map": lambda: keras.layers.Conv2D(3, 1)(image),
+            "nan": lambda: keras.layers.Dense(3, bias_initializer=keras.initializers.Constant(np.nan))(flat),
+        }
+        model = keras.Model(image, [kinds[output]() for output in outputs])
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
+    for content, message in (
+        (stock((4, 16, 20, 3), "scores"), "must take one image"),
+        (stock((1, None, None, 3), "map"), "must take one image"),
+        (stock((1, 16, 20, 3), "scores", "scores"), "must take one image"),
+        (stock((1, 16, 20, 5), "scores"), "must take one image"),
+        (stock((1, 16, 20, 3), "nan"), "gives NaN or infinity"),
+    ):
+        (tmp_path / "m.tflite").write_bytes(content)
+        done = on_device(sys.executable, tmp_path / "m.tflite", pictures[0])
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr.splitlines()[-1]
+
+
+def test_on_device_and_here_a_strip_is_the_same(files, tmp_path):
+    """A picture so long that it is not resized whole."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (1, 60_000, 3), dtype=np.uint8)).save(
+        tmp_path / "strip.png"
+    )
+    expected = Classifier(files["float32"], crop_pct=0.05).predict(tmp_path / "strip.png")[0]
+    done = on_device(sys.executable, files["float32"], tmp_path / "strip.png", "--crop-pct", "0.05")
+    found = {name: float(score) for score, name in map(str.split, done.stdout.splitlines()[1:])}
+    np.testing.assert_allclose([found[name] for name in NAMES], expected, rtol=0, atol=1e-6)
 
 
 def test_on_device_refuses_files_for_normalised_channels(pictures, tmp_path):
