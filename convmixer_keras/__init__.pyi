@@ -12,6 +12,7 @@ from .applications import ConvMixer1536_20_P14 as ConvMixer1536_20_P14
 from .images import preprocessing as preprocessing
 from .images.class_names import decode_predictions as decode_predictions
 from .models import presets as presets
+from .models import visualization as visualization
 from .models.complexity import model_complexity as model_complexity
 from .models.convmixer import ConvMixer as ConvMixer
 from .models.features import features as features

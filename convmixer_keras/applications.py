@@ -26,18 +26,12 @@ def ConvMixer1536_20(
 
     51.6 M parameters, 51.10 G multiply-adds at 224x224; published ImageNet top-1 81.37 %, top-5 95.61 %.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
-            file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
-        input_shape: (height, width, channels), default (224, 224, 3).
-        classes: Number of classes, default 1000.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
+            and standard deviation.
+        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
+            `classes` or without the top, only those of the body.
+        input_shape, classes: By default (224, 224, 3) and 1000.
     """
     return _build(presets.CONVMIXER_1536_20, **locals())
 
@@ -58,18 +52,12 @@ def ConvMixer768_32(
 
     21.1 M parameters, 20.68 G multiply-adds at 224x224; published ImageNet top-1 80.16 %, top-5 95.08 %.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
-            file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
-        input_shape: (height, width, channels), default (224, 224, 3).
-        classes: Number of classes, default 1000.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
+            and standard deviation.
+        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
+            `classes` or without the top, only those of the body.
+        input_shape, classes: By default (224, 224, 3) and 1000.
     """
     return _build(presets.CONVMIXER_768_32, **locals())
 
@@ -90,18 +78,12 @@ def ConvMixer1024_20(
 
     24.4 M parameters, 5.95 G multiply-adds at 224x224; published ImageNet top-1 76.94 %, top-5 93.36 %.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones; "imagenet" for the published ones, fetched on first use (with other
-            `classes` or without the top, only those of the body); the path of a `.keras` or `.weights.h5`
-            file of this network; or "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
-        input_shape: (height, width, channels), default (224, 224, 3).
-        classes: Number of classes, default 1000.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
+            and standard deviation.
+        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
+            `classes` or without the top, only those of the body.
+        input_shape, classes: By default (224, 224, 3) and 1000.
     """
     return _build(presets.CONVMIXER_1024_20, **locals())
 
@@ -123,17 +105,10 @@ def ConvMixer1536_20_P14(
     52.3 M parameters, 12.95 G multiply-adds at 224x224; the paper reports ImageNet top-1 78.9 %, and its
     weights were never released.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones, the path of a `.keras` or `.weights.h5` file of this network, or
-            "hf://USER/REPO" for a Hugging Face repository that holds a `model.keras`.
-        input_shape: (height, width, channels), default (224, 224, 3).
-        classes: Number of classes, default 1000.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
+            and standard deviation.
+        input_shape, classes: By default (224, 224, 3) and 1000.
     """
     return _build(presets.CONVMIXER_1536_20_P14, **locals())
 
@@ -155,17 +130,10 @@ def ConvMixer512_16(
     5.4 M parameters, 4.91 G multiply-adds at 224x224; the paper reports ImageNet top-1 73.76 %, and its
     weights were never released. `convmixer-convert` reads those that keras-cv trained for it.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            ImageNet's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones, the path of a `.keras` or `.weights.h5` file of this network, or
-            "hf://USER/REPO" for a Hugging Face repository that holds a `model.keras`.
-        input_shape: (height, width, channels), default (224, 224, 3).
-        classes: Number of classes, default 1000.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
+            and standard deviation.
+        input_shape, classes: By default (224, 224, 3) and 1000.
     """
     return _build(presets.CONVMIXER_512_16, **locals())
 
@@ -187,17 +155,10 @@ def ConvMixer256_8(
     0.7 M parameters, 0.71 G multiply-adds at 32x32; the paper reports over 96 % on CIFAR-10, without an exact
     figure. The recipe `cifar10` trains the authors' faster network, `ConvMixer256_8_P2`.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            CIFAR-10's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones, the path of a `.keras` or `.weights.h5` file of this network, or
-            "hf://USER/REPO" for a Hugging Face repository that holds a `model.keras`.
-        input_shape: (height, width, channels), default (32, 32, 3).
-        classes: Number of classes, default 10.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by CIFAR-10's mean
+            and standard deviation.
+        input_shape, classes: By default (32, 32, 3) and 10.
     """
     return _build(presets.CONVMIXER_256_8, **locals())
 
@@ -219,18 +180,12 @@ def ConvMixer256_8_P2(
     0.6 M parameters, 0.15 G multiply-adds at 32x32; CIFAR-10 top-1 89.44 % with `weights="cifar10"`, our own
     of the recipe `cifar10_fast`, 25 epochs.
 
-    Args:
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with
-            CIFAR-10's mean and standard deviation, or takes normalised channels.
-        weights: None for random ones; "cifar10" for those in this package (with other `classes` or without
-            the top, only those of the body); the path of a `.keras` or `.weights.h5` file of this network; or
-            "hf://USER/REPO" for a Hugging Face repository with a `model.keras`.
-        input_shape: (height, width, channels), default (32, 32, 3).
-        classes: Number of classes, default 10.
-        include_top, input_tensor, pooling, classifier_activation, name: As in `ConvMixer`.
-
-    Returns:
-        A `keras.Model` giving logits, unless `classifier_activation` or `include_top=False` is given.
+    Args: As in `ConvMixer`, and
+        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by CIFAR-10's mean
+            and standard deviation.
+        weights: As in `ConvMixer`, or "cifar10" for those in this package; with other `classes` or without
+            the top, only those of the body.
+        input_shape, classes: By default (32, 32, 3) and 10.
     """
     return _build(presets.CONVMIXER_256_8_P2, **locals())
 

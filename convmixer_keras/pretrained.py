@@ -105,15 +105,8 @@ def weights_file(preset):
     Raises:
         InputError: As `load_published_weights`.
     """
-    return CIFAR10_FILE if preset.weights == "cifar10" else imagenet_weights_file(preset)
-
-
-def imagenet_weights_file(preset):
-    """Returns the path of a variant's converted weights (`.weights.h5`), fetching them if need be.
-
-    Raises:
-        InputError: As `load_published_weights`.
-    """
+    if preset.weights == "cifar10":
+        return CIFAR10_FILE
     check_published(preset, "imagenet")
     weights, record = (os.path.join(cache_folder(), _stem(preset) + end) for end in (".weights.h5", ".json"))
     known = _read_record(record)

@@ -78,3 +78,19 @@ def test_only_the_files_of_weights_import_torch():
             if path.parent == ROOT / "convert" / "weights":
                 continue
             assert not re.search(r"^\s*(import|from) torch\b", path.read_text(), re.MULTILINE), path
+
+
+def test_every_public_name_is_there_at_first_use():
+    """Each in a package that has loaded nothing else yet."""
+    program = """
+import importlib, sys
+names = importlib.import_module("convmixer_keras").__all__
+for name in names:
+    for module in [module for module in sys.modules if module.startswith("convmixer_keras")]:
+        del sys.modules[module]
+    getattr(importlib.import_module("convmixer_keras"), name)
+print(*names)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"preprocessing", "presets", "visualization", "ConvMixer"} <= set(done.stdout.split())

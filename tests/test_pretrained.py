@@ -184,9 +184,9 @@ def test_the_hash_of_a_redirection_counts(server, tmp_path):
     storage["X-Linked-Size"] = len(body)
     server.files[HUB_FILE] = (302, storage | {"X-Linked-Etag": f'"{wrong}"'}, b"")
     with pytest.raises(InputError, match=f"SHA-256 is {right}, and should be {wrong}"):
-        pretrained.imagenet_weights_file(SMALL)
+        pretrained.weights_file(SMALL)
     server.files[HUB_FILE] = (302, storage | {"X-Linked-Etag": f'"{right}"'}, b"")
-    pretrained.imagenet_weights_file(SMALL)
+    pretrained.weights_file(SMALL)
     assert cached() == CONVERTED
 
 
@@ -197,7 +197,7 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
     monkeypatch.setenv("HF_ENDPOINT", nobody)
     monkeypatch.setattr(pretrained, "RELEASES", f"{nobody}/releases")
     with pytest.raises(InputError) as error:
-        pretrained.imagenet_weights_file(SMALL)
+        pretrained.weights_file(SMALL)
     by_hand = pathlib.Path(pretrained.cache_folder()) / "convmixer_768_32.in1k.safetensors"
     assert f"save {nobody}{HUB_FILE} as {by_hand}" in str(error.value)
     assert "\n" not in str(error.value)
@@ -213,7 +213,7 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
 def test_a_changed_cache_is_noticed_and_mended(server, tmp_path):
     reference = reference_of(SMALL)
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(reference, tmp_path))
-    path = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    path = pathlib.Path(pretrained.weights_file(SMALL))
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
@@ -226,7 +226,7 @@ def test_a_changed_cache_is_noticed_and_mended(server, tmp_path):
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"[]", b"not JSON"])
 def test_weights_without_a_record_are_made_anew(content, server, tmp_path):
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(reference_of(SMALL), tmp_path))
-    weights = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    weights = pathlib.Path(pretrained.weights_file(SMALL))
     record = weights.parent / CONVERTED[0]
     record.unlink() if content is None else record.write_bytes(content)
     weights.write_bytes(b"of nobody knows where")
@@ -236,12 +236,12 @@ def test_weights_without_a_record_are_made_anew(content, server, tmp_path):
 
 def test_a_changed_publication_is_noticed(server, tmp_path):
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(reference_of(SMALL), tmp_path))
-    weights = pathlib.Path(pretrained.imagenet_weights_file(SMALL))
+    weights = pathlib.Path(pretrained.weights_file(SMALL))
     weights.unlink()
     other = reference_of(SMALL, seed=9)
     server.files[HUB_FILE] = (200, {}, safetensors_bytes(other, tmp_path))
     with pytest.warns(UserWarning, match=r"convmixer_768_32\.in1k\.safetensors has changed"):
-        pretrained.imagenet_weights_file(SMALL)
+        pretrained.weights_file(SMALL)
     model = small_model(weights=weights)
     assert_has_weights_of(model, other)
 
