@@ -169,8 +169,7 @@ def convert_checkpoint(
     """
     if classes is not None and not include_top:
         raise InputError(f"classes is only allowed with include_top=True, got classes={classes}")
-    keep_head = include_top and classes is None
-    checkpoint = open_checkpoint(path, include_top=keep_head, **reading)
+    checkpoint = open_checkpoint(path, include_top=include_top and classes is None, **reading)
     normalization = None
     if include_preprocessing and checkpoint.input_statistics is None:
         record = checkpoint.preprocessing(image_size)
@@ -179,20 +178,21 @@ def convert_checkpoint(
                 f"include_preprocessing is known for the published variants only, and {path} is not one"
             )
         normalization = record.mean, record.std
-    model = build(checkpoint, normalization)
-    return model if keep_head and image_size is None else rebuilt(model, include_top, classes, image_size)
+    return build(checkpoint, normalization, "avg" if include_top else None, classes, image_size)
 
 
-def build(checkpoint, normalization=None):
-    """Builds the Keras model of a `Checkpoint`, for images of any size.
+def build(checkpoint, normalization=None, pooling="avg", classes=None, image_size=None):
+    """Builds the Keras model of a `Checkpoint`.
 
     Args:
-        checkpoint: A `Checkpoint`.
+        checkpoint: A `Checkpoint`. Without a classifier, and without `classes`, the model gives features.
         normalization: (mean, std), each per channel in units of 0..1, for a model that takes raw pixels and
             normalises them; None for one that takes what the checkpoint's network takes.
+        pooling: "avg", or None for a model that gives the map of features.
+        classes, image_size: As in `convert_checkpoint`.
 
     Returns:
-        A `keras.Model` giving logits, or pooled features where the checkpoint has no classifier.
+        A `keras.Model`.
     """
     from convmixer_keras.models.convmixer import ConvMixer
 
@@ -200,6 +200,8 @@ def build(checkpoint, normalization=None):
     mean, std = checkpoint.input_statistics or (None, None)
     if normalization:
         mean, std = ([255 * v for v in values] for values in normalization)
+    replaced = {"head"} if classes is not None or pooling is None else set()
+    classes = (classes or sizes.classes) if pooling else None
     model = ConvMixer(
         sizes.hidden_dim,
         sizes.depth,
@@ -208,14 +210,16 @@ def build(checkpoint, normalization=None):
         activation=checkpoint.activation,
         input_mean=mean,
         input_std=std,
-        include_top=sizes.classes is not None,
-        pooling="avg",
-        classes=sizes.classes,
-        input_shape=(None, None, sizes.channels),
+        include_top=classes is not None,
+        pooling=pooling,
+        classes=classes,
+        input_shape=(image_size, image_size, sizes.channels),
         name=None if preset is None else preset.name,
     )
     arrays = {}
     for (layer, tensor), stored in checkpoint.recognised.tensors.items():
+        if layer in replaced:
+            continue
         array = stored.read()
         if tensor == "running_var" and (array < 0).any():
             key = checkpoint.recognised.keys[layer, tensor]
@@ -224,37 +228,6 @@ def build(checkpoint, normalization=None):
         if len(arrays[layer]) == len(model.get_layer(layer).weights):
             model.get_layer(layer).set_weights(arrays.pop(layer))
     return model
-
-
-def rebuilt(model, include_top=True, classes=None, image_size=None):
-    """Returns a ConvMixer as `build` gives it with another top or for another size, and the same weights.
-
-    Args:
-        model: A `keras.Model`.
-        include_top, classes, image_size: As in `convert_checkpoint`.
-    """
-    from convmixer_keras.models import parts
-    from convmixer_keras.models.convmixer import ConvMixer
-
-    old = parts.of(model)
-    sizes = old.sizes
-    new = ConvMixer(
-        sizes.hidden_dim,
-        sizes.depth,
-        sizes.kernel_size,
-        sizes.patch_size,
-        activation=old.activation,
-        input_mean=old.mean,
-        input_std=old.std,
-        include_top=include_top,
-        classes=(classes or sizes.classes) if include_top else None,
-        input_shape=(image_size, image_size, sizes.channels),
-        name=model.name,
-    )
-    for name, layer in old.layers.items():
-        if name != "head" or (include_top and classes is None):
-            new.get_layer(name).set_weights(layer.get_weights())
-    return new
 
 
 def _preset(sizes, variant, name, known):

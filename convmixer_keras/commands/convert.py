@@ -174,16 +174,19 @@ def _to_keras(arguments):
         if arguments.include_preprocessing and checkpoint.input_statistics is None:
             normalization = preprocessing.mean, preprocessing.std
             preprocessing = dataclasses.replace(preprocessing, mean=None, std=None)
-        # Of the checkpoint, its own network and the Keras model, no more than two are in memory at once.
+        # Of the checkpoint's own network and the Keras model, no more than two are in memory at once.
         expected = _expected(checkpoint, arguments)
+        checkpoint = checkpoint._replace(original=None)
         statistics, features = checkpoint.input_statistics, checkpoint.recognised.sizes.classes is None
         if normalization is not None:
             statistics = tuple([255 * value for value in values] for values in normalization)
         model = to_keras.build(checkpoint, normalization)
-        del checkpoint
         verification.compare(model, expected, statistics, features)
         if not keep_head or arguments.image_size is not None:
-            model = to_keras.rebuilt(model, not arguments.no_top, arguments.classes, arguments.image_size)
+            pooling = None if arguments.no_top else "avg"
+            model = to_keras.build(
+                checkpoint, normalization, pooling, arguments.classes, arguments.image_size
+            )
         if arguments.output.endswith(".keras"):
             save_model(model, temporary, _class_names(preset, model) if keep_head else None, preprocessing)
         else:
