@@ -78,6 +78,7 @@ def read(model, path):
     try:
         found = parts.of(_Plain().model(model))
         arrays = to_torch.torch_tensors(found)
+        statistics, left_out = _in_front(found)
     except Exception as error:  # Keras, of an unusual graph.
         raise InputError(f"{path}: {first_line(error)}") from None
     if found.activation not in RANGES:
@@ -85,7 +86,6 @@ def read(model, path):
             f"{path} is not a ConvMixer: layer {found.stem.layer.name!r} has the activation "
             f"{found.activation}, none of {', '.join(RANGES)}"
         )
-    statistics, left_out = _in_front(found, path)
     if found.head_activation not in (None, "linear"):
         left_out.append(f"{found.head_activation} of the scores")
     tensors = {name: StoredTensor(array.shape, lambda array=array: array) for name, array in arrays.items()}
@@ -94,7 +94,7 @@ def read(model, path):
     return Network(recognised, found.activation, statistics, model, left_out)
 
 
-def _in_front(found, path):
+def _in_front(found):
     """Returns (mean, std) of the layers in front of the network, or None, and the names of those left out."""
     scale, offset, left_out = np.float64(1), np.float64(0), []
     if found.input_normalization is not None:
@@ -116,12 +116,12 @@ def _in_front(found, path):
             left_out.append(f"{producer.name} ({kind})")
         elif not outputs.passes_on(producer):
             raise InputError(
-                f"{path} is not a ConvMixer: layer {producer.name!r} ({kind}) stands before its patch "
+                f"not a ConvMixer: layer {producer.name!r} ({kind}) stands before its patch "
                 "embedding, where only rescaling, normalisation and augmentation can"
             )
         tensor = graph.producer(tensor)[1][0]
     if not np.all(scale > 0):
-        raise InputError(f"{path} multiplies its input by {scale}, which must be positive")
+        raise InputError(f"the network multiplies its input by {scale}, which must be positive")
     if np.all(scale == 1) and np.all(offset == 0):
         return None, left_out
     channels = found.sizes.channels
@@ -154,7 +154,10 @@ class _Plain:
         kind, tensors = type(operation).__name__, keras.tree.flatten(arguments)
         if kind == "Add" and len(tensors) == 2:
             return keras.layers.Add(name=self.unused(operation.name))(sorted(tensors, key=_is_depthwise_half))
-        if type(operation) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense):
+        plain = not (
+            getattr(operation, "quantization_mode", None) or getattr(operation, "lora_enabled", False)
+        )
+        if plain and kind in ("Conv2D", "DepthwiseConv2D", "Dense"):
             return self.with_bias(operation, *tensors)
         if name := _activation(operation):
             before = graph.producer(tensors[0])[0]
@@ -205,7 +208,7 @@ def _activation(operation):
         return None
     name = type(operation).__name__
     if name == "Activation":
-        name = operation.activation.__name__
+        name = getattr(operation.activation, "__name__", "")
     if limit := getattr(operation, "max_value", None):
         name = f"relu{limit:g}"
     return {known.replace("_", ""): known for known in RANGES}.get(name.lower().replace("_", ""))

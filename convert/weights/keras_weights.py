@@ -8,7 +8,6 @@ import json
 import os
 import re
 import zipfile
-from typing import NamedTuple
 
 import numpy as np
 
@@ -32,23 +31,6 @@ _NORMALIZES = {
     "include_normalization": np.array(presets.IMAGENET_STD),
 }
 _NOT_LAYERS = {"optimizer", "seed_generator", "metrics"}
-
-
-class KerasWeights(NamedTuple):
-    """What `read` finds.
-
-    Attributes:
-        tensors: Dict from name to `StoredTensor`, with PyTorch's names of tensors and axes.
-        activation: Name of the activation, or None where the file does not say.
-        input_statistics: (mean, std) per channel in units of 0..255 where the package's network is known to
-            normalise its input, or None.
-        package: "kimm", "kmodels" or "keras_cv" where the file is known to be of that package, or None.
-    """
-
-    tensors: dict
-    activation: str | None
-    input_statistics: tuple | None
-    package: str | None
 
 
 def is_keras_file(path):
@@ -80,7 +62,10 @@ def read(path, epsilon=None):
             to have.
 
     Returns:
-        A `KerasWeights`.
+        A tuple: a dict from name to `StoredTensor`, with PyTorch's names of tensors and axes; the name of the
+        activation, or None where the file does not say; (mean, std) per channel in units of 0..255 where the
+        network is known to normalise its input, or None; and "kimm", "kmodels" or "keras_cv" where the file
+        is known to be of that package, or None.
 
     Raises:
         InputError: If the file is damaged or not a Keras file, or if neither it nor `epsilon` says which
@@ -123,7 +108,7 @@ def _read(path, epsilon):
             shift = epsilon - layouts.EPSILON if tensor == "running_var" else 0.0
             tensors[f"{name}.{tensor}"] = _stored(array, f"{name}.{tensor}", path, shift)
     activation = "gelu" if package == "keras_cv" else _stated_activation(config)
-    return KerasWeights(tensors, activation, _input_statistics(config, weights, package), package)
+    return tensors, activation, _input_statistics(config, weights, package), package
 
 
 def _keras_2_layers(weights):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from convmixer_keras.convert.weights.layouts import TIMM
-from convmixer_keras.utils.errors import InputError
 
 _ACTIVATIONS = {
     "elu": nn.ELU,
@@ -37,18 +36,11 @@ def torch_convmixer(hidden_dim, depth, kernel_size, patch_size, channels=3, clas
     Args:
         hidden_dim, depth, kernel_size, patch_size, channels: The sizes.
         classes: Number of classes, or None for a network that ends in pooled features.
-        activation: A Keras activation's name.
+        activation: One of `activations.RANGES`.
 
     Returns:
         A module from float32 images (batch, channels, height, width) to logits (batch, classes).
-
-    Raises:
-        InputError: If there is no such activation here.
     """
-    if activation not in _ACTIVATIONS:
-        raise InputError(
-            f"activation must be one of {', '.join(_ACTIVATIONS)} for the PyTorch model, got {activation!r}"
-        )
     act = _ACTIVATIONS[activation]
 
     def normalized(convolution):
@@ -72,7 +64,7 @@ def outputs(sizes, activation, arrays, images):
 
     Args:
         sizes: A `Sizes`.
-        activation: A Keras activation's name.
+        activation: One of `activations.RANGES`.
         arrays: Dict from (layer, tensor), as in `Recognised.tensors`, to a float32 array in PyTorch's
             memory layout. The weights are used where they are, not copied.
         images: Iterable of float32 arrays (batch, height, width, channels), normalised.

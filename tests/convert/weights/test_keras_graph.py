@@ -2,6 +2,7 @@
 
 import shutil
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -172,6 +173,12 @@ def bare_stem(self, x):
     return self.norm(layers.Conv2D(H, 2, 2, name="bare")(x))
 
 
+def quantised():
+    model = variant()
+    model.quantize("int8")
+    return model
+
+
 LOOK_ALIKES = {
     "normalisation first": (lambda: variant(after=norm_first), "activation"),
     "no residual": (
@@ -209,6 +216,9 @@ LOOK_ALIKES = {
             self, layers.AveragePooling2D(2, name="half")(x))), "'half'"),
     "no blocks": (lambda: variant(depth=0), "blocks"),
     "a cropped image": (lambda: variant(front=[layers.CenterCrop(8, 8, name="middle")]), "'middle'"),
+    "a layer as activation": (
+        lambda: variant(act=lambda self, x: layers.Activation(layers.LeakyReLU())(x)), "'activation"),
+    "quantised": (lambda: quantised(), r"'conv2d\w*'|'dense\w*'.*quantised"),
     "two classifiers": (
         lambda: variant(top=lambda self, x: layers.Dense(CLASSES)(Builder.top(self, x))), r"'dense\w*'"),
 }  # fmt: skip
@@ -291,6 +301,15 @@ def test_names_that_belie_the_content(tmp_path):
     np.testing.assert_allclose(
         converted.predict(images, verbose=0), model.predict(images, verbose=0), rtol=0, atol=1e-4
     )
+
+
+def test_a_claimed_size_is_not_built(tmp_path):
+    variant().save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        config = file.attrs["model_config"].replace(f'"filters": {H}', '"filters": 1000000000')
+        file.attrs["model_config"] = config
+    with pytest.raises(InputError, match="filters 1000000000, over"):
+        to_keras.open_checkpoint(tmp_path / "m.h5")
 
 
 def test_fixed_batches_and_wrong_arithmetic(tmp_path, convmixer_convert, monkeypatch):

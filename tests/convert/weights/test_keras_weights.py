@@ -212,6 +212,34 @@ def test_blocks_of_ones_own(ending, tmp_path):
     assert ours.get_layer("stem_conv").activation is keras.activations.silu
 
 
+def test_weights_under_paths(tmp_path):
+    """As tensorflow-image-models' classes name them: a layer holds a block's weights, by their paths."""
+
+    def path(part):
+        if part.startswith("block"):
+            number, _, end = part.removeprefix("block").partition("_")
+            ends = {"dw": "0/fn/0", "dw_bn": "0/fn/2", "pw": "1", "pw_bn": "3"}
+            return f"blocks/{number}", f"net/blocks/{number}/{ends[end]}"
+        return ("head", "net/head") if part == "head" else ("sequential", f"net/stem/{2 * ('bn' in part)}")
+
+    model = keras.Model(*network(lambda part: part, "relu", 1e-5))
+    groups = {}
+    for layer in model.layers:
+        if layer.weights:
+            groups.setdefault(path(layer.name)[0], []).append(layer)
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in groups]
+        for name, members in groups.items():
+            group, names = file.create_group(name), []
+            for layer in members:
+                for weight in layer.weights:
+                    names.append(f"{path(layer.name)[1]}/{weight.name}:0")
+                    group[names[-1]] = weight.numpy()
+            group.attrs["weight_names"] = [weight.encode() for weight in names]
+    logits, _ = converted(tmp_path / "m.h5", activation="relu", epsilon=1e-5)
+    np.testing.assert_allclose(logits, keras.ops.convert_to_numpy(model(IMAGES)), rtol=0, atol=1e-4)
+
+
 @pytest.mark.usefixtures("unknown_classes")
 def test_an_adapted_normalisation_is_not_dropped(tmp_path):
     front = layers.Normalization()

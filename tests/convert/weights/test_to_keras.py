@@ -216,6 +216,22 @@ def test_no_activation_is_guessed(sizes, tmp_path):
         to_keras.open_checkpoint(path)
 
 
+def test_sizes_alone_tell_no_activation(tmp_path):
+    """Of tensors with names of their own; the file's name or --variant may say which network it is."""
+    path = hollow_checkpoint(tmp_path / "m.pth", 768, 32, 7, 7)
+    state = {key.replace("blocks", "layers"): tensor for key, tensor in torch.load(path).items()}
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"only of the sizes of ConvMixer768_32.* Pass --activation"):
+        to_keras.open_checkpoint(path)
+    assert to_keras.open_checkpoint(path, variant="ConvMixer768_32").activation == "relu"
+    path = path.rename(tmp_path / "convmixer_768_32_finetuned.pth")
+    assert to_keras.open_checkpoint(path).activation == "relu"
+    state["layers.3.3.running_mean"] = torch.tensor(-0.1).expand(768)
+    torch.save(state, path)
+    with pytest.raises(InputError, match=r"cannot have relu.*layers\.3\.3\.running_mean .* allow elu, gelu"):
+        to_keras.open_checkpoint(path)
+
+
 def test_variant_that_the_checkpoint_is_not(tmp_path):
     path = hollow_checkpoint(tmp_path / "m.pth", 768, 32, 9, 7)
     message = "kernel_size is 9 in the checkpoint and 7 in ConvMixer768_32"
