@@ -140,8 +140,6 @@ def tflite_command_cases(folder):
         yield _tflite(f"labels {name}", good, out, "--labels", path)
     for path in odd_paths(folder, ".txt"):
         yield _tflite(f"labels {path[:30]!r}", good, out, "--labels", path)
-    for path in odd_paths(folder, ".keras"):
-        yield _tflite(f"model {path[:30]!r}", path, out)
     for path in odd_paths(folder, ".tflite"):
         if not path.endswith("none.tflite"):  # Which can be written.
             yield _tflite(f"output {path[:30]!r}", good, path)
@@ -176,8 +174,6 @@ def tflite_command_cases(folder):
     with open(not_ours, "w") as file:
         file.write("no model")
     yield _tflite("a text", not_ours, out)
-    for name, path in odd_models(folder):
-        yield _tflite(f"model {name}", path, out)
 
 
 def _command(module, name, *arguments):
@@ -284,8 +280,6 @@ def convert_command_cases(folder, count=30):
         yield _convert(f"a checkpoint with {name}", path, out)
     for name, path in foreign_h5(folder, count):
         yield _convert(name, path, out, "--epsilon", "1e-5")
-    for name, path in odd_models(folder):
-        yield _convert(f"a Keras model, {name}", path, os.path.join(folder, "x.safetensors"), "--to", "timm")
 
 
 _convert = functools.partial(_command, convert)
