@@ -78,23 +78,19 @@ def _training_images(folder):
 
 
 def _dataset_images(name, preprocessing):
-    from convmixer_keras.data import datasets
-    from convmixer_keras.data import pipeline as data
-    from convmixer_keras.recipes import Recipe
+    from convmixer_keras.data.datasets import open_named
 
     try:
-        datasets.check_dataset(name)
+        source = open_named(name)
     except InputError as error:
         raise InputError(
             "calibration must be a folder of images, digits, or a name that tensorflow-datasets knows, "
             f"got {name!r}: there is no such folder, and as a data set: {error}"
         ) from None
-    # Not the split that the file will be measured on.
-    recipe = Recipe(dataset=name, validation_split="train", batch_size=CALIBRATION_IMAGES)
-    found = data.load_validation(recipe, preprocessing=preprocessing)
-    if found.channels != preprocessing.channels:
+    if source.channels != preprocessing.channels:
         raise InputError(
-            f"images of {name} have {found.channels} channels, and the model takes {preprocessing.channels}"
+            f"images of {name} have {source.channels} channels, and the model takes {preprocessing.channels}"
         )
-    images, _ = next(iter(found.images))
-    return np.asarray(images, np.float32)
+    # Not the split that the file will be measured on.
+    examples = source.read("train").examples.take(CALIBRATION_IMAGES)
+    return np.stack([preprocessing(image) for image, _ in examples.as_numpy_iterator()])

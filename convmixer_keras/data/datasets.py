@@ -78,12 +78,15 @@ def open_source(recipe, data_dir=None):
     Raises:
         InputError: If there is no such data set, or it has no images with labels.
     """
-    check_dataset(recipe.dataset, data_dir)
-    if recipe.dataset == "digits":
-        return _digits()
-    if os.path.isdir(os.path.expanduser(recipe.dataset)):
+    if recipe.dataset != "digits" and os.path.isdir(os.path.expanduser(recipe.dataset)):
         return _folder(recipe)
-    return _tfds(recipe.dataset, data_dir)
+    return open_named(recipe.dataset, data_dir)
+
+
+def open_named(name, data_dir=None):
+    """Opens "digits" or a data set that tensorflow-datasets knows by its name; see `open_source`."""
+    check_dataset(name, data_dir)
+    return _digits() if name == "digits" else _tfds(name, data_dir)
 
 
 def check_dataset(dataset, data_dir=None):
