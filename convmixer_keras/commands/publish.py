@@ -212,7 +212,6 @@ def upload(folder, name, private=False):
 
 
 def command():
-    command_line.end_at_interrupt()
     command_line.run(main)
 
 

@@ -120,7 +120,6 @@ def _parser():
 
 
 def command():
-    command_line.end_at_interrupt()
     command_line.run(main)
 
 

@@ -1,6 +1,5 @@
 """What the commands have in common: one style of help, exit codes, one-line errors."""
 
-import _thread
 import argparse
 import contextlib
 import importlib.metadata
@@ -8,7 +7,6 @@ import io
 import os
 import signal
 import sys
-import threading
 import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
@@ -109,25 +107,6 @@ def need_tensorflow():
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
-def end_at_interrupt():
-    """Lets Ctrl-C end this process at once, with one line and without the file that it was writing.
-
-    For commands that convert: libraries in C++ swallow Python's KeyboardInterrupt, or crash on it.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _end)
-
-
-def _end(*_):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    remove_temporary_folders()
-    with contextlib.suppress(Exception):  # It may have come while something was printed.
-        sys.stdout.flush()
-    with contextlib.suppress(Exception):
-        print("interrupted", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)
-
-
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
     _prepare_output()
@@ -154,11 +133,8 @@ def _prepare_output():
 
 def _code_of(main):
     try:
-        with _ctrl_c() as pressed:
-            code = main() or DONE
-        if pressed and code == DONE:
-            raise KeyboardInterrupt
-        return code
+        with _ending_at_ctrl_c():
+            return main() or DONE
     except SystemExit as ended:  # Of the parser: its message is printed.
         return ended.code
     except InputError as error:
@@ -187,46 +163,31 @@ def _failed(error):
 
 
 @contextlib.contextmanager
-def _ctrl_c():
-    """Within this block Ctrl-C ends in KeyboardInterrupt, also where a library swallows it.
+def _ending_at_ctrl_c():
+    """Within this block Ctrl-C ends the process at once, with one line and without the file it was writing.
 
-    Python drops one that falls into the end of an object, and C++ makes another error of one that falls into
-    what it called.
-
-    Yields:
-        A list that is not empty once Ctrl-C was pressed.
+    Libraries in C++ swallow Python's KeyboardInterrupt, make another error of it, or crash on it.
     """
-    pressed, timers = [], []
-
-    def note(*_):
-        pressed.append(True)
-        raise KeyboardInterrupt
-
-    def again(unraisable):
-        if unraisable.exc_type is KeyboardInterrupt:
-            timers.append(threading.Timer(0.1, _thread.interrupt_main))
-            timers[-1].start()
-        else:
-            others(unraisable)
-
-    others = sys.unraisablehook
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # Ctrl-C is switched off, or not Python's.
-        yield pressed
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # Switched off, or not Python's.
+        yield
         return
-    signal.signal(signal.SIGINT, note)
-    sys.unraisablehook = again
+    errors = os.dup(2)  # Where it leads now: it is held back at times.
+
+    def end(*_):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        remove_temporary_folders()
+        with contextlib.suppress(Exception):  # It may have come while something was printed.
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            os.write(errors, b"interrupted\n")
+        os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
     try:
-        yield pressed
-    except Exception:
-        if pressed:
-            raise KeyboardInterrupt from None
-        raise
+        yield
     finally:
-        for timer in timers:
-            timer.cancel()
-        sys.unraisablehook = others
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.close(errors)
 
 
 def leave(code):
