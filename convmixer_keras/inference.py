@@ -4,6 +4,7 @@ Keras and TensorFlow are imported only for a model that needs them, and not for 
 """
 
 import os
+import re
 
 import numpy as np
 
@@ -93,6 +94,9 @@ class KerasPredictor(Predictor):
         inputs.check_takes_images(model, source)
         if len(model.outputs) != 1:
             raise InputError(f"{source} must have one output, and has {len(model.outputs)}")
+        for layer in model.layers:
+            if not re.fullmatch(r"[\w.\\/>-]+", layer.name, re.ASCII):  # In the scopes of TensorFlow.
+                raise InputError(f"{source} has a layer named {layer.name!r}, which TensorFlow cannot run")
         pixels, shape = inputs.takes_pixels(model), model.inputs[0].shape[1:]
         preprocessing = choose_preprocessing(source, shape, pixels, recorded, default, changes)
         model = _fixed(model, inputs.image_size(model, preprocessing), source)

@@ -217,4 +217,13 @@ def printable(text):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:  # The disk is full, or nobody reads any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        print(f"error: {error.strerror.lower()}", file=sys.stderr)
+        sys.exit(1)

@@ -78,8 +78,13 @@ def complaint(case, seconds=SECONDS, most_memory=MEMORY):
     return found or (f"took {taken / 1e6:,.0f} MB" if taken > most_memory else None)
 
 
+def text_of(stream):
+    return stream.buffer.getvalue().decode()
+
+
 def _complaint(case):
-    stderr, stdout = io.StringIO(), io.StringIO()
+    stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    stderr = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
     try:
         with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(stdout):
             ended = case.run()
@@ -90,9 +95,9 @@ def _complaint(case):
         if isinstance(error, TypeError) and "must be" not in str(error):
             return f"TypeError: {error}"
     except SystemExit as ended:
-        code, errors = ended.code, stderr.getvalue().splitlines()
+        code, errors = ended.code, text_of(stderr).splitlines()
         lines = errors[-1:]
-        if code and (not lines or "error: " not in lines[0] or "Traceback" in stderr.getvalue()):
+        if code and (not lines or "error: " not in lines[0] or "Traceback" in text_of(stderr)):
             return f"exit {code}: {str(errors)[-300:]}"
     except Exception as error:
         return f"{type(error).__name__}: {str(error)[:200]!r}"
@@ -100,7 +105,7 @@ def _complaint(case):
         return f"exit {code}"
     if len(lines) > 1 or any(len(line) > LONGEST for line in lines):
         return f"{len(lines)} lines: {str(lines)[:200]}"
-    printed = "".join([stdout.getvalue(), stderr.getvalue(), *lines])
+    printed = "".join([text_of(stdout), text_of(stderr), *lines])
     if bad := {c for c in printed if unicodedata.category(c) in ("Cc", "Cf") and c != "\n"}:
         return f"control characters {bad}: {printed[:300]!r}"
     return None

@@ -54,7 +54,10 @@ def effective_receptive_field(model, block, share=0.95, images=None):
         middle = features.shape[1] // 2, features.shape[2] // 2
         signs = random.choice([-1.0, 1.0], (len(images), features.shape[-1]))
         seen = tf.reduce_sum(features[:, middle[0], middle[1]] * signs.astype(np.float32))
-    gradient = np.abs(tape.gradient(seen, images).numpy()).sum(-1).mean(0)
+    gradient = tape.gradient(seen, images)
+    if gradient is None:
+        raise InputError(f"{model.name} takes whole numbers, for which there is no gradient")
+    gradient = np.abs(gradient.numpy()).sum(-1).mean(0)
 
     largest = network.patch_size * (1 + (block + 1) * (network.kernel_size - 1))
     return gradient, _side_holding(gradient, share, middle, network.patch_size), largest
