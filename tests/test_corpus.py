@@ -172,7 +172,7 @@ def test_run_folders(folder):
 
 
 COMMANDS = [
-    (corpus_commands.tflite_command_cases, 100),
+    (corpus_commands.tflite_command_cases, 90),
     (corpus_commands.convert_command_cases, 150),
     (corpus_commands.evaluate_command_cases, 60),
     (corpus_commands.model_command_cases, 300),
