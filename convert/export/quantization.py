@@ -1,12 +1,11 @@
 """The modes of a `.tflite` file: weights and arithmetic in fewer bits."""
 
 import contextlib
-import io
-import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 from convmixer_keras.convert.export.flatbuffer import SIGNATURE
+from convmixer_keras.utils import streams
 
 
 class Mode(NamedTuple):
@@ -56,21 +55,9 @@ MODES = {
 }
 
 
-@contextlib.contextmanager
-def _quiet():
-    """Without what the quantiser prints: sizes, a bar, and that it keeps all tensors in memory."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
 def quantised(content, mode, ranges):
     """Returns the bytes of a float32 file in a mode, as far as `Mode.quantise` makes it."""
-    with _quiet():
+    with streams.quiet_python():  # Sizes and a bar.
         return bytes(MODES[mode].quantise(content, ranges).quantized_model)
 
 
@@ -84,13 +71,13 @@ def ranges(content, images, takes_pixels, counted):
         images = images.copy()
         images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
     recipe = recipe_manager.RecipeManager()
-    with _quiet():
+    with streams.quiet_python():
         # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
         # which cuts off what the rarer images reach: three times the error on CIFAR-10.
         calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
         recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
     for image in counted(images, "calibrating"):
-        with _quiet():
+        with streams.quiet_python():
             calibration.calibrate({SIGNATURE: [{"image": image[None]}]}, recipe)
     return calibration.get_model_qsvs()
 

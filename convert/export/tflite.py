@@ -20,7 +20,7 @@ from convmixer_keras.convert.export.calibration import calibration_images
 from convmixer_keras.convert.export.mobile import mobile
 from convmixer_keras.convert.export.quantization import MODES
 from convmixer_keras.models import inputs, outputs
-from convmixer_keras.utils import checks, extras, progress
+from convmixer_keras.utils import checks, extras, progress, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.version import __version__
@@ -218,4 +218,5 @@ def _converted(small):
     # Without variables the converter needs no saved model, which takes most of its time.
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     constant = tf.function(lambda image: frozen(image)[0], input_signature=[image]).get_concrete_function()
-    return tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()
+    with streams.quiet_python():  # It calls this deprecated, and has no other way without a saved model.
+        return tf.lite.TFLiteConverter.from_concrete_functions([constant]).convert()

@@ -19,14 +19,10 @@ def main(argv=None):
     command_line.need_tensorflow()
     check_output(arguments.output, (".tflite",), (arguments.model, arguments.labels or ""))
     streams.quiet_start()
-    from convmixer_keras.convert.export import tflite
-    from convmixer_keras.models import inputs, saving
+    from convmixer_keras.convert.export import source, tflite
 
-    model = saving.load_model(arguments.model)
-    inputs.check_takes_images(model, arguments.model)
-    labels = saving.load_class_names(arguments.model)
-    if arguments.labels is not None:
-        labels = read_text(arguments.labels).splitlines()
+    labels = None if arguments.labels is None else read_text(arguments.labels).splitlines()
+    model, labels, preprocessing = source.opened(arguments.model, labels)
     with streams.silence():
         report = tflite.export(
             model,
@@ -34,7 +30,7 @@ def main(argv=None):
             arguments.mode,
             calibration=arguments.calibrate,
             labels=labels,
-            preprocessing=_preprocessing(model, arguments),
+            preprocessing=_changed(preprocessing, model, arguments),
             size=arguments.size,
             whole_kernels=arguments.whole_kernels,
             author=arguments.author,
@@ -46,13 +42,12 @@ def main(argv=None):
     return command_line.DONE
 
 
-def _preprocessing(model, arguments):
+def _changed(record, model, arguments):
     """Returns what the model file and the flags say, or else a default for a model that takes pixels."""
     from convmixer_keras.commands import flags
     from convmixer_keras.images import preprocessing
     from convmixer_keras.models import inputs
 
-    record = preprocessing.of(arguments.model)
     changes = flags.given(arguments, preprocessing.Preprocessing)
     if record is not None:
         return dataclasses.replace(record, **changes)

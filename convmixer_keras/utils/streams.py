@@ -2,10 +2,12 @@
 
 import contextlib
 import glob
+import io
 import os
 import re
 import sys
 import tempfile
+import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
@@ -20,7 +22,7 @@ def quiet_start():
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryFile() as held_back:
         try:
-            with _descriptors_into(held_back, 2):
+            with _held_back(held_back, stderr=2):
                 import tensorflow as tf
 
                 tf.config.list_physical_devices()
@@ -44,11 +46,9 @@ def silence():
 
     If the block raises what is no error of this package, it is shown on standard error after all.
     """
-    with tempfile.TemporaryFile() as held_back, contextlib.ExitStack() as kept:
+    with tempfile.TemporaryFile() as held_back:
         try:
-            for name, descriptor in (("stdout", 1), ("stderr", 2)):
-                kept.enter_context(_python_goes_on(name, descriptor))
-            with _descriptors_into(held_back, 1, 2):
+            with _held_back(held_back, stdout=1, stderr=2):
                 yield
         except (InputError, Failure, KeyboardInterrupt):
             raise
@@ -58,49 +58,51 @@ def silence():
             raise
 
 
+@contextlib.contextmanager
+def quiet_python():
+    """Drops what libraries print, log and warn of from Python; file descriptors stay as they are."""
+    nowhere = io.StringIO()
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
 def silence_litert(path):
     """Returns a context in which a `.tflite` file is opened without LiteRT's saying that it has begun."""
     return silence() if str(path).endswith(".tflite") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _python_goes_on(name, descriptor):
-    """Lets Python's stream print where its file descriptor leads now, whatever becomes of that."""
-    stream = getattr(sys, name)
-    try:
-        if stream.fileno() != descriptor:
-            raise OSError
-    except (AttributeError, OSError):  # There is none, or it prints elsewhere.
-        yield
-        return
-    stream.flush()
-    copy = open(  # noqa: SIM115
-        os.dup(descriptor), "w", buffering=1, encoding=stream.encoding, errors=stream.errors
-    )
-    setattr(sys, name, copy)
-    try:
-        yield
-    finally:
-        setattr(sys, name, stream)
-        copy.close()
-
-
-@contextlib.contextmanager
-def _descriptors_into(file, *descriptors):
-    """Lets what is written to file descriptors, from Python or C++, go into an open file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [os.dup(descriptor) for descriptor in descriptors]
-    for descriptor in descriptors:
+def _held_back(file, **descriptors):
+    """Lets what is written to file descriptors go into an open file, and Python's streams print on."""
+    streams = {name: getattr(sys, name) for name in descriptors}
+    copies = {name: os.dup(descriptor) for name, descriptor in descriptors.items()}
+    for name, descriptor in descriptors.items():
+        stream = streams[name]
+        stream.flush()
+        if _leads_to(stream, descriptor):
+            # The copy stays open, as a logger that is made meanwhile keeps it.
+            style = {"buffering": 1, "encoding": stream.encoding, "errors": stream.errors}
+            setattr(sys, name, open(copies[name], "w", closefd=False, **style))  # noqa: SIM115
         os.dup2(file.fileno(), descriptor)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for copy, descriptor in zip(kept, descriptors, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
+        for name, descriptor in descriptors.items():
+            getattr(sys, name).flush()
+            setattr(sys, name, streams[name])
+            os.dup2(copies[name], descriptor)
+
+
+def _leads_to(stream, descriptor):
+    try:
+        return stream.fileno() == descriptor
+    except OSError:  # It leads nowhere, as in a notebook.
+        return False
 
 
 def _text(file):
