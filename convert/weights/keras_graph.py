@@ -106,11 +106,7 @@ def _in_front(found):
             offset = offset + scale * np.asarray(producer.offset, np.float64)
             scale = scale * np.asarray(producer.scale, np.float64)
         elif isinstance(producer, keras.layers.Normalization) and not producer.invert:
-            mean, variance = (
-                np.ravel(keras.ops.convert_to_numpy(value)).astype(np.float64)
-                for value in (producer.mean, producer.variance)
-            )
-            std = np.maximum(np.sqrt(variance), keras.config.epsilon())
+            mean, std = parts.statistics(producer)
             offset, scale = offset - scale * mean / std, scale / std
         elif kind.startswith(_AUGMENTATION) and kind != "RandomCrop":
             left_out.append(f"{producer.name} ({kind})")

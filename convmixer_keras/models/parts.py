@@ -41,6 +41,7 @@ class Parts:
     Attributes:
         image: The tensor that the network takes. It is the model's input unless something stands in front.
         input_normalization: The layer that normalises pixels, or None.
+        mean, std: What it subtracts from each channel and then divides by, float64, in 0..255; or None.
         stem: The patch embedding, a `Convolution`.
         blocks: A tuple of a `Block` for each block.
         pool: The pooling layer, or None.
@@ -55,6 +56,8 @@ class Parts:
 
     image: keras.KerasTensor
     input_normalization: keras.Layer | None
+    mean: np.ndarray | None
+    std: np.ndarray | None
     stem: Convolution
     blocks: tuple
     pool: keras.Layer | None
@@ -77,23 +80,6 @@ class Parts:
     def pooling(self):
         """ "avg", "max", or None."""
         return None if self.pool is None else _POOLINGS[type(self.pool)]
-
-    @property
-    def mean(self):
-        """What the model subtracts from each channel, float64 in units of 0..255, or None."""
-        return self._statistic("mean")
-
-    @property
-    def std(self):
-        """What the model then divides each channel by, float64 in units of 0..255, or None."""
-        variance = self._statistic("variance")
-        return None if variance is None else np.maximum(np.sqrt(variance), keras.config.epsilon())
-
-    def _statistic(self, name):
-        if self.input_normalization is None:
-            return None
-        values = keras.ops.convert_to_numpy(getattr(self.input_normalization, name))
-        return np.broadcast_to(values.reshape(-1).astype(np.float64), self.sizes.channels)
 
     @property
     def layers(self):
@@ -154,13 +140,17 @@ def of(model):
     walk.check(convolution.layer, {**_STEM, "kernel_size": patch, "strides": patch})
     if not blocks:
         walk.refuse(convolution.layer, "stands where one has its blocks")
-    normalization = None
+    normalization = mean = std = None
     if isinstance(walk.layer, keras.layers.Normalization):
         normalization = walk.step(keras.layers.Normalization)
         walk.check(normalization, {"invert": False})
+        channels = convolution.layer.kernel.shape[2]
+        mean, std = (np.broadcast_to(values, channels) for values in statistics(normalization))
     return Parts(
         image=walk.tensor,
         input_normalization=normalization,
+        mean=mean,
+        std=std,
         stem=convolution,
         blocks=tuple(blocks),
         pool=pool,
@@ -168,6 +158,15 @@ def of(model):
         head_activation=head_activation,
         **walk.common,
     )
+
+
+def statistics(normalization):
+    """Returns what a `Normalization` layer subtracts and what it then divides by, as float64 arrays."""
+    mean, variance = (
+        keras.ops.convert_to_numpy(values).reshape(-1).astype(np.float64)
+        for values in (normalization.mean, normalization.variance)
+    )
+    return mean, np.maximum(np.sqrt(variance), keras.config.epsilon())
 
 
 def check_finite(model):
