@@ -18,6 +18,7 @@ from processes import started
 from small_runs import TINY, StopAfter, interrupt_after
 
 from convmixer_keras.training import trainer as training
+from convmixer_keras.training.run import checkpoint as checkpoint_file
 from convmixer_keras.training.run import run_folder
 from convmixer_keras.training.run.resume import exhausted
 from convmixer_keras.training.run.settings import Settings
@@ -248,27 +249,40 @@ def test_damaged_histories(tmp_path, content):
             folder.read_history()
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("epochs", 999, "epochs must be at least 999"),
-        ("epochs", -1, "cannot be resumed from: it says -1 epochs"),
-        ("epochs", "many", "cannot be resumed from"),
-        ("batches", 10**9, "steps into an epoch"),
-        pytest.param("seconds", np.nan, "cannot be resumed from", marks=pytest.mark.slow),
-        ("sums", np.array([np.inf]), "cannot be resumed from"),
-        pytest.param("sums", None, "cannot be resumed from", marks=pytest.mark.slow),
-    ],
-)
-def test_damaged_checkpoint_attributes(finished, recipe, name, value, message):
-    with h5py.File(finished / run_folder.CHECKPOINT, "a") as file:
+def damage(path, name, value):
+    with h5py.File(path, "a") as file:
         del file.attrs[name]
         if value is not None:
             file.attrs[name] = value
         if name == "batches":
             file.attrs["epochs"] = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("epochs", 999, "epochs must be at least 999"), ("batches", 10**9, "steps into an epoch")],
+)
+def test_a_checkpoint_of_another_length(finished, recipe, name, value, message):
+    damage(finished / run_folder.CHECKPOINT, name, value)
     with pytest.raises(InputError, match=message):
         training.train(recipe, finished, resume=True, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", -1),
+        ("epochs", "many"),
+        ("seconds", np.nan),
+        ("sums", np.array([np.inf])),
+        ("sums", None),
+    ],
+)
+def test_damaged_checkpoint_attributes(finished, name, value):
+    path = finished / run_folder.CHECKPOINT
+    damage(path, name, value)
+    with pytest.raises(InputError, match=rf"^{path} cannot be resumed from: "):
+        checkpoint_file.restore(None, path)  # Before anything of the model is looked at.
 
 
 @pytest.fixture
