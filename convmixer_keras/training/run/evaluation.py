@@ -1,6 +1,7 @@
 """Loss, top-1 and top-5 of a saved model, `.keras` or `.tflite`."""
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -9,13 +10,15 @@ from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
 from convmixer_keras.utils import progress
 
+BATCH, MOST_VALUES = 32, 2**25  # Images in a batch, and values in it: 128 MiB.
+
 
 def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=None, max_bad_images=0):
     """Evaluates a saved model on the validation split of a recipe's data set.
 
     Args:
         path: A `.keras` or `.tflite` file.
-        recipe: A `Recipe`; its data set and batch size count. Where the file does not say how photographs
+        recipe: A `Recipe`; its data set counts. Where the file does not say how photographs
             become its input, so do its image size, crop, filter and orientation, and its mean and std where
             the model does not normalise by itself.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
@@ -53,6 +56,9 @@ def open_model(path, recipe, scores=None, changes=None):
 def evaluate_opened(opened, recipe, data_dir=None, verbose=0, max_bad_images=0):
     """Evaluates a `Predictor` as `evaluate` does a file."""
     source = open_source(recipe, data_dir)
+    # The batches have no effect on the result: few images at a time, and of large ones fewer.
+    count = max(1, min(BATCH, MOST_VALUES // math.prod(opened.input_shape)))
+    recipe = dataclasses.replace(recipe, batch_size=count)
     opened.check_fits(source.name, source.class_names, source.channels)
     data = pipeline.load_validation(
         recipe, source=source, preprocessing=opened.preprocessing, max_bad_images=max_bad_images

@@ -169,8 +169,8 @@ def is_in_top(labels, scores, k):
     return keras.ops.any(highest == truth[:, None], -1)
 
 
-def compile_model(model, optimizer, classes, from_logits=True, steps_per_execution=1):
-    """Compiles with cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
+def compile_model(model, optimizer, classes, steps_per_execution=1):
+    """Compiles a model of logits: cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
 
     Returns:
         The metrics in which an epoch is summed up: loss, accuracy, top5.
@@ -181,9 +181,7 @@ def compile_model(model, optimizer, classes, from_logits=True, steps_per_executi
     ]
     model.compile(
         optimizer=optimizer,
-        loss=keras.losses.CategoricalCrossentropy(
-            from_logits=from_logits, reduction="mean_with_sample_weight"
-        ),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
         weighted_metrics=accuracies,
         steps_per_execution=steps_per_execution,
     )
