@@ -17,7 +17,7 @@ def take(folder):
         folder: The folder, which exists.
 
     Returns:
-        The open file that holds the lock until it is closed.
+        The open file that holds the lock until it is closed; remove it first.
 
     Raises:
         InputError: If the folder cannot be written to, or another process has locked it.
@@ -35,6 +35,9 @@ def take(folder):
         raise InputError(f"{folder} is in use by {owner}: choose another --output") from None
     except OSError:  # A file system without locks.
         pass
+    if not os.path.exists(path) or not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+        file.close()  # Its last owner has just removed it.
+        return take(folder)
     with contextlib.suppress(OSError):  # The disk is full.
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

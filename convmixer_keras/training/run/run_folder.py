@@ -1,5 +1,6 @@
 """The folder of a training run: what is in it, and how it is written so that nothing is lost."""
 
+import contextlib
 import csv
 import glob
 import io
@@ -76,7 +77,8 @@ class RunFolder:
 
     def unlock(self):
         if self._lock:
-            self._lock.close()
+            with self._lock, contextlib.suppress(FileNotFoundError):
+                os.remove(self[lock.NAME])
             self._lock = None
 
     def write_config(self, config):
