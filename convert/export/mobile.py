@@ -18,13 +18,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.convert.export.depthwise import (
-    STATED,
-    groups,
-    split_depthwise,
-    weighted,
-    whole_depthwise,
-)
+from convmixer_keras.convert.export import depthwise
 from convmixer_keras.images.reading import MOST_PIXELS
 from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
@@ -165,28 +159,27 @@ def _block(x, block, name, integer, whole, order):
     (layer, norm), add, pointwise = block
     kernel, bias = _weights(layer)
     scale, shift = _scale_and_shift(norm)
-    in_batch = _is_batch_normalization(norm)
-    if in_batch:
+    if _is_batch(norm):
         kernel, bias, scale = _through_relu(kernel, bias, scale, layer.activation, axis=2)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
-    slices = [slice(None)] if whole else groups(len(bias), integer)
+    slices = [slice(None)] if whole else depthwise.groups(len(bias), integer)
     wholes, halves = [], []
     for g, at in enumerate(slices):
         label = f"{name}_group{g}" if len(slices) > 1 else name
         part = x.tensor if len(slices) == 1 else x.tensor[:, :, :, at]
         part = _Scaled(part, x.scale[at], x.shift[at]).computed(integer, f"{label}_scale")
         if whole:
-            y = whole_depthwise(part, kernel, bias, f"{label}_depthwise")
+            y = depthwise.whole_depthwise(part, kernel, bias, f"{label}_depthwise")
         else:
-            y = split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
+            y = depthwise.split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
         y = _activated(y, layer.activation)
-        if add and in_batch:
+        if add and _is_batch(norm):
             y = part + _affine(y, scale[at], None, integer, f"{label}_depthwise_scale")
         wholes.append(part)
         halves.append(y)
     y = _joined(halves)
-    if not in_batch:
+    if not _is_batch(norm):
         # It takes all channels together.
         y = _standardized(y, norm)
         if add:
@@ -202,10 +195,10 @@ def _convolution(x, kernel, bias, strides, convolution, name):
     """A dense convolution without padding, its activation and its normalisation; gives a `_Scaled`."""
     activation, norm = convolution.layer.activation, convolution.norm
     scale, shift = _scale_and_shift(norm)
-    if _is_batch_normalization(norm):
+    if _is_batch(norm):
         kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
     x = _activated(_dense_convolution(x, kernel, bias, strides, name), activation)
-    return _Scaled(x if _is_batch_normalization(norm) else _standardized(x, norm), scale, shift)
+    return _Scaled(x if _is_batch(norm) else _standardized(x, norm), scale, shift)
 
 
 def _through_relu(kernel, bias, scale, activation, axis):
@@ -226,10 +219,11 @@ def _top(x, parts, integer):
     if parts.pooling == "max":
         # A negative scale would make the largest value the smallest.
         y = x.computed(integer, "features")
-        y = keras.layers.MaxPooling2D(y.shape[1:3], **STATED)(y)
+        y = keras.layers.MaxPooling2D(y.shape[1:3], **depthwise.STATED)(y)
         x = _Scaled(y, np.ones_like(x.scale), np.zeros_like(x.shift))
     else:
-        x = x._replace(tensor=keras.layers.GlobalAveragePooling2D(keepdims=True, **STATED)(x.tensor))
+        pool = keras.layers.GlobalAveragePooling2D(keepdims=True, **depthwise.STATED)
+        x = x._replace(tensor=pool(x.tensor))
     if parts.head is None:
         return keras.ops.reshape(x.computed(integer, "features_scale"), (1, -1))
     kernel, bias = x.folded_into(*_weights(parts.head))
@@ -244,13 +238,13 @@ def _weights(layer):
     return [keras.ops.convert_to_numpy(w).astype(np.float64) for w in layer.weights]
 
 
-def _is_batch_normalization(norm):
+def _is_batch(norm):
     return isinstance(norm, keras.layers.BatchNormalization)
 
 
 def _scale_and_shift(norm):
     """Returns what a normalisation comes to at inference, per channel."""
-    if not _is_batch_normalization(norm):
+    if not _is_batch(norm):
         return _weights(norm)
     gamma, beta, mean, variance = _weights(norm)
     scale = gamma / np.sqrt(variance + norm.epsilon)
@@ -260,9 +254,9 @@ def _scale_and_shift(norm):
 def _dense_convolution(x, kernel, bias, strides, name):
     """A convolution without padding or activation, its kernel (height, width, in, out)."""
     layer = keras.layers.Conv2D(
-        len(bias), kernel.shape[:2], strides, kernel_initializer="zeros", name=name, **STATED
+        len(bias), kernel.shape[:2], strides, kernel_initializer="zeros", name=name, **depthwise.STATED
     )
-    return weighted(layer, x, kernel, bias)
+    return depthwise.weighted(layer, x, kernel, bias)
 
 
 def _affine(x, scale, shift, integer, name):
@@ -279,7 +273,7 @@ def _affine(x, scale, shift, integer, name):
         return x + shift.astype(np.float32) if has_shift else x
     # Weights of a convolution are quantised channel by channel, those of a multiplication all alike.
     shift = np.zeros_like(scale) if shift is None else shift
-    return whole_depthwise(x, scale[None, None, :, None], shift, name)
+    return depthwise.whole_depthwise(x, scale[None, None, :, None], shift, name)
 
 
 def _activated(x, activation):
