@@ -303,6 +303,28 @@ def test_names_that_belie_the_content(tmp_path):
     )
 
 
+def test_photographs_and_another_top(tmp_path, convmixer_convert, image_folder):
+    """Of a network that takes pixels; a graph without a classifier is compared by its features."""
+    variant(front=FRONTS["to one"]).save(tmp_path / "m.keras")
+    out = tmp_path / "out.keras"
+    outcome = convmixer_convert(
+        tmp_path / "m.keras", out, "--images", image_folder / "val", "--classes", 7, "--image-size", 24
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert f"{SIDE} x {SIDE}, against the file's own graph" in outcome.stdout
+    assert "same top-1 on 15 of 15" in outcome.stdout
+    converted = keras.saving.load_model(out)
+    assert (converted.input_shape, converted.output_shape) == ((None, 24, 24, 3), (None, 7))
+    body = variant(top=lambda self, x: x)
+    body.save(tmp_path / "body.keras")
+    assert "no classifier" in convmixer_convert(tmp_path / "body.keras", out).stderr
+    outcome = convmixer_convert(tmp_path / "body.keras", out, "--no-top")
+    assert "against the file's own graph: largest feature difference" in outcome.stdout
+    images = PIXELS / 100
+    features = keras.saving.load_model(out).predict(images, verbose=0)
+    np.testing.assert_allclose(features, body.predict(images, verbose=0), rtol=0, atol=1e-4)
+
+
 def test_a_claimed_size_is_not_built(tmp_path):
     variant().save(tmp_path / "m.h5")
     with h5py.File(tmp_path / "m.h5", "r+") as file:
