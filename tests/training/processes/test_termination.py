@@ -81,7 +81,11 @@ def test_a_run_that_was_asked_to_end_goes_on(unbroken, tmp_path, number, phase, 
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_before_the_first_step_nothing_is_to_go_on_with(here, tmp_path, monkeypatch, number, code, word):
     begin = training.KeepRun.on_epoch_begin

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from processes import COMMAND, started, tf_configs
+from processes import COMMAND, environment, started, tf_configs
 
 SMALL = [
     "--recipe",
@@ -36,7 +36,7 @@ SMALL += ["--patch-size", "8", "--kernel-size", "3", "--dtype-policy", "float32"
 WAYS = ["SIGTERM", "SIGINT", "no number", "bad image", "lost process", "error in validation", "the end"]
 SECONDS = 10  # That an ending may take, on a machine that does little else.
 
-# The library in a script, whose validation fails with an error that nobody catches.
+# The library in a script, in which an error that nobody catches may come before a batch.
 SCRIPT = """
 import dataclasses, sys
 import keras
@@ -44,26 +44,65 @@ import convmixer_keras as ck
 from convmixer_keras.recipes import DIGITS
 
 class Fail(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        self.fail("training", batch)
+
     def on_test_batch_begin(self, batch, logs=None):
-        if batch == int(sys.argv[2]):
-            raise ArithmeticError("in validation")
+        self.fail("validation", batch)
+
+    def fail(self, phase, batch):
+        if sys.argv[2:] == [phase, str(batch)]:
+            raise ArithmeticError(f"in {phase}")
 
 recipe = dataclasses.replace(DIGITS, dataset=sys.argv[1], image_size=32, patch_size=8, hidden_dim=8, depth=1)
-recipe = dataclasses.replace(recipe, mean=(0.5,), std=(0.5,), epochs=2)
-ck.training.train(recipe, "run", callbacks=[Fail()] * (len(sys.argv) > 2), verbose=0)
+recipe = dataclasses.replace(recipe, mean=(0.5,), std=(0.5,), epochs=2, batch_size=8)
+ck.training.train(recipe, "run", callbacks=[Fail()], verbose=0)
 print("trained", flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
+# Threads of tf.data are always within Python, or wait for it.
+SLOWLY = """
+import time
+from convmixer_keras.images import reading
+
+whole = reading.exif_orientation
+def slowly(*arguments):
+    end = time.monotonic() + 0.03
+    while time.monotonic() < end:
+        sum(range(1000))
+    return whole(*arguments)
+reading.exif_orientation = slowly
+"""
+
+
+def photographs_in(folder, count):
     draw = np.random.default_rng(0)
-    for i in range(4000):
+    for i in range(count):
         (folder / f"class{i % 4}").mkdir(exist_ok=True)
         pixels = draw.integers(0, 255, (32, 32, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"class{i % 4}" / f"{i}.jpg")
     return folder
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    return photographs_in(tmp_path_factory.mktemp("photographs"), 4000)
+
+
+def test_the_interpreter_ends_behind_an_error_that_nobody_catches(tmp_path):
+    """It hung: the error keeps the iterator, whose threads wait for Python, which waits for them."""
+    photographs = photographs_in(tmp_path, 200)
+    done = subprocess.run(
+        [sys.executable, "-c", SLOWLY + SCRIPT, photographs, "training", "1"],
+        cwd=tmp_path,
+        env=environment(PYTHONPATH=str(ROOT)),
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "ArithmeticError: in training"
 
 
 def seconds_to_end(process, begun, act=lambda: None):
@@ -109,7 +148,7 @@ def test_thirty_runs_end(photographs, tmp_path, number):
     elif way == "lost process":
         configs, begun = tf_configs(2), "Epoch 1/"
     elif way == "error in validation":
-        command = [sys.executable, "-c", SCRIPT, photographs, draw.randrange(6)]
+        command = [sys.executable, "-c", SCRIPT, photographs, "validation", draw.randrange(6)]
         begun = "ArithmeticError: in validation"
     else:
         command = [sys.executable, "-c", SCRIPT, photographs]

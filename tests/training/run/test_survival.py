@@ -254,7 +254,9 @@ def test_what_is_not_finite_is_not_written(tmp_path, monkeypatch, phase, batch, 
     assert {path: digest(path) for path in left} == left
 
 
-@pytest.mark.parametrize("place", ["before the checkpoint", "behind the checkpoint"])
+@pytest.mark.parametrize(
+    "place", ["before the checkpoint", pytest.param("behind the checkpoint", marks=pytest.mark.slow)]
+)
 def test_the_best_model_is_that_of_the_history_wherever_a_run_is_killed(tmp_path, monkeypatch, place):
     """At the end of the second epoch, whose repetition would come out otherwise on a GPU."""
     recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=180)
