@@ -74,7 +74,7 @@ def test_logits_equal_pytorch(arguments, side, channels, activation):
     images = np.random.default_rng(1).normal(size=(3, side, side, channels)).astype(np.float32)
     _, depth, _, patch_size = arguments
     expected = torch_logits(model, images, depth, patch_size, activation)
-    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_ablations_equal_pytorch(options):
         pool=options.get("pooling", "avg"),
         norm=options.get("normalization", "batch"),
     )
-    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS, ids=lambda preset: preset.name)
@@ -180,11 +180,11 @@ def test_features():
     feature_map = ck.ConvMixer(**SMALL, include_top=False, input_shape=(9, 7, 3))
     assert feature_map.output_shape == (None, 4, 3, 8)
     images = np.random.default_rng(0).normal(size=(2, 9, 7, 3)).astype(np.float32)
-    features = feature_map.predict(images, verbose=0)
+    features = np.asarray(feature_map(images))
     for pooling, reduce in (("avg", np.mean), ("max", np.max)):
         pooled = ck.ConvMixer(**SMALL, include_top=False, pooling=pooling, input_shape=(9, 7, 3))
         pooled.set_weights(feature_map.get_weights())
-        np.testing.assert_allclose(pooled.predict(images, verbose=0), reduce(features, (1, 2)), rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(pooled(images)), reduce(features, (1, 2)), rtol=1e-5)
 
 
 def test_input_tensor():
@@ -208,8 +208,8 @@ def test_preprocessing_is_part_of_the_model():
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.float32)
     normalised = (images - [10, 20, 30]) / [1, 2, 4]
     assert raw.layers[1].name == "input_normalization"
-    expected = bare.predict(normalised, verbose=0)
-    np.testing.assert_allclose(raw.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    expected = np.asarray(bare(normalised))
+    np.testing.assert_allclose(np.asarray(raw(images)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_include_preprocessing_takes_imagenet_pixels():
@@ -226,12 +226,12 @@ def test_logits_stay_float32(policy):
     model = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
     assert model.get_layer("stem_conv").compute_dtype == policy.removeprefix("mixed_")
     images = np.random.default_rng(0).uniform(0, 255, (4, 8, 8, 3)).astype(np.float32)
-    logits = model.predict(images, verbose=0)
+    logits = np.asarray(model(images))
     assert logits.dtype == np.float32
     keras.config.set_dtype_policy("float32")
     full = ck.ConvMixer(**SMALL, classes=3, input_shape=(8, 8, 3), input_mean=127.5, input_std=50)
     full.set_weights(model.get_weights())
-    np.testing.assert_allclose(logits, full.predict(images, verbose=0), atol=0.05)
+    np.testing.assert_allclose(logits, np.asarray(full(images)), atol=0.05)
 
 
 def test_classifier_activation():

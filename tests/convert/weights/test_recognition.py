@@ -214,4 +214,4 @@ def test_the_command_says_what_it_took_for_what(tmp_path, convmixer_convert):
     images = np.random.default_rng(0).standard_normal((2, 12, 12, 3), np.float32)
     model = keras.saving.load_model(tmp_path / "m.keras")
     expected = torch_reference.logits(reference, images)
-    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=0, atol=1e-4)

@@ -21,7 +21,7 @@ def test_written_state_dict_loads_strictly(layout):
     images = np.random.default_rng(1).standard_normal((2, 19, 19, 3), np.float32)
     expected = torch_reference.logits(reference.eval(), images)
     assert np.std(expected) > 0.05  # Outputs that are all alike would prove nothing.
-    np.testing.assert_allclose(model.predict(images, verbose=0), expected, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
