@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import torch_reference
 from conftest import ROOT
 from PIL import Image
 
@@ -61,6 +62,7 @@ def prepared(tmp_path_factory):
     converted = ck.ConvMixer(8, 1, 3, 14, classes=2, input_shape=(224, 224, 3))
     ck.save_model(converted, root / "converted.keras", ANIMALS)
     _checkpoints(root)
+    _other_program(root / "functional.keras")
     return root
 
 
@@ -80,7 +82,24 @@ def _checkpoints(root):
     tflite.export(model, root / "model.tflite", labels=ANIMALS)
     (root / "three.tflite").write_bytes((root / "model.tflite").read_bytes())
     state = to_torch.to_state_dict(model, "official")
-    torch.save({name: torch.tensor(array) for name, array in state.items()}, root / "checkpoint.pth")
+    state = {name: torch.tensor(array) for name, array in state.items()}
+    torch.save(state, root / "checkpoint.pth")
+    network = torch_reference.official(8, 4, 3, 4, len(ANIMALS), 3, torch.nn.GELU).eval()
+    network.load_state_dict(state, strict=False)  # Without PyTorch's counters of batches.
+    inputs = torch.randn(2, 3, 32, 32)
+    np.savez(root / "reference.npz", inputs=inputs, logits=network(inputs).detach())
+
+
+def _other_program(path):
+    """A ConvMixer of another program that uses Keras' own layers."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(8, 4, strides=4, activation="gelu")(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.BatchNormalization()(x)
+    y = keras.layers.DepthwiseConv2D(3, padding="same", activation="gelu")(x)
+    x = keras.layers.Add()([keras.layers.BatchNormalization()(y), x])
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 1, activation="gelu")(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    keras.Model(image, keras.layers.Dense(2, activation="softmax")(x)).save(path)
 
 
 @pytest.fixture(scope="session")

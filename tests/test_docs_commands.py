@@ -36,6 +36,8 @@ from readers_files import (  # noqa: F401
     tfds_data,
 )
 
+from convmixer_keras.utils import command_line
+
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 ENTRY_POINTS = dict(
@@ -90,6 +92,12 @@ COMMANDS = [
     pytest.param(command, marks=_mark(command)) for command in ALL if not by_pattern(command, NOT_RUN.items())
 ]
 OTHERS = sorted(command for command in ALL if by_pattern(command, NOT_RUN.items()))
+
+
+@pytest.fixture(autouse=True)
+def _stay(monkeypatch):
+    """A command that leaves its process at once ends the test's instead."""
+    monkeypatch.setattr(command_line, "leave", sys.exit)
 
 
 @pytest.fixture
