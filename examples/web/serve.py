@@ -15,6 +15,7 @@ import http.server
 import os
 import pathlib
 import shutil
+import signal
 
 import certificate
 import fetch_litert
@@ -55,6 +56,7 @@ def main(argv=None):
             litert = arguments.litert
             fetch_litert.check(litert)
         server.files = site(arguments.model, litert)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is its good end.
         try:
             print(
                 f"http{'s' if arguments.network else ''}://{address}:{server.server_port}/  (Ctrl-C ends it)",
