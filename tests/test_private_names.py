@@ -114,6 +114,11 @@ NAMES = {
         lambda: keras.layers.Dense(2),
         "a network's graph is walked from its output to its input",
     ),
+    "_run_through_graph": (
+        "convert/weights/keras_graph.py",
+        compiled_model,
+        "a model within another is rewritten layer by layer",
+    ),
     "_prefer_unique_instance_key": (
         "convmixer_keras/training/processes/distribution.py",
         lambda: cross_device_utils.CollectiveReplicaLauncher,

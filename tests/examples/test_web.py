@@ -146,7 +146,7 @@ def problem(page):
 def probabilities(path, pixels):
     """By Python's interpreter; a softmax of logits."""
     classifier = Classifier(path)
-    scores = classifier.predict(pixels).astype(np.float64)
+    scores = classifier.outputs(pixels).astype(np.float64)
     if classifier.output_name == "logits":
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
