@@ -152,7 +152,7 @@ def print_differences(mode, classifier, page, photos, scratch):
     for photo in photos:
         pixels = ck.preprocessing.Preprocessing(classifier.input_shape[:2])(photo)
         Image.fromarray(pixels.astype(np.uint8).squeeze()).save(scratch)
-        expected = probabilities(classifier, pixels)
+        expected = classifier.predict(pixels)[0]
         found = classified(page, scratch)
         same = max(same, *(abs(found[i] - expected[i]) for i in found))
         found = classified(page, photo)
@@ -162,14 +162,6 @@ def print_differences(mode, classifier, page, photos, scratch):
         f"{mode}: probabilities differ by up to {same:.2g} on the same pixels, {file:.2g} on the files; "
         f"same class on {agree} of {len(photos)} files"
     )
-
-
-def probabilities(classifier, pixels):
-    scores = classifier.predict(pixels)[0]
-    if classifier.output_name == "logits":
-        scores = np.exp(scores - scores.max())
-        scores /= scores.sum()
-    return scores
 
 
 if __name__ == "__main__":
