@@ -100,6 +100,8 @@ class Folder:
             return []
         others = [name for name in folders if name not in splits and _holds_image(self._path(name))]
         foreign = [name for name in others if name not in known]
+        if {*named} - {*folders, HELD_OUT}:  # One is asked for that is not there: its error names these.
+            return sorted([*splits, *filter(self._holds_classes, foreign)])
         if foreign and not {*splits} & {*named}:
             if all(map(self._holds_images_itself, splits)):
                 return []

@@ -176,7 +176,7 @@ def test_ctrl_c_at_any_moment(command, share, tmp_path, how_long):
     build(**SMALL).save(tmp_path / "m.keras")
     arguments = [sys.executable, "-m", f"convmixer_keras.commands.{command}", "m.keras", f"m.{command}"]
     with started(arguments, tmp_path) as process:
-        time.sleep(max(share * how_long(command), 1))
+        time.sleep(max(share * how_long(command), 3))  # Before, it is Python that starts.
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=300)
     written = (tmp_path / f"m.{command}").exists()
