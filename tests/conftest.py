@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import pathlib
+import signal
 import sys
 from typing import NamedTuple
 
@@ -16,6 +17,10 @@ with contextlib.suppress(ImportError):
     import triton  # noqa: F401
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# A job that a shell runs in the background ignores Ctrl-C, and so would all processes of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes many objects that stay. Python looks through them so often that it takes a tenth of the time.
 gc.set_threshold(100_000, 50, 100)

@@ -133,7 +133,7 @@ def seconds_to_end(process, begun, act=lambda: None):
     return time.monotonic() - began, "".join(lines)
 
 
-@pytest.mark.slow
+@pytest.mark.real
 @pytest.mark.parametrize("number", range(30))
 def test_thirty_runs_end(photographs, tmp_path, number):
     way, draw = WAYS[number % len(WAYS)], random.Random(number)
