@@ -20,6 +20,7 @@ from convmixer_keras.commands import flags
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import one_line
 
 BATCH = 32
 
@@ -39,7 +40,7 @@ def main():
     # Around all of the work, which would be lost if the picture could not be written.
     with written_whole(arguments.output) as picture:
         draw_neighbours(paths, arguments, picture)
-    print(f"wrote {arguments.output}: in each row an image, then its nearest neighbours")
+    print(f"wrote {one_line(arguments.output)}: in each row an image, then its nearest neighbours")
 
 
 def draw_neighbours(paths, arguments, picture):
@@ -68,7 +69,7 @@ def draw_neighbours(paths, arguments, picture):
     if arguments.save:
         with written_whole(arguments.save) as temporary, open(temporary, "wb") as file:
             np.savez(file, paths=paths, features=features)
-        print(f"wrote {arguments.save}: paths and features {features.shape}")
+        print(f"wrote {one_line(arguments.save)}: paths and features {features.shape}")
 
     queries = np.unique(np.linspace(0, len(paths) - 1, arguments.rows).round().astype(int))
     shown = [i for query in queries for i in (query, *neighbours[query])]

@@ -54,7 +54,7 @@ def main():
         save_model(model, temporary, names, preprocessing)
     print(
         f"accuracy on what was held out: {100 * accuracy:.1f} %\n"
-        f"wrote {arguments.output}, which knows {one_line(', '.join(names))}"
+        f"wrote {one_line(arguments.output)}, which knows {one_line(', '.join(names))}"
     )
     for command in next_commands(arguments.output, arguments.folder):
         print(f"  {shlex.join(command)}")

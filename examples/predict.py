@@ -62,7 +62,7 @@ def save_csv(path, photos, rows):
         lines.writerow(("file", "rank", "class", "probability"))
         for photo, row in zip(photos, rows, strict=True):
             lines.writerows((photo, i, name, score) for i, (_, name, score) in enumerate(row, 1))
-    print(f"wrote {path}")
+    print(f"wrote {one_line(path)}")
 
 
 def save_json(path, photos, rows):
@@ -74,7 +74,7 @@ def save_json(path, photos, rows):
     ]
     with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, ensure_ascii=False)
-    print(f"wrote {path}")
+    print(f"wrote {one_line(path)}")
 
 
 def save_sheet(path, photos, images, rows, class_names):
@@ -94,7 +94,9 @@ def save_sheet(path, photos, images, rows, class_names):
         titles.append("\n".join(lines))
     with written_whole(path) as temporary:
         image_grid(images, titles, columns=6, wrong=wrong).savefig(temporary)
-    print(f"wrote {path}: the photographs as the network sees them, with their three likeliest classes")
+    print(
+        f"wrote {one_line(path)}: the photographs as the network sees them, each with its three best classes"
+    )
     if wrong:
         print(f"marked in red: {len(wrong)} whose folder is another class than the likeliest")
 

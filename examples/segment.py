@@ -16,6 +16,7 @@ import numpy as np
 
 from convmixer_keras.utils import command_line, progress, streams
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.text import one_line
 
 IGNORED = 255
 LARGEST_SIZE = 4096
@@ -49,7 +50,7 @@ def main():
         save_model(model, model_file)
         shown = slice(min(4, held_out))
         draw(images[shown], masks[shown], predicted[shown], picture)
-    print(f"wrote {arguments.output}, and {arguments.picture}: image, truth, prediction")
+    print(f"wrote {one_line(arguments.output)}, and {one_line(arguments.picture)}: image, truth, prediction")
 
 
 def train(images, masks, classes, arguments):

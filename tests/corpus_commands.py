@@ -141,7 +141,7 @@ def tflite_command_cases(folder):
     for path in odd_paths(folder, ".txt"):
         yield _tflite(f"labels {path[:30]!r}", good, out, "--labels", path)
     for path in odd_paths(folder, ".tflite"):
-        if not os.path.basename(path).startswith("none"):  # Which can be written.
+        if "none" not in os.path.basename(path):  # Which can be written.
             yield _tflite(f"output {path[:30]!r}", good, path)
     for path in (good, "out.keras", "gs://bucket/out.tflite", "nowhere/out.tflite", "/proc/out.tflite"):
         yield _tflite(f"output {path[-20:]}", good, path)
@@ -252,7 +252,7 @@ def convert_command_cases(folder, count=30):
     for path in odd_paths(folder, ".keras"):
         yield _convert(f"output {path[:30]!r}", checkpoint, path)
     for path in odd_paths(folder, ".safetensors"):
-        if not os.path.basename(path).startswith("none"):
+        if "none" not in os.path.basename(path):
             yield _convert(f"output {path[:30]!r}", good, path, "--to", "timm")
     for arguments in (
         (good, good, "--to", "timm"),

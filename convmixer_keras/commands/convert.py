@@ -45,7 +45,7 @@ def main(argv=None):
         _to_keras(arguments)
     else:
         _to_torch(arguments)
-    print(f"wrote {arguments.output}")
+    print(f"wrote {one_line(arguments.output)}")
     return command_line.DONE
 
 

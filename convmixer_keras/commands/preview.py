@@ -4,6 +4,7 @@ from convmixer_keras.commands import flags
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras
 from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.text import one_line
 
 PREVIEWED_BATCHES = 8
 
@@ -27,7 +28,7 @@ def preview(arguments, recipe):
 
     with written_whole(arguments.preview) as path:
         figures.image_grid(images, [title(label) for label in labels]).savefig(path)
-    print(f"wrote {arguments.preview}: {len(images)} augmented images, each under its labels")
+    print(f"wrote {one_line(arguments.preview)}: {len(images)} augmented images, each under its labels")
     return command_line.DONE
 
 

@@ -24,7 +24,7 @@ def write_report(folder, scores):
     _write_csv(matrix, [("is, taken for", *names), *((name, *row) for name, row in counts)])
     with written_whole(picture) as path:
         confusion_matrix(scores.confusion, names).savefig(path)
-    print(f"wrote {classes}, {matrix} and {picture}")
+    print(one_line(f"wrote {classes}, {matrix} and {picture}"))
 
 
 def _write_csv(path, rows):
