@@ -92,10 +92,17 @@ def _held_back(file, **descriptors):
     try:
         yield
     finally:
+        printed = {name: getattr(sys, name) for name in descriptors}
         for name, descriptor in descriptors.items():
-            getattr(sys, name).flush()
             setattr(sys, name, streams[name])
             os.dup2(copies[name], descriptor)
+        for name, stream in printed.items():
+            try:
+                stream.flush()
+            except OSError:  # The disk is full. Python would try again when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), copies[name])
+                stream.flush()
+                raise
 
 
 def _leads_to(stream, descriptor):
