@@ -41,6 +41,10 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     _check_flags(arguments)
     streams.quiet_start()
+    if arguments.images is not None:
+        from convmixer_keras.convert.weights import verification
+
+        verification.image_paths(arguments.images)
     if arguments.to is None:
         _to_keras(arguments)
     else:
@@ -147,10 +151,6 @@ def _check_flags(arguments):
     for one, other in exclusive:
         if given[one] not in (None, False) and given[other] not in (None, False):
             raise InputError(f"--{one} is not allowed with --{other.replace('_', '-')}")
-    if arguments.images is not None:
-        from convmixer_keras.convert.weights import verification
-
-        verification.image_paths(arguments.images)
 
 
 def _to_keras(arguments):
