@@ -120,28 +120,14 @@ class KerasPredictor(Predictor):
 
 def _fixed(model, size, source):
     """Returns the model in float32, for images of `size` where it leaves that open."""
-    import keras
-
-    from convmixer_keras.models import graph
-
-    *open_size, channels = model.inputs[0].shape[1:]
-    if None not in open_size and all(layer.compute_dtype == "float32" for layer in graph.layers(model)):
-        return model
-    image = keras.Input((*size, channels), dtype="float32", name="image")
-
-    def in_float32(layer):
-        if isinstance(layer, keras.Model):
-            return keras.models.clone_model(layer, clone_function=in_float32)
-        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+    from convmixer_keras.models import inputs
 
     try:
-        fixed = keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
-        fixed.set_weights(model.get_weights())
+        return inputs.in_float32(model, size)
     except Exception as error:  # Whatever a layer of the user's says of this size, or of being copied.
         raise InputError(
             f"{source} cannot be run in float32 on images of {size[0]}x{size[1]}: {first_line(error)}"
         ) from None
-    return fixed
 
 
 def _headless(model):

@@ -5,7 +5,7 @@ import os
 import keras
 
 from convmixer_keras.images import preprocessing as preprocessing_module
-from convmixer_keras.models import outputs, parts, saving
+from convmixer_keras.models import inputs, outputs, parts, saving
 from convmixer_keras.utils.errors import InputError
 
 
@@ -59,7 +59,7 @@ def scored(model, logits=False):
         InputError: If the classifier ends in another activation, and `logits` does not say that these are
             the scores.
     """
-    model = _in_float32(model)
+    model = inputs.in_float32(model)
     found = parts.of(model)
     if found.head is None:
         return model, "features"
@@ -78,18 +78,3 @@ def outputs_of(model, images):
     """Returns what a model gives for images (batch, height, width, channels), as an array."""
     with keras.device("cpu:0"):  # A GPU may compute convolutions with fewer bits.
         return keras.ops.convert_to_numpy(model(images, training=False))
-
-
-def _in_float32(model):
-    """Returns the model computing in float32, whatever its dtype policies and its batch size are."""
-    image, layers = model.inputs[0], [*model.layers, *parts.of(model).layers.values()]
-    if image.shape[0] is None and all(layer.compute_dtype == "float32" for layer in layers):
-        return model
-    new = keras.models.clone_model(
-        model,
-        input_tensors=keras.Input(image.shape[1:], dtype="float32", name="image"),
-        clone_function=lambda layer: type(layer).from_config({**layer.get_config(), "dtype": "float32"}),
-        recursive=True,
-    )
-    new.set_weights(model.get_weights())
-    return new

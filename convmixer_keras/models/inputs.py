@@ -6,9 +6,8 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import graph
 from convmixer_keras.utils.errors import InputError
 
-OPEN_SIZE = Preprocessing.size[
-    0
-]  # Side of the images for a model that takes any size, where nothing else states one.
+# Side of the images for a model that takes any size, where nothing else states one.
+OPEN_SIZE = Preprocessing.size[0]
 
 
 def check_takes_images(model, source):
@@ -41,3 +40,32 @@ def takes_pixels(model):
     if all(layer.name != "stem_conv" for layer in layers):
         return True
     return any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers)
+
+
+def in_float32(model, size=(None, None)):
+    """Returns a model computing in float32, whatever its dtype policies are.
+
+    Args:
+        model: A functional or sequential `keras.Model` that takes images, or one that holds such models.
+        size: (height, width) of the images, where the model leaves them open.
+
+    Returns:
+        The model itself where nothing is to be changed, otherwise a copy for any number of images at a time.
+    """
+    batch, *sides, channels = model.inputs[0].shape
+    wanted = [side or given for side, given in zip(sides, size, strict=True)]
+    is_float32 = all(layer.compute_dtype == "float32" for layer in graph.layers(model))
+    if batch is None and wanted == sides and is_float32:
+        return model
+    copy = _cloned(model, keras.Input((*wanted, channels), dtype="float32", name="image"))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _cloned(model, image=None):
+    def in_float32(layer):
+        if isinstance(layer, keras.Model):
+            return _cloned(layer)
+        return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
+
+    return keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)
