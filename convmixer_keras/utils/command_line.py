@@ -1,6 +1,7 @@
 """What the commands have in common: one style of help, exit codes, one-line errors."""
 
 import argparse
+import atexit
 import contextlib
 import importlib.metadata
 import io
@@ -116,6 +117,8 @@ def run(main):
     except OSError as error:  # Nobody reads any more, or the disk is full.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = code or _failed(error)
+    # The work is done: Ctrl-C while the interpreter ends must not look as if it were not.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)
 
 

@@ -51,7 +51,7 @@ def test_exit_codes(main, code, errors, capsys):
 
 
 SCRIPT = """
-import _thread, sys, time, warnings
+import _thread, os, signal, sys, time, warnings
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import Failure
 
@@ -82,6 +82,14 @@ def nothing():
     except KeyboardInterrupt:
         pass
 
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), signal=signal.SIGINT):
+        kill(process, signal)
+
+def while_ending():
+    global kept
+    kept = Late()
+
 def warn():
     warnings.warn("of a\\nlibrary")
     raise Failure("too bad")
@@ -101,6 +109,7 @@ command_line.run(lambda: {})
         ("object_ends()", {}, None, (130, "interrupted\n")),
         ("other_error()", {}, None, (130, "interrupted\n")),
         ("nothing()", {}, None, (130, "interrupted\n")),
+        ("while_ending()", {}, None, (0, "")),
     ],
 )
 def test_how_a_command_ends(body, variables, stdout, expected):
