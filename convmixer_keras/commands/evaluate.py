@@ -5,6 +5,7 @@ import os
 from convmixer_keras.commands import flags
 from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.images.scores import shows_top5
 from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.text import one_line
 
@@ -23,10 +24,10 @@ def evaluate(arguments, recipe):
     scores = evaluation.evaluate_opened(
         opened, recipe, settings.data_dir, verbose=1, max_bad_images=settings.max_bad_images
     )
+    top5 = f", top-5 {100 * scores.top5:.2f} %" if shows_top5(len(scores.class_names)) else ""
     print(
         f"{one_line(arguments.evaluate)} on {one_line(recipe.dataset)}, {scores.images} images of "
-        f"{scores.split!r}: loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %, "
-        f"top-5 {100 * scores.top5:.2f} %"
+        f"{scores.split!r}: loss {scores.loss:.4f}, top-1 {100 * scores.top1:.2f} %{top5}"
     )
     if arguments.report is not None:
         from convmixer_keras.commands.report import write_report

@@ -39,6 +39,11 @@ class Scores(NamedTuple):
             return self.confusion.diagonal() / self.confusion.sum(1)
 
 
+def shows_top5(classes):
+    """Whether top-5 is worth showing: of five classes or fewer it is 100 % for any network."""
+    return classes > 5
+
+
 def best(scores, k):
     """Returns the numbers of the `k` highest scores of each row (rows, classes), the highest first.
 

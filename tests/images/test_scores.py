@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from convmixer_keras.images.class_names import decode_predictions, imagenet_classes, is_same_class
-from convmixer_keras.images.scores import best, scores_of
+from convmixer_keras.images.scores import best, scores_of, shows_top5
 from convmixer_keras.utils.errors import InputError
 
 
@@ -46,6 +46,14 @@ def test_a_constant_model_is_right_for_its_first_classes_only():
     found = scores_of([(np.full((10, 10), 0.1), labels)])
     assert (found.top1, found.top5) == (0.1, 0.5)
     assert found.loss == pytest.approx(np.log(10))
+
+
+def test_top5_is_shown_where_it_can_be_wrong():
+    random = np.random.default_rng(0)
+    for classes in (2, 5, 6):
+        probabilities = random.dirichlet(np.ones(classes), 50)
+        always_right = scores_of([(probabilities, random.integers(0, classes, 50))]).top5 == 1
+        assert shows_top5(classes) != always_right
 
 
 def test_nan_is_an_error():
