@@ -8,6 +8,7 @@ Makes each folder out of hard links under --folder, and removes it. Each size ha
 """
 
 import argparse
+import os
 import pathlib
 import resource
 import shutil
@@ -34,7 +35,8 @@ def main():
         root = pathlib.Path(tempfile.mkdtemp(dir=arguments.folder))
         try:
             make_folder(root, files, arguments.classes)
-            subprocess.run([sys.executable, __file__, "--measure", root / "images"], check=True)
+            quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+            subprocess.run([sys.executable, __file__, "--measure", root / "images"], check=True, env=quiet)
         finally:
             shutil.rmtree(root)
     return 0
