@@ -10,8 +10,6 @@ import sys
 
 import lazy_loader
 
-from convmixer_keras.utils.version import __version__ as __version__
-
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 

@@ -18,5 +18,4 @@ from .models.convmixer import ConvMixer as ConvMixer
 from .models.features import features as features
 from .models.saving import load_class_names as load_class_names
 from .models.saving import save_model as save_model
-
-__version__: str
+from .utils.version import __version__ as __version__

@@ -18,14 +18,15 @@ from convmixer_keras.utils.errors import InputError, first_line
 BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
 
 
-def load(source, include_top=True, *, scores=None, default=None, **changes):
+def load(source=None, include_top=True, *, scores=None, default=None, **changes):
     """Opens a trained model to show it photographs.
 
     Photographs are prepared as the file says, or for published weights as in their authors' evaluation.
 
     Args:
         source: The path of a `.keras` or `.tflite` file; "hf://USER/REPO", a Hugging Face repository that
-            holds one; or the name of one of `BUILDERS`, which stands for its published weights.
+            holds one; or the name of one of `BUILDERS`, which stands for its published weights. None for
+            one whose weights are here, with a note on standard error if that is not ImageNet's.
         include_top: Whether the model is to give class probabilities, or features (images, hidden_dim). A
             `.tflite` file gives what it was exported for.
         scores: "logits" or "probabilities": what the file's outputs are, where it does not say.
@@ -45,6 +46,10 @@ def load(source, include_top=True, *, scores=None, default=None, **changes):
             if it does not say what its scores are, if `changes` do not fit it, or if the weights cannot be
             fetched.
     """
+    if source is None:
+        from convmixer_keras import applications
+
+        source = applications.default_builder()
     if hub.is_name(source):
         source = hub.download(source, ("model.keras", ".keras", ".tflite"))
     if source in BUILDERS:

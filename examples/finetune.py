@@ -4,7 +4,7 @@
   python examples/finetune.py photos/                                    photos/cat/*.jpg, photos/dog/*.jpg
   python examples/finetune.py photos/ --from runs/cifar10/model.keras    start from a model of your own
   python examples/finetune.py photos/ --epochs 5 0                       a linear probe: the body stays
-  python examples/predict.py new.jpg --model outputs/finetuned.keras     what the result is for
+  convmixer-predict new.jpg --model outputs/finetuned.keras              what the result is for
 
 The network gets a new classifier. At first only that is trained, on top of a body that stays as it is, and
 then all of it at a lower rate. Prints the accuracy on a fifth of each class's photographs, which are held
@@ -19,7 +19,6 @@ with ConvMixer-1024/20 at 224x224 the first epoch over 38 photographs took 10 s 
 import concurrent.futures
 import os
 import shlex
-import sys
 
 import numpy as np
 
@@ -62,10 +61,9 @@ def main():
 
 def next_commands(model, folder):
     """Returns what to do with the model next, as lists of words."""
-    predict = os.path.join(os.path.dirname(sys.argv[0]), "predict.py")  # As this example was started.
     tflite = os.path.splitext(model)[0] + ".tflite"
     return (
-        ["python", predict, "PHOTO", "--model", model],
+        ["convmixer-predict", "PHOTO", "--model", model],
         ["convmixer-tflite", model, tflite, "--calibrate", folder],
     )
 

@@ -16,7 +16,7 @@ from conftest import ROOT
 from corpus import HOSTILE_NAMES, Case, damaged_bytes
 from PIL import Image
 
-from convmixer_keras.commands import convert, onnx, publish, tflite, train
+from convmixer_keras.commands import convert, onnx, predict, publish, tflite, train
 from convmixer_keras.convert.export import runtime
 from convmixer_keras.convert.export.tflite import export
 from convmixer_keras.images import preprocessing
@@ -351,7 +351,7 @@ def model_command_cases(folder):
         "keras": lambda name, path: _convert(name, path, os.path.join(folder, "x.keras")),
         "evaluate": lambda name, path: _command(train, name, "--evaluate", path, "--dataset", folder),
         "init": lambda name, path: _command(train, name, f"--init-from={path}", "--dataset", "none/"),
-        "predict": lambda name, path: _script("predict.py", name, photo, f"--model={path}"),
+        "predict": lambda name, path: _command(predict, name, photo, f"--model={path}"),
         "explain": lambda name, path: _script(
             "explain.py", name, path, "--output", os.path.join(folder, "e")
         ),
@@ -361,10 +361,10 @@ def model_command_cases(folder):
         yield command(name, path or "none.keras")
     for path in (*odd_paths(folder, ".tflite"), os.path.join(folder, "cut.tflite")):
         yield _script("on_device.py", f"{path[:30]!r}", photo, f"--model={path}")
-        yield _script("predict.py", f"{path[:30]!r}", photo, f"--model={path}")
+        yield _command(predict, f"{path[:30]!r}", photo, f"--model={path}")
     for path in odd_paths(folder, ".png"):
         yield _script("on_device.py", f"photo {path[:30]!r}", "--", path)
-        yield _script("predict.py", f"photo {path[:30]!r}", "--model", good_keras(folder), "--", path)
+        yield _command(predict, f"photo {path[:30]!r}", "--model", good_keras(folder), "--", path)
     for case in corpus.image_cases(folder, 16):
         if case.path:
             yield _script("on_device.py", case.name, case.path)

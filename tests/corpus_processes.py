@@ -32,7 +32,7 @@ COMMANDS = {
     "convmixer-train --evaluate": "--evaluate @m.keras --dataset @photos --report @report",
     "convmixer-train --evaluate x.tflite": "--evaluate @m.tflite --dataset @photos",
     "convmixer-train --preview": "--preview @p.png --dataset @photos --batch-size 2",
-    "predict.py": "@a.png --model @m.keras --csv @out.csv --sheet @sheet.png",
+    "convmixer-predict": "@a.png --model @m.keras --csv @out.csv --sheet @sheet.png",
     "features.py": "@photos --model @m.keras --output @features.png",
     "explain.py": "@m.keras --photo @a.png --output @pictures",
     "on_device.py": "@a.png --model @m.tflite",

@@ -66,11 +66,16 @@ def imagenet_classes():
     return tuple(tuple(line.split(" ", 1)) for line in file.read_text("ascii").splitlines())
 
 
+@functools.cache
+def known_as(name):
+    """Returns the name by which classes are compared: in one form of Unicode, of a WordNet id the word."""
+    name = unicodedata.normalize("NFC", name)
+    return dict(imagenet_classes()).get(name, name)
+
+
 def is_same_class(name, other):
     """Whether two names mean one class: in either form of Unicode, ImageNet's by WordNet id or by name."""
-    words = dict(imagenet_classes())
-    name, other = (unicodedata.normalize("NFC", text) for text in (name, other))
-    return words.get(name, name) == words.get(other, other)
+    return known_as(name) == known_as(other)
 
 
 def published_classes(weights):

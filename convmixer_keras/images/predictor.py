@@ -68,6 +68,20 @@ class Predictor:
         self._preprocessing = preprocessing
         self._lock = threading.Lock()
 
+    def __repr__(self):
+        return f"<{type(self).__name__} of {self.source}: {self.description}>"
+
+    @property
+    def description(self):
+        """What it takes and gives, in one line: size, crop and orientation, and the classes."""
+        takes = self._preprocessing or f"{'x'.join(map(str, self.input_shape))}, preparation not recorded"
+        if self.classes is None:
+            return f"{takes} -> features {self._output_shape}"
+        names = ""
+        if self.has_names:
+            names = f": {', '.join(self.class_names[:3])}{', ...' if self.classes > 3 else ''}"
+        return f"{takes} -> {self.output_name or 'scores'} of {self.classes} classes{names}"
+
     @property
     def preprocessing(self):
         if self._preprocessing is None:

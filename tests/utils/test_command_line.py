@@ -26,6 +26,7 @@ COMMANDS = {
     "train_keras.py": [sys.executable, ROOT / "train_keras.py"],
     "convmixer-convert": [os.path.join(BIN, "convmixer-convert")],
     "convmixer-tflite": [os.path.join(BIN, "convmixer-tflite")],
+    "convmixer-predict": [sys.executable, "-m", "convmixer_keras.commands.predict"],
 }
 
 
@@ -221,7 +222,7 @@ def test_predict_fetches_the_published_weights(server, tmp_path, image_folder): 
     body = safetensors_bytes(reference_of(presets.CONVMIXER_768_32), tmp_path)
     server.files[HUB_FILE] = (200, {}, body)
     photo = next((image_folder / "train" / "red").glob("*.jpg"))
-    command = [sys.executable, ROOT / "examples/predict.py", photo, "--model", "ConvMixer768_32"]
+    command = [*COMMANDS["convmixer-predict"], photo, "--model", "ConvMixer768_32"]
     for times in (1, 2):
         shown, errors = in_a_pipe(*command)
         assert errors == ""
