@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 
-from any_torchvision import import_timm
+from timm_package import import_timm
 
 IMPORTS = "import sys, keras, convmixer_keras.commands.convert as command"
 WITH_TORCH = IMPORTS + ", torch"

@@ -19,8 +19,8 @@ import pathlib
 import tempfile
 import time
 
-from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
+from timm_package import import_timm
 
 BATCH = 64
 CIFAR_IMAGES = 40_960
@@ -73,15 +73,11 @@ def ours(root, recipe_name, changes, cores=None):
 
 def timm(root):
     import torch
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     import_timm()
-    from timm.data import Mixup, auto_augment, create_transform
+    from timm.data import Mixup, create_transform
 
-    # timm keeps no bit at a magnitude of 10, which Pillow 12 refuses; earlier ones made such an image black.
-    auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: (
-        ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
-    )
     transform = create_transform(
         224,
         is_training=True,

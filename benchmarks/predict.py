@@ -5,8 +5,8 @@ pip install -e ".[bench]" && python benchmarks/predict.py [--rounds 7]
 
 import argparse
 
-from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
+from timm_package import import_timm
 
 BATCH = 8
 

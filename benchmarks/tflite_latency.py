@@ -19,7 +19,7 @@ import warnings
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from any_torchvision import import_timm
+from timm_package import import_timm
 
 import convmixer_keras as ck
 from convmixer_keras.convert.export import tflite

@@ -14,8 +14,8 @@ import argparse
 import os
 from functools import partial
 
-from any_torchvision import import_timm
 from side_by_side import seconds_per_step
+from timm_package import import_timm
 
 SIDE = 224
 # Those that take turns: from a name to (this package's builder, kimm's, timm's, published top-1).

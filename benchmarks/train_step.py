@@ -10,8 +10,8 @@ timm's in PyTorch (channels_last).
 import argparse
 from functools import partial
 
-from any_torchvision import import_timm
 from side_by_side import print_images_per_second, seconds_per_step
+from timm_package import import_timm
 
 # The authors' fast CIFAR-10 network, and one as wide as those for ImageNet, with fewer blocks.
 NETWORKS = {
