@@ -6,19 +6,16 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras.data import augmentation
-from convmixer_keras.data.bad_images import BadImages, map_batch, zeros_like_spec
+from convmixer_keras.data.bad_images import BadImages
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.data.tfdata import as_written, checked_labels, not_sharded, with_cardinality
 from convmixer_keras.data.training import ALONE, Share, training_batches
-from convmixer_keras.data.transforms import evaluation_transform
+from convmixer_keras.data.validation import filled_up, prepared_batches
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
 from convmixer_keras.utils import checks
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.text import one_line
 
 NAMED_CLASSES = 10  # In the line that says what a data set holds.
-FILLING = -(2**31)  # The label of padding that fills up a batch.
 
 
 class Data(NamedTuple):
@@ -85,7 +82,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
     """
     share = _share(worker, workers, recipe.batch_size)
     if max_bad_images < 0:
-        raise InputError(f"max_bad_images must be at least 0, got {max_bad_images}")
+        raise InputError(f"{arg('max_bad_images')} must be at least 0, got {max_bad_images}")
     bad_images = BadImages(max_bad_images)
     source = open_source(recipe, data_dir)
     check_apart(source, recipe)
@@ -95,7 +92,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
     )
     if recipe.batch_size > train.size:
         raise InputError(
-            f"batch_size must be at most the {train.size} training images of {recipe.dataset}, "
+            f"{arg('batch_size')} must be at most the {train.size} training images of {recipe.dataset}, "
             f"got {recipe.batch_size}"
         )
     if len(source.class_names) < 2:
@@ -103,7 +100,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
     for name in ("mean", "std"):
         if len(getattr(recipe, name)) not in (1, source.channels):
             raise InputError(
-                f"{name} must have one value, or one for each of the {source.channels} channels of "
+                f"{arg(name)} must have one value, or one for each of the {source.channels} channels of "
                 f"{recipe.dataset}, got {getattr(recipe, name)}"
             )
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -153,7 +150,7 @@ def _share(worker, workers, batch_size):
     if not 0 <= worker < workers:
         raise InputError(f"worker must be at least 0 and below workers={workers}, got {worker}")
     if batch_size % workers:
-        raise InputError(f"batch_size must be a multiple of the {workers} workers, got {batch_size}")
+        raise InputError(f"{arg('batch_size')} must be a multiple of the {workers} workers, got {batch_size}")
     return Share(worker, workers)
 
 
@@ -195,41 +192,16 @@ def _validation(source, recipe, preprocessing, share, full_batches, bad_images):
     steps = -(-split.size // recipe.batch_size)
     examples = split.examples
     if full_batches:
-        examples = share.of(_filled_up(examples, steps * recipe.batch_size))
-
-    def decode(image):
-        contents = image if split.files is None else tf.io.read_file(image)
-        return augmentation.decode(contents, source.channels, preprocessing.orientation)
-
-    def to_image(image, label, guarded):
-        pixel = tf.zeros((1, 1, source.channels), tf.uint8)
-
-        def decoded():
-            return bad_images.decoded(decode, image) if guarded and split.files else decode(image)
-
-        pixels = tf.cond(label == FILLING, lambda: pixel[:0], decoded)
-        weight = tf.cast(tf.size(pixels) > 0, tf.float32)
-        pixels = tf.cond(weight > 0, lambda: pixels, lambda: pixel)
-        return evaluation_transform(pixels, preprocessing), label, weight
-
-    @as_written
-    def to_batch(*batch):
-        images, labels, weights = map_batch(
-            partial(to_image, guarded=False), partial(to_image, guarded=True), batch
-        )
-        labels = tf.where(labels == FILLING, tf.zeros_like(labels), labels)
-        labels = augmentation.one_hot(checked_labels(labels, classes), classes)
-        if full_batches:
-            return images, labels, weights
-        return tf.boolean_mask(images, weights > 0), tf.boolean_mask(labels, weights > 0)
-
-    batches = examples.batch(recipe.batch_size // share.workers)
-    batches = batches.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
-    images = (
-        batches.filter(lambda images, *_: tf.size(images) > 0)  # None of a batch may be left.
-        .apply(lambda batches: with_cardinality(batches, steps))
-        .with_options(not_sharded())
-        .prefetch(tf.data.AUTOTUNE)
+        examples = share.of(filled_up(examples, steps * recipe.batch_size))
+    images = prepared_batches(
+        examples,
+        preprocessing,
+        classes,
+        recipe.batch_size // share.workers,
+        steps=steps,
+        files=split.files,
+        bad_images=bad_images,
+        weighted=full_batches,
     )
     return Validation(
         images, source.class_names, split.size, source.channels, steps, bad_images, name, split.fingerprint
@@ -241,10 +213,3 @@ def class_weights(split, classes):
     labels = np.fromiter(split.examples.map(lambda _, label: label).as_numpy_iterator(), int)
     counts = np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
     return (counts.sum() / (classes * np.maximum(counts, 1))).astype(np.float32)
-
-
-def _filled_up(examples, size):
-    """Adds examples that only fill up a batch, up to `size` examples."""
-    image, label = examples.element_spec
-    filling = (zeros_like_spec(image), tf.constant(FILLING, label.dtype))
-    return examples.concatenate(tf.data.Dataset.from_tensors(filling).repeat()).take(size)

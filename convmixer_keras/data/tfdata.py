@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from convmixer_keras.data.bad_images import zeros_like_spec
+from convmixer_keras.utils.errors import InputError
 
 # For functions that a data set maps: AutoGraph would read through five seconds of code, and change nothing.
 as_written = tf.autograph.experimental.do_not_convert
@@ -47,9 +48,25 @@ def shuffle(examples, buffer, seed, epoch):
 
 
 def checked_labels(labels, classes):
-    """Returns integer labels (n,); one outside of 0..classes - 1 fails, and `BadImages.checked` says so."""
+    """Returns labels (n,) as int64; one outside of 0..classes - 1 fails, and `BadImages.checked` says so."""
+    labels = tf.cast(labels, tf.int64)
     wrong = tf.boolean_mask(labels, (labels < 0) | (labels >= classes))
     message = [f"labels must be from 0 to {classes - 1}, got", wrong[:1]]
     right = tf.debugging.Assert(tf.equal(tf.size(wrong), 0), message)
     with tf.control_dependencies([right]):
         return tf.identity(labels)
+
+
+def check_examples(spec, channels):
+    """Raises InputError unless a data set of this spec has one image and one label in each element."""
+    specs = tf.nest.flatten(spec)
+    if len(specs) == 2:
+        image, label = specs
+        pixels = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, channels))
+        contents = image.dtype == tf.string and image.shape.is_compatible_with(())
+        if (pixels or contents) and label.dtype.is_integer and label.shape.is_compatible_with(()):
+            return
+    raise InputError(
+        f"examples must be (image, label), not in batches: uint8 (height, width, {channels}) or the bytes of "
+        f"a file, and an integer; got {spec}"
+    )

@@ -8,9 +8,14 @@ import tensorflow as tf
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.bad_images import map_batch
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.tfdata import as_written, checked_labels, not_sharded, with_cardinality
+from convmixer_keras.data.tfdata import (
+    as_written,
+    check_examples,
+    checked_labels,
+    not_sharded,
+    with_cardinality,
+)
 from convmixer_keras.utils import checks
-from convmixer_keras.utils.errors import InputError
 
 
 class Share(NamedTuple):
@@ -52,7 +57,7 @@ def augment(recipe, classes, channels=3):
     classes, channels = checks.positive_int("classes", classes), checks.positive_int("channels", channels)
 
     def apply(examples):
-        _check_examples(examples.element_spec, channels)
+        check_examples(examples.element_spec, channels)
         count = int(examples.cardinality())
         return training_batches(
             lambda epoch: examples,
@@ -65,20 +70,6 @@ def augment(recipe, classes, channels=3):
         )
 
     return apply
-
-
-def _check_examples(spec, channels):
-    specs = tf.nest.flatten(spec)
-    if len(specs) == 2:
-        image, label = specs
-        pixels = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, channels))
-        contents = image.dtype == tf.string and image.shape.is_compatible_with(())
-        if (pixels or contents) and label.dtype.is_integer and label.shape.is_compatible_with(()):
-            return
-    raise InputError(
-        f"examples must be (image, label), not in batches: uint8 (height, width, {channels}) or the bytes of "
-        f"a file, and an integer; got {spec}"
-    )
 
 
 def training_batches(

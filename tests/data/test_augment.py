@@ -1,4 +1,4 @@
-"""The training transform on anyone's own data set."""
+"""The transforms of training and of validation on anyone's own data set."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import convmixer_keras as ck
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
 SMALL = dataclasses.replace(ck.recipes.RECIPES["cifar10"], image_size=16, batch_size=8, epochs=2)
@@ -16,7 +17,7 @@ SMALL = dataclasses.replace(ck.recipes.RECIPES["cifar10"], image_size=16, batch_
 def examples(count=20, side=20):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, side, side + 3, 3)).astype(np.uint8)
-    return tf.data.Dataset.from_tensor_slices((images, np.arange(count) % 3))
+    return tf.data.Dataset.from_tensor_slices((images, np.arange(count, dtype=np.uint8) % 3))
 
 
 def passes(batches, count):
@@ -55,16 +56,47 @@ def test_a_fit_of_ones_own():
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
 
 
-def test_arguments():
+def test_validation_is_pillows_and_a_runs(image_folder):
+    """What `Preprocessing`, which uses Pillow, makes of each file, in order; a run takes them in its own."""
+    recipe = dataclasses.replace(SMALL, crop_pct=0.8, orientation="exif", dataset=str(image_folder))
+    paths = sorted((image_folder / "val").glob("*/*"))
+    labels = np.repeat(np.arange(3, dtype=np.uint8), 5)
+    files = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], labels))
+    files = files.map(lambda path, label: (tf.io.read_file(path), label))
+    batches = files.apply(ck.data.validation_batches(recipe, 3))
+    assert int(batches.cardinality()) == 2
+    (found, again) = passes(batches, 2)
+    assert [len(images) for images, _ in found] == [8, 7]
+    images, one_hot = map(np.concatenate, zip(*found, strict=True))
+    prepare = Preprocessing(16, crop_pct=0.8, orientation="exif")
+    np.testing.assert_array_equal(images, [prepare(path) for path in paths])
+    np.testing.assert_array_equal(one_hot, np.eye(3)[labels])
+    np.testing.assert_array_equal(images, np.concatenate([images for images, _ in again]))
+    of_a_run, their_labels = map(np.concatenate, zip(*ck.data.load_validation(recipe).images, strict=True))
+    order = [int(np.where((images == image).all((1, 2, 3)))[0][0]) for image in of_a_run]
+    assert sorted(order) == list(range(15))
+    np.testing.assert_array_equal(their_labels, one_hot[order])
+
+
+def test_validation_of_grey_arrays():
+    grey = examples().map(lambda image, label: (image[..., :1], label))
+    found = np.concatenate([images for images, _ in grey.apply(ck.data.validation_batches(SMALL, 3, 1))])
+    expected = [Preprocessing(16, 1, orientation="exif")(image) for image, _ in grey.as_numpy_iterator()]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("made", [ck.data.augment, ck.data.validation_batches])
+def test_arguments(made):
     with pytest.raises(InputError, match="classes must be a positive integer, got 0"):
-        ck.data.augment(SMALL, classes=0)
+        made(SMALL, classes=0)
     for wrong in (examples().batch(4), examples().map(lambda image, label: (image, tf.one_hot(label, 3)))):
         with pytest.raises(InputError, match=r"examples must be \(image, label\), not in batches"):
-            wrong.apply(ck.data.augment(SMALL, classes=3))
+            wrong.apply(made(SMALL, classes=3))
 
 
 def test_labels_that_are_no_classes():
     """Labels from 1 would become rows that sum to the smoothing alone."""
     from_one = examples().map(lambda image, label: (image, label + 1))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be from 0 to 2, got\] \[3\]"):
-        passes(from_one.apply(ck.data.augment(SMALL, classes=3)), 1)
+    for made in (ck.data.augment, ck.data.validation_batches):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"labels must be from 0 to 2, got\] \[3\]"):
+            passes(from_one.apply(made(SMALL, classes=3)), 1)

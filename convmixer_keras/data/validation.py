@@ -1,0 +1,117 @@
+"""Validation batches: examples in their order, each prepared as at evaluation."""
+
+from functools import partial
+
+import tensorflow as tf
+
+from convmixer_keras.data import augmentation
+from convmixer_keras.data.bad_images import map_batch, zeros_like_spec
+from convmixer_keras.data.tfdata import (
+    as_written,
+    check_examples,
+    checked_labels,
+    not_sharded,
+    with_cardinality,
+)
+from convmixer_keras.data.transforms import evaluation_transform
+from convmixer_keras.utils import checks
+
+FILLING = -(2**31)  # The label of padding that fills up a batch.
+
+
+def validation_batches(recipe, classes, channels=3):
+    """Returns a function that turns a data set of images into batches to validate on: those of a run.
+
+    Pass it to `Dataset.apply`. Images are decoded, turned, resized and cropped as the recipe says of
+    evaluation, and nothing is drawn: every pass gives the same batches, in the order of the examples.
+
+    Args:
+        recipe: A `Recipe`, such as `ck.recipes.RECIPES["cifar10"]`.
+        classes: Number of classes.
+        channels: Number of channels of the images, 3 or 1.
+
+    Returns:
+        A function from a `tf.data.Dataset` of (image, label) as in `augment` to one of batches: float32
+        images (batch_size, image_size, image_size, channels), 0..255, and float32 one-hot labels
+        (batch_size, classes). The last batch may be smaller.
+
+    Raises:
+        InputError: As `augment`.
+    """
+    classes, channels = checks.positive_int("classes", classes), checks.positive_int("channels", channels)
+
+    def apply(examples):
+        check_examples(examples.element_spec, channels)
+        count = int(examples.cardinality())
+        return prepared_batches(
+            examples,
+            recipe.preprocessing(channels),
+            classes,
+            recipe.batch_size,
+            steps=None if count < 0 else -(-count // recipe.batch_size),
+        )
+
+    return apply
+
+
+def prepared_batches(
+    examples, preprocessing, classes, batch_size, *, steps, files=None, bad_images=None, weighted=False
+):
+    """Makes the batches of validation.
+
+    Args:
+        examples: A `tf.data.Dataset` of (image, label). An image is an array, the bytes of a file, or with
+            `files` a path.
+        preprocessing: The `Preprocessing` of evaluation.
+        classes, batch_size: Their numbers.
+        steps: Number of batches; None if that is not known.
+        files: Not None where images are paths; `bad_images`, a `BadImages`, notes those that cannot be read.
+        weighted: Whether the batches have float32 weights (batch_size,): 0 for what fills up a batch and for
+            files that cannot be read, which are left out otherwise.
+
+    Returns:
+        A `tf.data.Dataset` as `Data.validation`.
+    """
+    channels = preprocessing.channels
+
+    def decode(image):
+        contents = image if files is None else tf.io.read_file(image)
+        return augmentation.decode(contents, channels, preprocessing.orientation)
+
+    def to_image(image, label, guarded):
+        pixel, label = tf.zeros((1, 1, channels), tf.uint8), tf.cast(label, tf.int64)
+
+        def decoded():
+            return bad_images.decoded(decode, image) if guarded and files else decode(image)
+
+        pixels = tf.cond(label == FILLING, lambda: pixel[:0], decoded)
+        weight = tf.cast(tf.size(pixels) > 0, tf.float32)
+        pixels = tf.cond(weight > 0, lambda: pixels, lambda: pixel)
+        return evaluation_transform(pixels, preprocessing), label, weight
+
+    @as_written
+    def to_batch(*batch):
+        images, labels, weights = map_batch(
+            partial(to_image, guarded=False), partial(to_image, guarded=True), batch
+        )
+        labels = tf.where(labels == FILLING, tf.zeros_like(labels), labels)
+        labels = augmentation.one_hot(checked_labels(labels, classes), classes)
+        if weighted:
+            return images, labels, weights
+        return tf.boolean_mask(images, weights > 0), tf.boolean_mask(labels, weights > 0)
+
+    return (
+        examples.batch(batch_size)
+        .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
+        .filter(lambda images, *_: tf.size(images) > 0)  # None of a batch may be left.
+        .apply(lambda batches: batches if steps is None else with_cardinality(batches, steps))
+        .with_options(not_sharded())
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def filled_up(examples, size):
+    """Adds examples that only fill up a batch, up to `size` examples."""
+    image, label = examples.element_spec
+    filling = (zeros_like_spec(image), tf.constant(FILLING, label.dtype))
+    return examples.concatenate(tf.data.Dataset.from_tensors(filling).repeat()).take(size)
