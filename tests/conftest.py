@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from convmixer_keras.utils import errors
+
 # PyTorch's CUDA builds load triton when they need it, which ends the process where TensorFlow came first.
 with contextlib.suppress(ImportError):
     import triton  # noqa: F401
@@ -32,6 +34,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 @pytest.fixture(autouse=True)
 def _clean_keras():
     """Each test starts from Keras' default policy and a fixed seed, whatever the one before did."""
+    errors.call_by({})
     keras = sys.modules.get("keras")
     if keras is None:  # Nothing before used it, and this test may do without.
         return

@@ -131,7 +131,9 @@ def test_what_nobody_says_is_said_once(tmp_path, capsys):
     assert "model.keras does not record its preprocessing" in error
     build().save(tmp_path / "normalised.keras")
     opened = inference.load(tmp_path / "normalised.keras")
-    with pytest.raises(InputError, match="takes normalised channels, and does not say which: give --mean"):
+    with pytest.raises(
+        InputError, match="takes normalised channels, and does not say which: give mean and std"
+    ):
         opened.read(tmp_path / "photo.jpg")
     given = inference.load(tmp_path / "normalised.keras", mean=0.5, std=0.25).preprocessing
     assert given == Preprocessing((13, 15), mean=0.5, std=0.25)
@@ -202,7 +204,7 @@ def plain():
         (of_two_outputs, {}, "must have one output, and has 2"),
         (of_two_outputs, {"include_top": False}, "must have one output, and has 2"),
         (plain, {"include_top": False}, "is not a ConvMixer"),
-        (ending_in_relu, {}, r"scores \(--scores\) must say 'logits' or 'probabilities'"),
+        (ending_in_relu, {}, r"scores must say 'logits' or 'probabilities'"),
         (plain, {"scores": "probabilities"}, "gives logits, and scores says 'probabilities'"),
         (plain, {"size": 16}, r"takes images of the shape \(8, 8, 3\), and .* \(16, 16, 3\)"),
         (plain, {"crop_pct": 0}, "crop_pct must be over 0"),

@@ -7,7 +7,7 @@ import numpy as np
 from convmixer_keras.images.folder import Folder
 from convmixer_keras.images.listing import image_paths
 from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 CALIBRATION_IMAGES = 128
 RANDOM_IMAGES = 8
@@ -34,7 +34,7 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
         images = np.asarray(source)
         if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "uif":
             raise InputError(
-                f"calibration must be at least one image of the shape {shape}, "
+                f"{arg('calibration')} must be at least one image of the shape {shape}, "
                 f"got {images.dtype} {images.shape}"
             )
         if not np.isfinite(images).all():  # The quantiser would crash.
@@ -42,8 +42,8 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
         return images.astype(np.float32)
     if not takes_pixels:
         raise InputError(
-            "images are pixels 0..255, and the model takes normalised channels: give its mean and std, such "
-            "as --mean 0.5 --std 0.25"
+            "images are pixels 0..255, and the model takes normalised channels: give its "
+            f"{arg('mean')} and {arg('std')}"
         )
     if preprocessing is None:
         *size, channels = shape
@@ -84,8 +84,8 @@ def _dataset_images(name, preprocessing):
         source = open_named(name)
     except InputError as error:
         raise InputError(
-            "calibration must be a folder of images, digits, or a name that tensorflow-datasets knows, "
-            f"got {name!r}: there is no such folder, and as a data set: {error}"
+            f"{arg('calibration')} must be a folder of images, digits, or a name that tensorflow-datasets "
+            f"knows, got {name!r}: there is no such folder, and as a data set: {error}"
         ) from None
     if source.channels != preprocessing.channels:
         raise InputError(

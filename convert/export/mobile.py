@@ -22,7 +22,7 @@ from convmixer_keras.convert.export import depthwise
 from convmixer_keras.images.reading import MOST_PIXELS
 from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 LARGEST_KERNEL = 15
 
@@ -89,7 +89,7 @@ def _size(model, size, preprocessing, patch_size):
     own = tuple(model.inputs[0].shape[1:3])
     if size is None:
         if None in own and preprocessing is None:
-            raise InputError("the model leaves the size of its images open: give it, such as --size 224 224")
+            raise InputError(f"the model leaves the size of its images open: give {arg('size')}")
         size = inputs.image_size(model, preprocessing)
     height, width = size
     if (own[0] or height, own[1] or width) != (height, width):
@@ -108,7 +108,9 @@ def _stem(x, parts, preprocessing, integer, whole):
     mean, std = parts.mean, parts.std
     if preprocessing is not None and preprocessing.mean is not None:
         if mean is not None:
-            raise InputError("the model normalises its input itself: mean and std must be left out")
+            raise InputError(
+                f"the model normalises its input itself: leave out {arg('mean')} and {arg('std')}"
+            )
         mean, std = 255 * np.array(preprocessing.mean), 255 * np.array(preprocessing.std)
     if mean is not None:
         # The embedding pads nothing, so that the shift reaches every place alike.

@@ -6,7 +6,7 @@ import keras
 
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.models import inputs, outputs, parts, saving
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 
 def opened(model, class_names=None, preprocessing=None):
@@ -69,7 +69,7 @@ def scored(model, logits=False):
     if kind == "other":
         raise InputError(
             f"{model.name} ends in {found.head_activation!r}, which gives neither logits nor probabilities: "
-            "exported as logits (--logits) it stays as it is"
+            f"exported as they are ({arg('logits', True)}) they may be anything"
         )
     return outputs.probabilities(model), "probabilities"
 

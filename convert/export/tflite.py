@@ -21,7 +21,7 @@ from convmixer_keras.convert.export.mobile import mobile
 from convmixer_keras.convert.export.quantization import MODES
 from convmixer_keras.models import inputs, outputs
 from convmixer_keras.utils import checks, extras, progress, streams
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.version import __version__
 
@@ -101,7 +101,9 @@ def export(
     if MODES[mode].quantise:
         extras.require("ai_edge_quantizer")
     if MODES[mode].integers and calibration is None:
-        raise InputError(f"mode {mode} needs images to find the ranges of its integers with: --calibrate")
+        raise InputError(
+            f"mode {mode} needs images to find the ranges of its integers with: {arg('calibration')}"
+        )
     model, labels, preprocessing = source.opened(model, labels, preprocessing)
     model, output = source.scored(model, logits)
     small = mobile(

@@ -6,7 +6,7 @@ minimum, or above its maximum, cannot have come from it.
 
 import math
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 # The least and the largest value of each; those that the PyTorch network has, too.
 RANGES = {
@@ -64,7 +64,7 @@ def check(activation, recognised, source):
     low, high = RANGES[activation]
     value, key = least if least[0] < low else largest
     bound = f"below {low:g}" if least[0] < low else f"above {high:g}"
-    others = f"{', '.join(remaining)} (--activation)" if remaining else "no activation that is known"
+    others = f"{', '.join(remaining)} ({arg('activation')})" if remaining else "no activation that is known"
     raise InputError(
         f"{source} cannot have {activation}, which gives nothing {bound}: {key} has a running mean of "
         f"{value:.3g}. Its running means allow {others}"

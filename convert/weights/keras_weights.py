@@ -15,7 +15,7 @@ from convmixer_keras.convert.weights import layouts
 from convmixer_keras.convert.weights.activations import known_name
 from convmixer_keras.convert.weights.checkpoint_file import StoredTensor, finite_float32
 from convmixer_keras.models import presets
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 
 ENDINGS = (".keras", ".weights.h5", ".h5")
 # What Keras calls a layer's variables, or how it numbers them, in the order of PyTorch's names.
@@ -98,8 +98,8 @@ def _read(path, epsilon):
     epsilon = epsilon or _stated_epsilon(config) or _EPSILONS.get(package)
     if epsilon is None:
         raise InputError(
-            f"{path} does not say which epsilon its batch normalisations have: pass --epsilon 1e-5 (kimm and "
-            "kmodels) or --epsilon 1e-3 (Keras' default)"
+            f"{path} does not say which epsilon its batch normalisations have: give {arg('epsilon')}, "
+            "1e-5 (kimm and kmodels) or 1e-3 (Keras' default)"
         )
     tensors = {}
     for layer, name in _numbered(layers).items():

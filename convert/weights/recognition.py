@@ -10,7 +10,7 @@ from convmixer_keras.convert.weights.checkpoint_file import StoredTensor
 from convmixer_keras.convert.weights.layouts import LAYOUTS, NORM_TENSORS, tensor_shape
 from convmixer_keras.convert.weights.structure import by_structure
 from convmixer_keras.models.presets import Sizes
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 OWN_NAMES = "own"
 # Wrappers put these into names, anywhere and repeatedly: DataParallel, torch.compile, DeepSpeed, FSDP and
@@ -102,7 +102,9 @@ def _unwrapped(tensors, source):
             continue
         short = _WRAPPERS.sub("", key)
         if short in original:
-            raise InputError(f"{source} holds {short} twice, with and without a prefix: --prefix takes one")
+            raise InputError(
+                f"{source} holds {short} twice, with and without a prefix: {arg('prefix')} takes one"
+            )
         original[short] = key
     modules = [key.split(".")[:-1] for key in original]
     shared = 0

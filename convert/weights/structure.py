@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 # How programs call the four tensors of a normalisation, in PyTorch's order and under its names.
 _NORM_NAMES = {
@@ -56,8 +56,8 @@ def by_structure(tensors, source, include_top=True, in_order=False):
         lost.append(f"{bare[0].name}.bias")
     if lost:
         raise InputError(
-            f"{source} lacks {', '.join(lost[:_NAMED])} of a module whose other tensors are there (--ignore "
-            "leaves out what is not the network's)"
+            f"{source} lacks {', '.join(lost[:_NAMED])} of a module whose other tensors are there "
+            f"({arg('ignore')} leaves out what is not the network's)"
         )
     wanted = ((stems, 1, "patch embedding"), (depthwise, depth, "depthwise convolutions"))
     wanted += ((norms, 2 * depth + 1, "normalisations"), (heads, int(include_top), "classifier"))
@@ -67,8 +67,8 @@ def by_structure(tensors, source, include_top=True, in_order=False):
     if wrong or not depth:
         raise InputError(
             f"{source} is not a ConvMixer by the shapes of its tensors. With {depth} dense 1x1 convolutions "
-            f"there must be {'; '.join(wrong) or 'blocks'}. --ignore leaves out tensors beside the network, "
-            "and --prefix takes one of several networks"
+            f"there must be {'; '.join(wrong) or 'blocks'}. {arg('ignore')} leaves out tensors beside "
+            f"the network, and {arg('prefix')} takes one of several networks"
         )
 
     parts = {"stem_conv": stems[0]}

@@ -11,7 +11,7 @@ from convmixer_keras.images import preprocessing
 from convmixer_keras.models import presets
 from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.utils import hub
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 # Which file of a hub's repository to take, the best first.
 HUB_FILES = (
@@ -97,7 +97,9 @@ def open_checkpoint(
     name = os.fspath(path)
     path = hub.download(path, HUB_FILES) if hub.is_name(path) else name
     if activation is not None and activation not in activations.RANGES:
-        raise InputError(f"activation must be one of {', '.join(activations.RANGES)}, got {activation!r}")
+        raise InputError(
+            f"{arg('activation')} must be one of {', '.join(activations.RANGES)}, got {activation!r}"
+        )
     package = stated = statistics = original = None
     left_out = []
     if not keras_weights.is_keras_file(path):
@@ -139,11 +141,13 @@ def _read_graph(path, include_top):
         return None
     if any(layer.name == "stem_conv" for layer in model.layers):
         raise InputError(
-            f"{path} is this package's own model; for a PyTorch file say --to timm or --to official"
+            f"{path} is this package's own model: convmixer-convert --to timm makes a PyTorch file of it"
         )
     network = keras_graph.read(model, path)
     if include_top and network.recognised.sizes.classes is None:
-        raise InputError(f"{path} has no classifier: --no-top or --classes N does without")
+        raise InputError(
+            f"{path} has no classifier: {arg('include_top', False)} or {arg('classes')} goes without"
+        )
     return network
 
 
@@ -273,5 +277,6 @@ def _which_activation(path, recognised):
     possible = ", ".join(activations.possible(*activations.running_mean_range(recognised)))
     return (
         f"{path} does not say which activation its network has, and neither its name nor its tensors' are a "
-        f"published variant's: {sizes}{hint}. Pass --activation; its running means allow {possible or 'none'}"
+        f"published variant's: {sizes}{hint}. Give {arg('activation')}; its running means "
+        f"allow {possible or 'none'}"
     )

@@ -48,7 +48,7 @@ def main(argv=None):
     if arguments.to is None:
         _to_keras(arguments)
     else:
-        _to_torch(arguments)
+        write_torch(arguments.input, arguments.output, arguments.to, arguments.verify, arguments.images)
     print(f"wrote {one_line(arguments.output)}")
     return command_line.DONE
 
@@ -100,7 +100,7 @@ def _parser():
         metavar="X",
         help="of the batch normalisations in a Keras file that does not say it",
     )
-    parser.add_argument("--no-top", action="store_true", help="leave the classifier out")
+    parser.add_argument("--no-top", dest="include_top", action="store_false", help="leave the classifier out")
     parser.add_argument(
         "--include-preprocessing",
         action="store_true",
@@ -132,6 +132,8 @@ def _parser():
 def _check_flags(arguments):
     """Raises InputError for flags that do not go together, before anything is read."""
     to_keras = arguments.to is None
+    inverse = {"no_top": not arguments.include_top, "no_verify": arguments.verify is False}
+    given = [name for name, value in (vars(arguments) | inverse).items() if value not in (None, False)]
     if to_keras and arguments.output.endswith(checkpoint_file.WRITTEN):
         raise InputError(
             f"the output's name must end in {' or '.join(_WRITTEN)}, got {arguments.output}; for a PyTorch "
@@ -141,22 +143,21 @@ def _check_flags(arguments):
     if not to_keras:
         if not arguments.input.endswith(".keras"):
             raise InputError(f"with --to the input's name must end in .keras, got {arguments.input}")
-        given = [name for name in _TO_KERAS_ONLY if getattr(arguments, name) not in (None, False)]
-        for name in (*given, *flags.given(arguments, Preprocessing)):
-            raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
+        for name in given:
+            if name in _TO_KERAS_ONLY or name in flags.given(arguments, Preprocessing):
+                raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
         checkpoint_file.check_writable_name(arguments.output)
     exclusive = (("classes", "no_top"), ("reference", "classes"), ("reference", "no_top"))
     exclusive += (("images", "no_verify"), ("reference", "no_verify"))
-    given = vars(arguments) | {"no_verify": arguments.verify is False}
     for one, other in exclusive:
-        if given[one] not in (None, False) and given[other] not in (None, False):
+        if one in given and other in given:
             raise InputError(f"--{one} is not allowed with --{other.replace('_', '-')}")
 
 
 def _to_keras(arguments):
     from convmixer_keras.convert.weights import verification
 
-    keep_head = not arguments.no_top and arguments.classes is None
+    keep_head = arguments.include_top and arguments.classes is None
     with written_whole(arguments.output) as temporary:
         checkpoint = to_keras.open_checkpoint(
             arguments.input,
@@ -183,7 +184,7 @@ def _to_keras(arguments):
         model = to_keras.build(checkpoint, normalization)
         verification.compare(model, expected, statistics, features)
         if not keep_head or arguments.image_size is not None:
-            pooling = None if arguments.no_top else "avg"
+            pooling = "avg" if arguments.include_top else None
             model = to_keras.build(
                 checkpoint, normalization, pooling, arguments.classes, arguments.image_size
             )
@@ -193,7 +194,7 @@ def _to_keras(arguments):
             save_weights(model, temporary)
 
 
-def _expected(checkpoint, arguments, in_torch=False):
+def _expected(checkpoint, arguments):
     """Returns what the converted model has to give, as `verification.expected`; nothing with --no-verify."""
     from convmixer_keras.convert.weights import verification
 
@@ -203,7 +204,6 @@ def _expected(checkpoint, arguments, in_torch=False):
         checkpoint,
         folder=arguments.images,
         reference_file=arguments.reference,
-        in_torch=in_torch,
         required=bool(arguments.verify or arguments.images),
     )
 
@@ -254,26 +254,29 @@ def _class_names(preset, model):
     return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
 
 
-def _to_torch(arguments):
+def write_torch(path, output, layout, verify=None, images=None):
+    """Writes a Keras ConvMixer's weights as a PyTorch file; the arguments are those of the flags."""
     from convmixer_keras.convert.weights import keras_graph, verification
 
-    model = load_model(arguments.input)
-    state = to_torch.to_state_dict(model, arguments.to)
-    network = keras_graph.read(model, arguments.input)
-    print(f"{one_line(arguments.input)}: {network.recognised.sizes}, {network.activation}")
+    model = load_model(path)
+    state = to_torch.to_state_dict(model, layout)
+    network = keras_graph.read(model, path)
+    print(f"{one_line(path)}: {network.recognised.sizes}, {network.activation}")
     if network.input_statistics is not None:
         print("the input's normalisation is left out: the PyTorch weights take channels that are normalised")
     for what in network.left_out:
         print(f"left out: {one_line(what)}")
-    expected = _expected(
-        to_keras.Checkpoint(arguments.input, preset=None, **network._asdict()), arguments, in_torch=True
+    checkpoint = to_keras.Checkpoint(path, preset=None, **network._asdict())
+    required = bool(verify or images)
+    expected = (
+        []
+        if verify is False
+        else verification.expected(checkpoint, folder=images, in_torch=True, required=required)
     )
     verification.compare(model, expected, network.input_statistics)
     in_units = [[value / 255 for value in values] for values in network.input_statistics or ()]
-    metadata = timm_config.to_metadata(
-        preprocessing_module.of(arguments.input), network.recognised.sizes, in_units
-    )
-    checkpoint_file.write_checkpoint(state, arguments.output, metadata)
+    metadata = timm_config.to_metadata(preprocessing_module.of(path), network.recognised.sizes, in_units)
+    checkpoint_file.write_checkpoint(state, output, metadata)
 
 
 if __name__ == "__main__":

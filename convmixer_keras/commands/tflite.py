@@ -28,7 +28,7 @@ def main(argv=None):
             model,
             arguments.output,
             arguments.mode,
-            calibration=arguments.calibrate,
+            calibration=arguments.calibration,
             labels=labels,
             preprocessing=_changed(preprocessing, model, arguments),
             size=arguments.size,
@@ -67,7 +67,9 @@ def _text(report, arguments):
             "normalised channels, as the model does: its input is left as it is "
             "(--mean and --std would add the normalisation)"
         )
-    images = "random images" if arguments.calibrate is None else f"images of {one_line(arguments.calibrate)}"
+    images = (
+        "random images" if arguments.calibration is None else f"images of {one_line(arguments.calibration)}"
+    )
     return (
         f"{one_line(arguments.output)}: {arguments.mode}, {report.size / 1e6:.2f} MB, "
         f"image -> {report.output}\n"
@@ -87,6 +89,7 @@ def _parser():
     parser.add_argument("--mode", choices=MODES, default="float32", help="weights and arithmetic")
     parser.add_argument(
         "--calibrate",
+        dest="calibration",
         metavar="SOURCE",
         help="images for int8 and for the check: a folder, digits, or a tensorflow-datasets name",
     )

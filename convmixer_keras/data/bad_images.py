@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from convmixer_keras.data import transforms
 from convmixer_keras.images import reading
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.files import check_file
 
 
@@ -120,8 +120,8 @@ class BadImages:
             message = _what_is_wrong(path)
             if len(self.paths) > self.limit:
                 self.error = self.error or InputError(
-                    f"{message}, and max_bad_images is {self.limit}: repair it, remove it, or raise "
-                    "--max-bad-images"
+                    f"{message}, and {arg('max_bad_images')} is {self.limit}: repair it, remove it, or "
+                    "raise that"
                 )
                 return
             warnings.warn(f"{message}; it is left out", stacklevel=2)

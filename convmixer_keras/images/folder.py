@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from convmixer_keras.images.listing import entries_of, is_folder, is_image, is_utf8, list_images
 from convmixer_keras.utils import progress
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 # Names in lower case that nearly are a split's: training, train2017, val_images.
@@ -108,7 +108,8 @@ class Folder:
             raise InputError(
                 f"{self._path(splits[0])} holds folders of images as a split does, and {foreign[0]!r} beside "
                 "it is no split. If it is a class, move its images up into it; if it is a split, move the "
-                "other elsewhere, or name the splits with --train-split and --validation-split"
+                f"other elsewhere, or name the splits with {arg('train_split')} and "
+                f"{arg('validation_split')}"
             )
         if others:
             warnings.warn(f"{self.root}: left out {_quoted(others)}, no splits of classes", stacklevel=3)
@@ -132,8 +133,8 @@ class Folder:
             if self._holds_classes(name):
                 raise InputError(
                     f"{self._path(name)} looks like a split and not like a class: name the splits with "
-                    "--train-split and --validation-split, or rename it to train or val. If it is a class, "
-                    "move its images up into it"
+                    f"{arg('train_split')} and {arg('validation_split')}, or rename it to train or "
+                    "val. If it is a class, move its images up into it"
                 )
 
     def _path(self, name):

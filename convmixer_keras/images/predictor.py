@@ -12,7 +12,7 @@ from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.class_names import is_same_class
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.images.scores import best, scores_of, softmax
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 BATCH = 32
 _PHOTOGRAPHS = (str, bytes, os.PathLike, Image.Image)  # What `Preprocessing` takes besides arrays.
@@ -87,7 +87,8 @@ class Predictor:
         if self._preprocessing is None:
             if self.takes_pixels is False:
                 raise InputError(
-                    f"{self.source} takes normalised channels, and does not say which: give --mean and --std"
+                    f"{self.source} takes normalised channels, and does not say which: give "
+                    f"{arg('mean')} and {arg('std')}"
                 )
             *size, channels = self.input_shape
             self._preprocessing = preprocessing_module.assumed(self.source, size, channels)
@@ -121,7 +122,7 @@ class Predictor:
         if self.output_name is None and not self._are_probabilities(outputs):
             raise InputError(
                 f"{self.source} does not say what its scores are, and they do not add up to 1 as "
-                "probabilities do: say --scores logits or --scores probabilities"
+                f"probabilities do: {arg('scores')} must say logits or probabilities"
             )
         return outputs
 
@@ -215,7 +216,7 @@ def choose_preprocessing(source, shape, takes_pixels, recorded, default=None, ch
     changes = changes or {}
     normalizes = changes.get("mean") is not None or changes.get("std") is not None
     if takes_pixels and normalizes:
-        raise InputError(f"{source} normalises by itself: mean and std are not for it")
+        raise InputError(f"{source} normalises by itself: {arg('mean')} and {arg('std')} are not for it")
     record = recorded or (default and default(shape, takes_pixels))
     if record is None:
         if not changes or (takes_pixels is False and not normalizes):

@@ -16,7 +16,7 @@ from PIL import Image
 from convmixer_keras.images import reading
 from convmixer_keras.images.reading import MOST_PIXELS, ORIENTATIONS
 from convmixer_keras.utils import limits
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.fields import setting, settings_of
 from convmixer_keras.utils.text import one_line
 
@@ -135,23 +135,25 @@ def _checked(record):
     size = record.size if isinstance(record.size, (tuple, list)) else (record.size, record.size)
     if len(size) != 2 or not all(_is_whole(side) and side > 0 for side in size):
         raise InputError(
-            f"size must be a positive integer or two of them, (height, width), got {record.size!r}"
+            f"{arg('size')} must be a positive integer or two of them, (height, width), got {record.size!r}"
         )
     if math.prod(size) > MOST_PIXELS:
-        raise InputError(f"size must be at most {MOST_PIXELS:,} pixels, got {record.size!r}")
+        raise InputError(f"{arg('size')} must be at most {MOST_PIXELS:,} pixels, got {record.size!r}")
     if not _is_whole(record.channels) or record.channels not in (1, 3):
         raise InputError(f"channels must be 1 or 3, as image files have them, got {record.channels!r}")
     if not _is_number(record.crop_pct) or not 0 < record.crop_pct <= 1:
-        raise InputError(f"crop_pct must be over 0 and at most 1, got {record.crop_pct!r}")
+        raise InputError(f"{arg('crop_pct')} must be over 0 and at most 1, got {record.crop_pct!r}")
     for name, field in settings_of(record).items():
         value, allowed = getattr(record, name), field.metadata["choices"]
         if allowed and value not in allowed:
-            raise InputError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+            raise InputError(f"{arg(name)} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     if (record.mean is None) != (record.std is None):
-        raise InputError(f"mean and std must be given together, got {record.mean!r} and {record.std!r}")
+        raise InputError(
+            f"{arg('mean')} and {arg('std')} must be given together, got {record.mean!r} and {record.std!r}"
+        )
     mean, std = (_per_channel(name, getattr(record, name), record.channels) for name in ("mean", "std"))
     if std is not None and min(std) <= 0:
-        raise InputError(f"std must be positive, got {record.std!r}")
+        raise InputError(f"{arg('std')} must be positive, got {record.std!r}")
     return {
         "size": tuple(int(side) for side in size),
         "channels": int(record.channels),
@@ -166,9 +168,11 @@ def _per_channel(name, values, channels):
         return None
     values = values if isinstance(values, (tuple, list, np.ndarray)) else (values,)
     if not all(_is_number(value) and 0 <= value <= 1 for value in values):
-        raise InputError(f"{name} must be in units of 0..1, got {', '.join(map(str, values))}")
+        raise InputError(f"{arg(name)} must be in units of 0..1, got {', '.join(map(str, values))}")
     if len(values) not in (1, channels):
-        raise InputError(f"{name} must be one number or {channels}, one for each channel, got {values!r}")
+        raise InputError(
+            f"{arg(name)} must be one number or {channels}, one for each channel, got {values!r}"
+        )
     return tuple(float(value) for value in (values if len(values) == channels else [*values] * channels))
 
 

@@ -5,7 +5,7 @@ import re
 import warnings
 
 from convmixer_keras.images.folder import VALIDATION_SPLITS
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 _SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<begin>-?\d{1,12}%?)?:(?P<end>-?\d{1,12}%?)?\]")
 
@@ -79,7 +79,8 @@ def check_apart(source, recipe):
         shared = _shared(source.parts(one), source.parts(other))
         if shared and (one != other or second == "test_split"):
             raise InputError(
-                f"{first} {one!r} and {second} {other!r} must not overlap, and share {shared:,} images"
+                f"{arg(first)} {one!r} and {arg(second)} {other!r} must not overlap, and share "
+                f"{shared:,} images"
             )
 
 

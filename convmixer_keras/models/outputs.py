@@ -7,7 +7,7 @@ import keras
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.models import graph
 from convmixer_keras.utils import checks
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 # What changes neither the order nor the meaning of scores in prediction. `keras.ops` have no public classes.
 _PASSING_LAYERS = (
@@ -122,13 +122,13 @@ def probabilities(model, scores=None):
     if kind in (None, "other"):
         if scores is None:
             raise InputError(
-                f"{_described(model, layer)}, which may give logits or probabilities: scores (--scores) must "
-                "say 'logits' or 'probabilities'"
+                f"{_described(model, layer)}, which may give logits or probabilities: {arg('scores')} "
+                "must say 'logits' or 'probabilities'"
             )
     else:
         found = "logits" if kind == "logits" else "probabilities"
         if scores not in (None, found):
-            raise InputError(f"{model.name} gives {found}, and scores says {scores!r}")
+            raise InputError(f"{model.name} gives {found}, and {arg('scores')} says {scores!r}")
         scores = found
     if scores == "probabilities":
         return model

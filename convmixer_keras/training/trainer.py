@@ -30,7 +30,7 @@ from convmixer_keras.training.step.averaging import SwapAverages
 from convmixer_keras.training.step.network import build_model, start_from, thawed
 from convmixer_keras.training.step.training_model import training_twin
 from convmixer_keras.utils.command_line import versions
-from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.progress import keras_verbosity
 
 
@@ -80,7 +80,8 @@ def train(
     name, workers = distribution.choose_strategy(settings.strategy)
     if settings.steps_per_execution > 1 and name == "mirrored":  # It cannot exchange anything in a loop.
         raise InputError(
-            f"steps_per_execution must be 1 with strategy {name}, got {settings.steps_per_execution}"
+            f"{arg('steps_per_execution')} must be 1 with {arg('strategy')} {name}, "
+            f"got {settings.steps_per_execution}"
         )
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     with peers.meeting(workers, settings.peer_timeout):

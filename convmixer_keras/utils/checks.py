@@ -2,28 +2,28 @@
 
 import operator
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 
 def positive_int(name, value):
     """Returns `value` as an int, or raises: TypeError for a non-integer, ValueError below 1."""
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+        raise TypeError(f"{arg(name)} must be a positive integer, got {value!r}")
     try:
         value = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be a positive integer, got {value!r}") from None
+        raise TypeError(f"{arg(name)} must be a positive integer, got {value!r}") from None
     if value < 1:
-        raise InputError(f"{name} must be a positive integer, got {value}")
+        raise InputError(f"{arg(name)} must be a positive integer, got {value}")
     return value
 
 
 def boolean(name, value):
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{arg(name)} must be True or False, got {value!r}")
 
 
 def one_of(name, value, allowed):
     if not isinstance(value, (str, type(None))) or value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
-        raise InputError(f"{name} must be one of {choices}, got {value!r}")
+        raise InputError(f"{arg(name)} must be one of {choices}, got {value!r}")

@@ -3,14 +3,17 @@
 import argparse
 import atexit
 import contextlib
+import difflib
 import importlib.metadata
 import io
+import itertools
 import os
+import re
 import signal
 import sys
 import warnings
 
-from convmixer_keras.utils.errors import Failure, InputError
+from convmixer_keras.utils.errors import Failure, InputError, call_by
 from convmixer_keras.utils.files import remove_temporary_folders
 from convmixer_keras.utils.text import one_line
 from convmixer_keras.utils.version import __version__
@@ -28,9 +31,33 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
         return super()._get_help_string(action)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, and for a mistyped flag or choice which is the likeliest."""
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for flag in itertools.takewhile("--".__ne__, args):
+            name = flag.partition("=")[0]
+            if re.fullmatch("--?[A-Za-z][^ ]*", name) and name not in self._option_string_actions:
+                self.error(f"there is no flag {name}{_instead_of(name, self._option_string_actions)}")
+        call_by({action.dest: action.option_strings[0] for action in self._actions if action.option_strings})
+        return super().parse_args(args, namespace)
+
+    def _check_value(self, action, value):
+        if action.choices is not None and value not in action.choices:
+            self.error(
+                f"{'/'.join(action.option_strings)} must be one of {', '.join(action.choices)}, "
+                f"got {value}{_instead_of(value, action.choices)}"
+            )
+
     def error(self, message):
-        super().error(one_line(message))
+        self.exit(WRONG_USE, f"error: {one_line(message)}\n")
+
+
+def _instead_of(word, known):
+    """Asks whether the most similar of the known words was meant, if one is similar."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def parser(description, prog=None):
@@ -40,7 +67,7 @@ def parser(description, prog=None):
         description: One line that says what the command does, then its most common uses.
         prog: The command's name, where it is not the script's.
     """
-    new = _Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    new = Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
     add_version(new)
     return new
 
@@ -112,6 +139,7 @@ def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
     _prepare_output()
     code = _code_of(main)
+    call_by({})
     try:
         sys.stdout.flush()
     except OSError as error:  # Nobody reads any more, or the disk is full.

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg, call_by
 
 
 def setting(default, group, text, within=None, choices=None, metavar=None):
@@ -61,15 +61,15 @@ def check(record):
 def _check(entry, value):
     wanted, is_right = _TYPES[entry.type]
     if not is_right(value):
-        raise InputError(f"{entry.name} must be {wanted}, got {_text(value)}")
+        raise InputError(f"{arg(entry.name)} must be {wanted}, got {_text(value)}")
     within, choices = entry.metadata["within"], entry.metadata["choices"]
     values = value if isinstance(value, tuple) else (value,)
     if within and not all(within[0] <= v <= within[1] for v in values):
         shows_upper = within[1] < 2**31 - 1 or max(values) > within[1]
         upper = f" and at most {within[1]}" if shows_upper else ""
-        raise InputError(f"{entry.name} must be at least {within[0]}{upper}, got {_text(value)}")
+        raise InputError(f"{arg(entry.name)} must be at least {within[0]}{upper}, got {_text(value)}")
     if choices and value not in choices:
-        raise InputError(f"{entry.name} must be one of {', '.join(choices)}, got {value!r}")
+        raise InputError(f"{arg(entry.name)} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def _text(value):
@@ -86,4 +86,8 @@ def from_saved(kind, saved):
     for problem, wrong in (("lacks", names - set(saved)), ("has an unknown", set(saved) - names)):
         if wrong:
             raise InputError(f"{kind.__name__} {problem} {min(wrong)!r}")
-    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
+    flags = call_by({})  # What is wrong in a file is not wrong with a flag.
+    try:
+        return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
+    finally:
+        call_by(flags)

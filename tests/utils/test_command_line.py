@@ -1,5 +1,6 @@
 """What all commands share, and each of them on a real terminal and in a pipe."""
 
+import argparse
 import os
 import re
 import signal
@@ -16,8 +17,10 @@ from test_pretrained import HUB_FILE, reference_of, safetensors_bytes, server  #
 
 import convmixer_keras as ck
 from convmixer_keras.commands import tflite
+from convmixer_keras.convert.export import tflite as tflite_export
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import presets
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
@@ -124,6 +127,55 @@ def test_how_a_command_ends(body, variables, stdout, expected):
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     assert (done.returncode, done.stderr) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("in --moed int8", "there is no flag --moed; did you mean --mode?"),
+        ("--moed=int8", "there is no flag --moed; did you mean --mode?"),
+        ("in -size 3", "there is no flag -size; did you mean --size?"),
+        ("in --colour red", "there is no flag --colour"),
+        ("in --mode itn8", "--mode must be one of float32, int8, got itn8; did you mean int8?"),
+        ("in --mode 7", "--mode must be one of float32, int8, got 7"),
+        ("in --size", "argument --size: expected one argument"),
+        ("", "the following arguments are required: INPUT"),
+        ("in --size -3", "argument --size: must be a positive integer, got -3"),
+        ("in more", "unrecognized arguments: more"),
+        ("-- --moed", None),
+        ("in --no-flip --xyzzy", "there is no flag --xyzzy"),
+    ],
+)
+def test_a_mistyped_word(words, expected, capsys):
+    parser = command_line.parser("Tries.\n\n  try in", prog="try")
+    parser.add_argument("input", metavar="INPUT")
+    parser.add_argument("--mode", choices=("float32", "int8"))
+    parser.add_argument("--size", type=command_line.positive)
+    parser.add_argument("--flip", action=argparse.BooleanOptionalAction)
+    if expected is None:
+        assert parser.parse_args(words.split()).input == "--moed"
+        return
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(words.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
+
+
+def test_messages_name_arguments_and_in_commands_flags(here, tmp_path):
+    """One check, as a program of the user's and two commands meet it."""
+    with pytest.raises(InputError, match=r"^crop_pct must be over 0 and at most 1, got 2$"):
+        Preprocessing(16, crop_pct=2)
+    with pytest.raises(InputError, match=r"^mode int8 needs images .*: calibration$"):
+        tflite_export.export(build(), tmp_path / "m.tflite", "int8")
+    build().save(tmp_path / "m.keras")
+    for flags, message in (
+        (["--size", "16", "16", "--crop-pct", "2"], "--crop-pct must be over 0 and at most 1, got 2.0"),
+        (["--mode", "int8"], "mode int8 needs images to find the ranges of its integers with: --calibrate"),
+    ):
+        outcome = here(tflite.main, tmp_path / "m.keras", tmp_path / "m.tflite", *flags)
+        assert (outcome.code, outcome.stderr) == (2, f"error: {message}\n")
+    with pytest.raises(InputError, match=r"^epochs must be at least 1"):
+        Recipe(epochs=0)
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "x"])

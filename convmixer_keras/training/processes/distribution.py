@@ -16,7 +16,7 @@ from tensorflow.python.distribute import cross_device_utils
 
 from convmixer_keras.training.processes import peers
 from convmixer_keras.training.processes.workers import ALONE, TF_CONFIG, find_workers
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 from convmixer_keras.utils.files import sha256_of
 from convmixer_keras.utils.text import one_line
 
@@ -142,7 +142,7 @@ def summary(name, workers, replicas, batch_size, passes=1):
     """
     if batch_size % (replicas * passes):
         parts = f"{replicas} replicas" + (f" times {passes} passes" if passes > 1 else "")
-        raise InputError(f"batch_size must be a multiple of the {parts}, got {batch_size}")
+        raise InputError(f"{arg('batch_size')} must be a multiple of the {parts}, got {batch_size}")
     process = f", {workers.name} of {workers.count}" if workers.addresses else ""
     part = f"{passes} times " if passes > 1 else ""
     return (

@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from convmixer_keras.training.processes.workers import host_and_port
-from convmixer_keras.utils.errors import Failure, InputError, first_line
+from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 
 GREETING = "convmixer-keras "
 
@@ -54,8 +54,8 @@ def losses_named(workers, output, shared_errors=()):
                 context.context().report_error_to_cluster(tf.errors.ABORTED, text)
             raise
         raise PeerLost(
-            f"lost {lost}; start every process again with --resume --output {output} to go on from the last "
-            "checkpoint"
+            f"lost {lost}; start every process again with {arg('resume', True)} and "
+            f"{arg('output', output)} to go on from the last checkpoint"
         ) from None
 
 

@@ -5,7 +5,7 @@ import fcntl
 import os
 import socket
 
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 NAME = ".lock"
 
@@ -32,7 +32,7 @@ def take(folder):
     except BlockingIOError:
         with file:
             owner = file.read(100).strip() or "another process"
-        raise InputError(f"{folder} is in use by {owner}: choose another --output") from None
+        raise InputError(f"{folder} is in use by {owner}: choose another {arg('output')}") from None
     except OSError:  # A file system without locks.
         pass
     if not os.path.exists(path) or not os.path.samestat(os.stat(path), os.fstat(file.fileno())):

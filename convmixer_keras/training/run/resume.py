@@ -7,7 +7,7 @@ import keras
 
 from convmixer_keras.data.datasets import check_dataset
 from convmixer_keras.training.run.run_folder import CHECKPOINT, CONFIG
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 # These change neither the checkpoint's network nor the data set's images.
 CHANGEABLE = (
@@ -40,8 +40,8 @@ def changes(saved, recipe):
             continue
         if field.name not in CHANGEABLE:
             raise InputError(
-                f"{field.name} must be {before!r}, as when the run began, to resume it; got {now!r}. A "
-                f"resume may change {', '.join(CHANGEABLE)}"
+                f"{arg(field.name)} must be {before!r}, as when the run began, to resume it; got {now!r}. "
+                f"A resume may change {', '.join(CHANGEABLE)}"
             )
         found[field.name] = [before, now]
     return found
@@ -54,13 +54,15 @@ def check_folder(folder, recipe, data_dir, resume, overwrite):
         check_dataset(recipe.dataset, data_dir)
         if folder.has_begun() and not overwrite:
             raise InputError(
-                f"{folder.path} already holds a run: go on with it by --resume, replace it by --overwrite, "
-                "or choose another --output"
+                f"{folder.path} already holds a run: go on with it by {arg('resume', True)}, replace it "
+                f"by {arg('overwrite', True)}, or choose another {arg('output')}"
             )
         return
     changes(folder.recipe(), recipe)
     if not os.path.exists(folder[CHECKPOINT]):
-        raise InputError(f"{folder.path} has no {CHECKPOINT} to go on from: start again without --resume")
+        raise InputError(
+            f"{folder.path} has no {CHECKPOINT} to go on from: start again without {arg('resume')}"
+        )
 
 
 def facts(data):
@@ -92,7 +94,8 @@ def check_data(folder, data, accepted):
     before, there = (f"{each['train_images']} and {each['validation_images']}" for each in (began, now))
     raise InputError(
         f"the run in {folder.path} began with {before} images to train and to validate on, and now there are "
-        f"{there if there != before else 'others, by their names or sizes'}: --accept-changed-data goes on"
+        f"{there if there != before else 'others, by their names or sizes'}: "
+        f"{arg('accept_changed_data', True)} goes on"
     )
 
 
@@ -125,8 +128,8 @@ def check_progress(progress, recipe, steps):
     """Raises InputError if a checkpoint is further than its run can be."""
     if progress.epochs > recipe.epochs or (progress.epochs == recipe.epochs and progress.batches):
         raise InputError(
-            f"epochs must be at least {progress.epochs + bool(progress.batches)}, which the run has begun, "
-            f"to resume it; got {recipe.epochs}"
+            f"{arg('epochs')} must be at least {progress.epochs + bool(progress.batches)}, which the run has "
+            f"begun, to resume it; got {recipe.epochs}"
         )
     if progress.batches > steps:
         raise InputError(

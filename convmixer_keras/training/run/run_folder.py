@@ -13,7 +13,7 @@ from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.run import lock
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import fields
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 from convmixer_keras.utils.files import WRITING, check_local, make_folder, read_text, sha256_of, written_whole
 
 BEST_MODEL = "model.keras"
@@ -67,7 +67,8 @@ class RunFolder:
                 raise InputError(f"cannot write {self[name]}: it is not a regular file")
         if there and not self.holds_run():
             raise InputError(
-                f"{self.path} holds {there[0]}, which is not from a run: move it, or choose another --output"
+                f"{self.path} holds {there[0]}, which is not from a run: move it, or choose another "
+                f"{arg('output')}"
             )
 
     def lock(self):

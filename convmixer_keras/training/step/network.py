@@ -7,7 +7,7 @@ from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.models.weights import load_weights
 from convmixer_keras.pretrained import open_body
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 _SIZES = ("hidden_dim", "depth", "kernel_size", "patch_size")
 
@@ -65,7 +65,7 @@ def start_from(model, source, frozen_blocks=0):
         load_weights(model, open_body(source), any_classes=True)
     depth = len(anatomy.of(model).blocks)
     if not 0 <= frozen_blocks <= depth:
-        raise InputError(f"freeze must be 0 to {depth}, the number of blocks, got {frozen_blocks}")
+        raise InputError(f"{arg('freeze')} must be 0 to {depth}, the number of blocks, got {frozen_blocks}")
     frozen = ("stem_", *(f"block{i}_" for i in range(frozen_blocks))) if frozen_blocks else ()
     for layer in model.layers:
         layer.trainable = not layer.name.startswith(frozen)

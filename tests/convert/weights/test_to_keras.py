@@ -221,7 +221,7 @@ def test_sizes_alone_tell_no_activation(tmp_path):
     path = hollow_checkpoint(tmp_path / "m.pth", 768, 32, 7, 7)
     state = {key.replace("blocks", "layers"): tensor for key, tensor in torch.load(path).items()}
     torch.save(state, path)
-    with pytest.raises(InputError, match=r"only of the sizes of ConvMixer768_32.* Pass --activation"):
+    with pytest.raises(InputError, match=r"only of the sizes of ConvMixer768_32.* Give activation"):
         to_keras.open_checkpoint(path)
     assert to_keras.open_checkpoint(path, variant="ConvMixer768_32").activation == "relu"
     path = path.rename(tmp_path / "convmixer_768_32_finetuned.pth")

@@ -42,7 +42,7 @@ def test_statistics_refute_an_activation_and_name_the_others(tmp_path):
         ) as error:
             to_keras.open_checkpoint(tmp_path / "m.pth", activation=claim)
         assert "gelu," not in str(error.value).partition("allow")[2]
-    with pytest.raises(InputError, match=r"Pass --activation; its running means allow elu, .*silu"):
+    with pytest.raises(InputError, match=r"Give activation; its running means allow elu, .*silu"):
         to_keras.open_checkpoint(tmp_path / "m.pth")
 
 

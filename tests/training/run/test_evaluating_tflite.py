@@ -78,7 +78,7 @@ def test_a_model_of_nan_is_an_error_that_names_the_file(ending, tmp_path):
 def test_logits_of_another_program_are_asked_about(digits, tmp_path, capsys):
     model, (images, labels) = dense(), digits
     path = saved(model, tmp_path, batch=None)  # Its batch is free, which is no fault.
-    with pytest.raises(InputError, match="do not add up to 1 as probabilities do: say --scores logits"):
+    with pytest.raises(InputError, match="do not add up to 1 as probabilities do: scores must say logits"):
         evaluation.evaluate(path, RECIPE)
     logits = model.predict(images, verbose=0).astype(np.float64)
     powers = np.exp(logits - logits.max(1, keepdims=True))

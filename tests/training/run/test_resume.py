@@ -302,7 +302,9 @@ def test_other_images_are_not_gone_on_with(photos, tmp_path):
     """Each change as the command would meet it, and at last all of them accepted."""
     root = photos[0]
     (root / "train/red/1.jpg").rename(root / "train/red/another.jpg")
-    with pytest.raises(InputError, match="now there are others, by their names or sizes: --accept-changed"):
+    with pytest.raises(
+        InputError, match="now there are others, by their names or sizes: accept_changed_data=True"
+    ):
         resumed(photos)
     (root / "train/red/another.jpg").rename(root / "train/red/1.jpg")
     kept = (root / "val/red/1.jpg").read_bytes()
