@@ -5,12 +5,16 @@ import argparse
 from convmixer_keras.utils.fields import settings_of
 
 
-def add_flags(parser, record, show_defaults=True):
-    """Adds a flag for each setting of a record, which shows the record's value as its default."""
+def add_flags(parser, record, show_defaults=True, first=None):
+    """Adds a flag for each setting of a record, which shows the record's value as its default.
+
+    `first` is a dictionary from the names of some settings to the group of flags that they go to.
+    """
     groups = {}
     for name, field in settings_of(record).items():
         title = field.metadata["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        group = (first or {}).get(name) or groups.get(title)
+        group = group or groups.setdefault(title, parser.add_argument_group(title))
         default = getattr(record, name) if show_defaults else None
         group.add_argument(f"--{name.replace('_', '-')}", **_flag(field, default))
 

@@ -10,7 +10,6 @@ A recipe sets everything; each flag below overrides one of its values. The defau
 recipe that is named: try --recipe imagenet --help.
 """
 
-import argparse
 import dataclasses
 import json
 import os
@@ -29,6 +28,17 @@ from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import one_line
 
 DEFAULT_RECIPE = "digits"
+# Settings whose flags the help shows first, beside --recipe, --output, --resume and --evaluate.
+COMMON = (
+    "dataset",
+    "epochs",
+    "batch_size",
+    "image_size",
+    "learning_rate",
+    "hidden_dim",
+    "depth",
+    "init_from",
+)
 
 
 def main(argv=None):
@@ -168,7 +178,7 @@ def report(folder, history):
 
 def parse(argv):
     """Returns the parsed arguments and the recipe with its overrides."""
-    chooser = argparse.ArgumentParser(add_help=False)
+    chooser = command_line.Parser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES)
     chooser.add_argument("--dataset")
     chosen = chooser.parse_known_args(argv)[0]
@@ -180,22 +190,31 @@ def parse(argv):
     installed = os.path.basename(sys.argv[0]) == "convmixer-train"
     text = __doc__.replace("python train_keras.py", "convmixer-train") if installed else __doc__
     parser = command_line.parser(text)
+    parser.usage = "%(prog)s [--FLAG VALUE ...]"
+    common = parser.add_argument_group("most used")
+    common.add_argument(
+        "--recipe", choices=RECIPES, help="the settings (default: those that fit the data set)"
+    )
+    common.add_argument(
+        "--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)"
+    )
+    common.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
+    common.add_argument(
+        "--evaluate",
+        metavar="FILE",
+        help="instead of training, print loss, top-1 and top-5 of a .keras or .tflite file",
+    )
+    first = dict.fromkeys(COMMON, common)
+    flags.add_flags(parser, recipe, first=first)
     run = parser.add_argument_group("the run")
-    run.add_argument("--recipe", choices=RECIPES, help="the settings (default: those that fit the data set)")
-    run.add_argument("--output", metavar="DIR", help="folder for what the run writes (default: runs/RECIPE)")
-    existing = run.add_mutually_exclusive_group()
-    existing.add_argument("--resume", action="store_true", help="go on where the run in --output stopped")
-    existing.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
+    run.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
     run.add_argument(
         "--accept-changed-data",
         action="store_true",
         help="with --resume: go on although images were added, removed or replaced",
     )
-    flags.add_flags(parser, Settings())
+    flags.add_flags(parser, Settings(), first=first)
     instead = parser.add_argument_group("instead of training")
-    instead.add_argument(
-        "--evaluate", metavar="FILE", help="print loss, top-1 and top-5 of a .keras or .tflite file"
-    )
     instead.add_argument(
         "--scores", choices=SCORES, help="with --evaluate: what the file's outputs are, where it does not say"
     )
@@ -210,11 +229,11 @@ def parse(argv):
         metavar="FILE",
         help="write a picture of an augmented batch, .png",
     )
-
-    flags.add_flags(parser, recipe)
     arguments = parser.parse_args(argv)
     arguments.overrides = flags.given(arguments, Recipe)
     arguments.recipe_name = name
+    if arguments.resume and arguments.overwrite:
+        parser.error("--resume is not allowed with --overwrite")
     if arguments.accept_changed_data and not arguments.resume:
         parser.error("--accept-changed-data needs --resume")
     for flag in ("report", "scores"):
