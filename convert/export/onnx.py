@@ -11,12 +11,13 @@ from convmixer_keras.convert.export import source
 from convmixer_keras.models import inputs, outputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.version import __version__
 
-OPSET = 20  # The first with Gelu as an operation.
-_IR_VERSION = 9  # The one that came with it; later ones are refused by older runtimes.
+OPSETS = range(13, 21)  # From the first whose Softmax takes one axis to the first with Gelu.
+# The first opset with an operation, where it is not the first of OPSETS. Gelu is written out before.
+_SINCE = {"HardSwish": 14, "LayerNormalization": 17, "Mish": 18}
 _IMAGES = 4  # Random ones, to compare on.
 _LOGITS = "head"  # What the classifier's scores before any activation are called in the graph.
 
@@ -50,7 +51,7 @@ class Report(NamedTuple):
     agreement: agreement.Agreement | None
 
 
-def export(model, path, *, class_names=None, preprocessing=None, logits=False):
+def export(model, path, *, class_names=None, preprocessing=None, logits=False, opset=OPSETS[-1]):
     """Writes a ConvMixer as an `.onnx` file, whole or not at all, and checks it in ONNX Runtime.
 
     The file takes `image`, float32 (batch, height, width, channels), exactly what the Keras model takes, with
@@ -67,13 +68,15 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
             file's metadata as `preprocessing`, a JSON object.
         logits: Whether the scores stay as they are before a softmax or sigmoid; otherwise a classifier that
             gives logits gets a softmax (a sigmoid for a single one).
+        opset: Version of ONNX's operations, 13 to 20. Runtimes that are older than 20 need a lower one, in
+            which GELU is several operations.
 
     Returns:
         A `Report`.
 
     Raises:
-        InputError: If the model is not such a ConvMixer, has an activation that ONNX does not have, or the
-            package onnx is not installed.
+        InputError: If the model is not such a ConvMixer, has an activation or normalisation that this opset
+            does not have, or the package onnx is not installed.
         Failure: If ONNX Runtime computes something else than Keras; nothing is written.
     """
     extras.require("onnx")
@@ -81,12 +84,15 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
 
     if not str(path).endswith(".onnx"):
         raise InputError(f"an ONNX file's name must end in .onnx, got {path}")
+    if opset not in OPSETS:
+        raise InputError(f"{arg('opset')} must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
     model, class_names, preprocessing = source.opened(model, class_names, preprocessing)
     model, output = source.scored(model, logits)
+    operations = [onnx.helper.make_opsetid("", opset)]
     made = onnx.helper.make_model(
-        _Graph().of(model, output),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=_IR_VERSION,
+        _Graph(opset).of(model, output),
+        opset_imports=operations,
+        ir_version=onnx.helper.find_min_ir_version_for(operations),  # Older runtimes refuse later ones.
         producer_name="convmixer-keras",
         producer_version=__version__,
     )
@@ -106,12 +112,16 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False):
 class _Graph:
     """Nodes and weights of an ONNX graph; methods take and return names of tensors."""
 
-    def __init__(self):
-        self.nodes, self.weights = [], []
+    def __init__(self, opset):
+        self.opset, self.nodes, self.weights = opset, [], []
 
     def add(self, operation, *inputs, name, **attributes):
         import onnx
 
+        if self.opset < _SINCE.get(operation, 0):
+            raise InputError(
+                f"{arg('opset')} must be at least {_SINCE[operation]} for {operation}, got {self.opset}"
+            )
         self.nodes.append(onnx.helper.make_node(operation, list(inputs), [name], name, **attributes))
         return name
 
@@ -182,6 +192,12 @@ class _Graph:
             return self.add(
                 "Clip", x, self.weight(f"{name}.0", 0.0), self.weight(f"{name}.6", 6.0), name=name
             )
+        if kind == "gelu" and self.opset < 20:  # x / 2 * (1 + erf(x / sqrt(2)))
+            scaled = self.add("Mul", x, self.weight(f"{name}.scale", 0.5**0.5), name=f"{name}_scaled")
+            y = self.add("Erf", scaled, name=f"{name}_erf")
+            y = self.add("Add", y, self.weight(f"{name}.1", 1.0), name=f"{name}_shifted")
+            half = self.add("Mul", x, self.weight(f"{name}.half", 0.5), name=f"{name}_half")
+            return self.add("Mul", half, y, name=name)
         if kind not in _ACTIVATIONS:
             known = ", ".join(sorted([*_ACTIVATIONS, "linear", "relu6", "silu"]))
             raise InputError(f"ONNX has no counterpart of the activation {kind!r}; it has {known}")

@@ -1,7 +1,7 @@
 """Writes a trained ConvMixer as an .onnx file, and checks it against Keras in ONNX Runtime.
 
   convmixer-onnx model.keras out.onnx
-  convmixer-onnx model.keras out.onnx --logits
+  convmixer-onnx model.keras out.onnx --opset 17              for runtimes that do not know 20
 
 The file takes what the model takes, float32 (batch, height, width, channels), for any number of images at a
 time. Class names and preprocessing travel in its metadata.
@@ -19,7 +19,7 @@ def main(argv=None):
     streams.quiet_start()
     from convmixer_keras.convert.export import onnx
 
-    report = onnx.export(arguments.model, arguments.output, logits=arguments.logits)
+    report = onnx.export(arguments.model, arguments.output, logits=arguments.logits, opset=arguments.opset)
     if report.agreement is None:
         print("not verified: onnxruntime is not installed")
     else:
@@ -34,6 +34,13 @@ def _parser():
     parser.add_argument("output", metavar="OUT.onnx", help="the file to write")
     parser.add_argument(
         "--logits", action="store_true", help="leave the scores as they are before a softmax or sigmoid"
+    )
+    parser.add_argument(
+        "--opset",
+        type=command_line.positive,
+        default=20,
+        metavar="N",
+        help="version of ONNX's operations, 13 to 20; a lower one is for older runtimes",
     )
     return parser
 

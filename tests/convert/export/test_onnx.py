@@ -79,6 +79,39 @@ def test_probabilities_names_and_operations(tmp_path):
     assert "Erf" not in operations
 
 
+@pytest.mark.parametrize("opset", [13, 17, 19])
+@pytest.mark.parametrize("arguments", [PIXELS, {"activation": "silu", "include_top": False}], ids=str)
+def test_older_opsets_give_the_same(opset, arguments, tmp_path):
+    model = build(**arguments)
+    for name, version in (("old", opset), ("new", 20)):
+        export_module.export(model, tmp_path / f"{name}.onnx", logits=True, opset=version)
+    old = onnx.load(tmp_path / "old.onnx")
+    assert [(entry.domain, entry.version) for entry in old.opset_import] == [("", opset)]
+    assert old.ir_version <= (7 if opset < 15 else 9)  # What runtimes of that time read.
+    assert "Gelu" not in [node.op_type for node in old.graph.node]
+    images = np.random.default_rng(1).normal(120, 60, (2, 13, 15, 3)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(model(images))
+    for name in ("old", "new"):
+        np.testing.assert_allclose(
+            ran(tmp_path / f"{name}.onnx", images), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "opset", "message"),
+    [
+        ({}, 12, "opset must be 13 to 20, got 12"),
+        ({}, 21, "opset must be 13 to 20, got 21"),
+        ({"normalization": "layer"}, 16, "opset must be at least 17 for LayerNormalization, got 16"),
+        ({"activation": "mish"}, 17, "opset must be at least 18 for Mish, got 17"),
+    ],
+)
+def test_opsets_that_are_refused(arguments, opset, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        export_module.export(build(**arguments), tmp_path / "m.onnx", opset=opset)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_openvino_opens_it(tmp_path):
     openvino = pytest.importorskip("openvino")
     model = build(kernel_size=8, **PIXELS)
@@ -122,9 +155,12 @@ def test_the_command_under_another_backend(tmp_path):
 
 def test_the_command(tmp_path, here):
     ck.save_model(build(**PIXELS), tmp_path / "m.keras", list("abcde"))
-    outcome = here(command.main, tmp_path / "m.keras", tmp_path / "m.onnx")
+    outcome = here(command.main, tmp_path / "m.keras", tmp_path / "m.onnx", "--opset", 17)
     assert outcome.code == 0, outcome.stderr
     check_command(outcome.stdout, tmp_path)
+    assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == 17
+    outcome = here(command.main, tmp_path / "m.keras", tmp_path / "m.onnx", "--opset", 5)
+    assert (outcome.code, outcome.stderr) == (2, "error: --opset must be 13 to 20, got 5\n")
 
 
 def check_command(printed, folder):
