@@ -21,6 +21,7 @@ class Server:
         files: Dict from path, such as "/user/repo/resolve/main/model.keras", to (status, headers, body).
         asked: The paths of all GET requests for them.
         broken: Whether every request is answered with 503.
+        refuses: Part of the paths of POST requests that are answered with 403, or None.
         cut: None, or after how many bytes of a file to close the connection.
         uploaded: Dict from repository to a dict from path to bytes.
         created: The repositories that were made.
@@ -32,7 +33,7 @@ class Server:
     def __init__(self):
         self.files, self.asked, self.cut, self.broken = {}, [], None, False
         self.uploaded, self.messages, self.tokens, self._large = {}, [], set(), {}
-        self.created, self.deleted = set(), []
+        self.created, self.deleted, self.refuses = set(), [], None
         handler = type("Handler", (_Handler,), {"hub": self})
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self.http.server_port}"
@@ -95,7 +96,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.hub.tokens.add(self.headers.get("Authorization"))
         path = self.path.split("?")[0]
-        if path == "/api/repos/create":
+        if self.hub.refuses and self.hub.refuses in path:
+            self._json({"error": "no"}, 403)
+        elif path == "/api/repos/create":
             asked = json.loads(body)
             repository = f"{asked['organization']}/{asked['name']}"
             self.hub.created.add(repository)

@@ -4,11 +4,16 @@ import json
 
 from convmixer_keras.models import inputs, parts
 from convmixer_keras.models.complexity import model_complexity
+from convmixer_keras.utils import hub
 
-_PLACEHOLDER = "hf://USER/REPO"  # In the card of a folder that is not uploaded.
+_FEATURES = ["print(model.predict(photo).shape)"]
+_TOP = [
+    "for _, name, probability in model.top(photo, k=3)[0]:",
+    '    print(f"{name}: {probability:.3f}")',
+]
 
 
-def card(model, class_names, preprocessing, config, row, exports, files, name=None):
+def card(model, class_names, preprocessing, config, row, exports, files, license=None, name=None):
     """Returns the text of a model card.
 
     Args:
@@ -18,6 +23,7 @@ def card(model, class_names, preprocessing, config, row, exports, files, name=No
         row: The epoch of the run's history after which it was saved, a dictionary, or None.
         exports: Dictionary from the name of a `.tflite` file to the `tflite.Report` on it.
         files: Names of all files beside the card.
+        license: Of the model, as Hugging Face calls it, or None.
         name: "hf://USER/REPO" where it is uploaded to, or None.
     """
     size = parts.of(model).sizes
@@ -30,6 +36,7 @@ def card(model, class_names, preprocessing, config, row, exports, files, name=No
         "tags:",
         "- convmixer",
         "- image-classification",
+        *([f"license: {json.dumps(license)}"] if license else []),
         "---",
         "",
         f"# ConvMixer-{size.hidden_dim}/{size.depth}",
@@ -46,14 +53,29 @@ def card(model, class_names, preprocessing, config, row, exports, files, name=No
         "",
         *_classes(class_names),
         *_exports(exports),
-        "## Use",
-        "",
-        "```text",
-        f'model = convmixer_keras.inference.load("{name or _PLACEHOLDER}")',
-        "```",
-        "",
+        *_use(model, preprocessing, name or "model.keras"),
     ]
     return "\n".join(lines)
+
+
+def _use(model, preprocessing, name):
+    """A program that runs as it is, where convmixer-keras is installed."""
+    features = parts.of(model).head is None
+    lines = ["import convmixer_keras as ck"]
+    if preprocessing or inputs.takes_pixels(model):
+        lines = ["from PIL import Image", "", *lines]
+        photo = 'Image.new("RGB", (320, 240))  # or the path of a photograph'
+    else:
+        lines = ["import numpy as np", "", *lines]
+        photo = "np.zeros(model.input_shape)  # or an image as the network takes it, normalised"
+    lines += [
+        "",
+        f'model = ck.inference.load("{name}"{", include_top=False" if features else ""})',
+        f"photo = {photo}",
+        *(_FEATURES if features else _TOP),
+    ]
+    note = [] if name.startswith(hub.PREFIX) else ["In the folder of this file:", ""]
+    return ["## Use", "", *note, "```python", *lines, "```", ""]
 
 
 def _training(config, row):

@@ -1,7 +1,7 @@
 """Publishes a trained model: its files in every format and a model card, in a folder or on Hugging Face.
 
   convmixer-publish runs/photos/model.keras published/
-  convmixer-publish runs/photos/model.keras hf://USER/REPO
+  convmixer-publish runs/photos/model.keras hf://USER/REPO --license apache-2.0
 
 The card states the data, recipe and accuracy that the training run recorded. To upload, set HF_TOKEN or run
 `hf auth login`.
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from typing import NamedTuple
 
 from convmixer_keras.utils import command_line, hub, streams
@@ -19,7 +20,7 @@ from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.files import check_local, make_folder, temporary_folder
 from convmixer_keras.utils.text import one_line
 
-MODEL, WEIGHTS, CARD = "model.keras", "model.safetensors", "README.md"
+MODEL, WEIGHTS, ONNX, CARD = "model.keras", "model.safetensors", "model.onnx", "README.md"
 CLASS_NAMES, PREPROCESSING = "class_names.txt", "preprocessing.json"
 TFLITE = "model-{}.tflite"  # By its mode.
 OF_THE_RUN = CONFIG, HISTORY, CURVES = "config.json", "history.csv", "curves.png"
@@ -42,18 +43,24 @@ def main(argv=None):
     command_line.need_tensorflow()
     uploading = hub.is_name(arguments.destination)
     if uploading:
-        hub.parse(arguments.destination)
+        _repository(arguments.destination)
     else:
         check_local(arguments.destination)
         make_folder(arguments.destination)
         _check_empty(arguments.destination)
     streams.quiet_start()
+    from convmixer_keras.convert.export import source
+
+    source.opened(arguments.model)  # Before a repository is made for it.
+    if uploading:
+        make_repository(arguments.destination, arguments.private)
     with temporary_folder(".publishing-", None if uploading else arguments.destination) as folder:
         with streams.silence():
             page = write(
                 arguments.model,
                 folder,
-                calibration=arguments.calibrate,
+                calibration=arguments.calibration,
+                license=arguments.license,
                 name=arguments.destination if uploading else None,
                 verbose=True,
             )
@@ -62,7 +69,7 @@ def main(argv=None):
         for name, reason in page.left_out.items():
             print(f"  left out {name}: {one_line(reason)}")
         if uploading:
-            address = upload(folder, arguments.destination, arguments.private)
+            address = _upload_or_keep(folder, arguments.destination)
             print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
         else:
             for name in page.files:
@@ -77,8 +84,12 @@ def _parser():
     parser.add_argument("destination", metavar="DESTINATION", help="a new or empty folder, or hf://USER/REPO")
     parser.add_argument(
         "--calibrate",
+        dest="calibration",
         metavar="SOURCE",
         help="images for int8 and for comparing the .tflite files (default: the run's training data)",
+    )
+    parser.add_argument(
+        "--license", metavar="ID", help="of the model, as Hugging Face calls it, such as apache-2.0"
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     return parser
@@ -90,11 +101,12 @@ def _check_empty(folder):
         raise InputError(f"{folder} is not empty, it holds {found[0]}: name a new or empty folder")
 
 
-def write(path, folder, *, calibration=None, name=None, verbose=False):
+def write(path, folder, *, calibration=None, license=None, name=None, verbose=False):
     """Writes what a hub's page needs: the model in every format, and a card.
 
-    `model.keras`, `model.safetensors` (timm's names), `model-MODE.tflite` for each mode, `class_names.txt`,
-    `preprocessing.json`, `README.md`, and of a training run `config.json`, `history.csv` and `curves.png`.
+    `model.keras`, `model.safetensors` (timm's names), `model.onnx`, `model-MODE.tflite` for each mode,
+    `class_names.txt`, `preprocessing.json`, `README.md`, and of a training run `config.json`, `history.csv`
+    and `curves.png`.
     Nothing in them names a folder of this machine.
 
     Args:
@@ -102,6 +114,7 @@ def write(path, folder, *, calibration=None, name=None, verbose=False):
         folder: An empty folder.
         calibration: Images for int8 and for comparing the `.tflite` files, as in `tflite.export`; None takes
             the run's own data, digits or a folder; where that is not at hand, random images, and no int8.
+        license: Of the model, as Hugging Face calls it, or None.
         name: "hf://USER/REPO", where the folder will be uploaded: the card says to load the model from there.
         verbose: Whether to print how far it is.
 
@@ -110,10 +123,9 @@ def write(path, folder, *, calibration=None, name=None, verbose=False):
 
     Raises:
         InputError: If the file is not a ConvMixer of this package, or the folder cannot be written to.
-        Failure: If a file does not compute what the model does.
     """
     from convmixer_keras.commands import convert, model_card
-    from convmixer_keras.convert.export import source, tflite
+    from convmixer_keras.convert.export import onnx, source, tflite
     from convmixer_keras.training.run import run_folder
 
     model, class_names, preprocessing = source.opened(path)
@@ -130,27 +142,26 @@ def write(path, folder, *, calibration=None, name=None, verbose=False):
         calibration = _dataset_at_hand(run.recipe().dataset)
     files, left_out, exports = [MODEL], {}, {}
     shutil.copyfile(path, os.path.join(folder, MODEL))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # It tells of the file and its folder.
-            convert.main([path, os.path.join(folder, WEIGHTS), "--to", "timm"])
-        files.append(WEIGHTS)
-    except (InputError, Failure) as error:  # It computes what timm's network does not.
-        left_out[WEIGHTS] = str(error)
+
+    def make(file, function, *arguments, **options):
+        """Writes a file, or notes why it cannot be had: it does not compute what the model does."""
+        try:
+            report = function(*arguments, **options)
+            files.append(file)
+            return report
+        except (InputError, Failure) as error:
+            left_out[file] = str(error)
+
+    with contextlib.redirect_stdout(io.StringIO()):  # It tells of the file and its folder.
+        make(WEIGHTS, convert.write_torch, path, os.path.join(folder, WEIGHTS), "timm")
+    about = {"class_names": class_names, "preprocessing": preprocessing}
+    make(ONNX, onnx.export, model, os.path.join(folder, ONNX), **about)
+    about = {"labels": class_names, "preprocessing": preprocessing, "license": license}
     for mode in tflite.MODES:
         file = TFLITE.format(mode)
-        try:
-            exports[file] = tflite.export(
-                model,
-                os.path.join(folder, file),
-                mode,
-                calibration=calibration,
-                labels=class_names,
-                preprocessing=preprocessing,
-                verbose=verbose,
-            )
-            files.append(file)
-        except InputError as error:
-            left_out[file] = str(error)
+        options = {**about, "calibration": calibration, "verbose": verbose}
+        if report := make(file, tflite.export, model, os.path.join(folder, file), mode, **options):
+            exports[file] = report
     if class_names:
         put(CLASS_NAMES, "".join(f"{name}\n" for name in class_names))
     if preprocessing:
@@ -162,7 +173,7 @@ def write(path, folder, *, calibration=None, name=None, verbose=False):
                 shutil.copyfile(run[file], os.path.join(folder, file))
                 files.append(file)
     row = next((row for row in run.read_history() if row["epoch"] == epoch), None) if config else None
-    put(CARD, model_card.card(model, class_names, preprocessing, config, row, exports, files, name))
+    put(CARD, model_card.card(model, class_names, preprocessing, config, row, exports, files, license, name))
     return Page(files, left_out)
 
 
@@ -179,36 +190,67 @@ def _without_paths(config):
     return {"recipe": recipe, **{name: config[name] for name in told if name in config}}
 
 
-def upload(folder, name, private=False):
-    """Uploads a folder to a Hugging Face repository, which is made if need be.
+def _repository(name):
+    """Returns USER/REPO of "hf://USER/REPO"; raises InputError for the name of anything else."""
+    repository, file, revision = hub.parse(name)
+    if file or revision:
+        raise InputError(f"the destination must be a folder or hf://USER/REPO, got {name}")
+    return repository
+
+
+def make_repository(name, private=False):
+    """Makes a Hugging Face repository where there is none, which shows whether files can go there.
+
+    Args:
+        name: "hf://USER/REPO".
+        private: Whether a repository that is made is private.
+
+    Raises:
+        Failure: If the hub refuses or cannot be reached.
+    """
+    try:
+        hub.api().create_repo(_repository(name), exist_ok=True, private=private or None)
+    except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
+        raise Failure(f"cannot publish to {name}: {hub.reason(error)}") from None
+
+
+def upload(folder, name):
+    """Uploads a folder to a Hugging Face repository.
 
     Files that an earlier upload of another model left there are removed; others stay.
 
     Args:
         folder: What `write` wrote.
-        name: "hf://USER/REPO".
-        private: Whether a repository that is made is private.
+        name: "hf://USER/REPO", which exists.
 
     Returns:
         The address of the commit.
 
     Raises:
-        InputError: If the name is not of a repository.
         Failure: If the hub refuses or cannot be reached.
     """
-    repository = hub.parse(name).repository
+    made = [MODEL, WEIGHTS, ONNX, TFLITE.format("*"), CLASS_NAMES, PREPROCESSING, *OF_THE_RUN]
     try:
-        api = hub.api()
-        api.create_repo(repository, exist_ok=True, private=private or None)
-        commit = api.upload_folder(
-            repo_id=repository,
+        commit = hub.api().upload_folder(
+            repo_id=_repository(name),
             folder_path=folder,
-            delete_patterns=[MODEL, WEIGHTS, TFLITE.format("*"), CLASS_NAMES, PREPROCESSING, *OF_THE_RUN],
+            delete_patterns=made,
             commit_message="Upload a ConvMixer from convmixer-keras",
         )
         return commit.commit_url
     except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
         raise Failure(f"cannot upload to {name}: {hub.reason(error)}") from None
+
+
+def _upload_or_keep(folder, name):
+    """Uploads a folder, which will be removed; if that fails, what is in it is kept elsewhere."""
+    try:
+        return upload(folder, name)
+    except Failure as error:
+        kept = tempfile.mkdtemp(prefix="published-")
+        os.rename(folder, kept)
+        again = f"hf upload {_repository(name)} {kept}"
+        raise Failure(f"{error}; the files are kept in {kept}: {again}") from None
 
 
 def command():

@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -19,7 +22,6 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import RECIPES
 from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils import command_line
-from convmixer_keras.utils.errors import Failure
 
 CHANGES = {"epochs": 3, "learning_rate": 0.01}
 HISTORY = (
@@ -53,12 +55,13 @@ PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 13, 15, 3)).astype(np.floa
 
 def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsys):  # noqa: F811
     arguments = [str(run / "model.keras"), "hf://user/repo", "--calibrate", str(image_folder)]
+    arguments += ["--license", "apache-2.0"]
     with pytest.raises(SystemExit) as ended:
         command_line.run(lambda: publish.main(arguments))
     assert ended.value.code == 0
     files = hub.uploaded["user/repo"]
     modes = [f"model-{mode}.tflite" for mode in ("float32", "float16", "dynamic", "int8")]
-    own = "model.keras model.safetensors class_names.txt preprocessing.json README.md"
+    own = "model.keras model.safetensors model.onnx class_names.txt preprocessing.json README.md"
     of_the_run = "config.json history.csv curves.png"
     assert sorted(files) == sorted([*modes, *own.split(), *of_the_run.split()])
     assert hub.tokens == {"Bearer hf_of_the_test"}
@@ -68,6 +71,7 @@ def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsy
     text = files["README.md"].decode()
     for words in (
         "library_name: keras",
+        'license: "apache-2.0"',
         "Data: photos, 1,200 images to train on and 80 to validate.",
         "Validation accuracy 75.00 % after epoch 2 of 3.",
         "| learning_rate | 0.01 |",
@@ -78,6 +82,9 @@ def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsy
         'inference.load("hf://user/repo")',
     ):
         assert words in text
+
+    assert b"apache-2.0" in files["model-dynamic.tflite"]
+    assert re.search(r"^\w: \d\.\d{3}$", pasted(text, tmp_path), re.MULTILINE)
 
     for name, content in files.items():
         assert str(tmp_path).encode() not in content, name
@@ -97,6 +104,32 @@ def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsy
         np.testing.assert_array_equal(one, other)
 
 
+def pasted(card, folder):
+    """What the program under "Use" prints in a process of its own."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "printed"),
+    [
+        ({"input_mean": 120, "input_std": 60, "classes": 1}, "0: "),
+        ({}, "4: "),  # Takes normalised channels, and does not say which.
+        ({"include_top": False, "input_mean": 120, "input_std": 60}, "(1, 8)"),
+        ({"include_top": False, "pooling": "max"}, "(1, 8)"),
+    ],
+    ids=str,
+)
+def test_every_card_runs_as_pasted(arguments, printed, tmp_path):
+    build(hidden_dim=8, depth=1, kernel_size=3, **arguments).save(tmp_path / "m.keras")
+    (tmp_path / "out").mkdir()
+    publish.write(str(tmp_path / "m.keras"), tmp_path / "out")
+    assert printed in pasted((tmp_path / "out" / "README.md").read_text(), tmp_path / "out")
+
+
 def test_nothing_is_said_that_was_not_measured(tmp_path):
     build(hidden_dim=8, depth=1, kernel_size=3, normalization="layer").save(tmp_path / "m.keras")
     (tmp_path / "out").mkdir()
@@ -107,7 +140,8 @@ def test_nothing_is_said_that_was_not_measured(tmp_path):
     assert "accuracy" not in text
     assert "does not say how photographs become its input" in text
     assert "curves" not in text
-    assert 'inference.load("hf://USER/REPO")' in text
+    assert "license" not in text
+    assert 'inference.load("model.keras")' in text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(page.files)
 
 
@@ -185,9 +219,27 @@ def test_files_of_an_earlier_upload_do_not_stay(run, hub, tmp_path):  # noqa: F8
     assert hub.deleted == ["model-int8.tflite"]
 
 
-def test_an_upload_that_is_refused(run, tmp_path, monkeypatch):
+def test_the_hub_is_reached_before_anything_is_made(run, monkeypatch, here):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(Failure, match="cannot upload to hf://user/repo: ") as error:
-        publish.upload(run, "hf://user/repo")
-    assert "\n" not in str(error.value)
+    monkeypatch.setattr(publish, "write", None)
+    done = here(publish.main, run / "model.keras", "hf://user/repo")
+    assert done.code == 1
+    assert done.stderr.startswith("error: cannot publish to hf://user/repo: ")
+    assert done.stderr.count("\n") == 1
+    for name in ("hf://user/repo/model.keras", "hf://user/repo@main", "hf://user"):
+        assert here(publish.main, run / "model.keras", name).code == 2
+
+
+def test_an_upload_that_fails_keeps_the_files(run, hub, tmp_path, monkeypatch, here):  # noqa: F811
+    hub.refuses = "/commit/"
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    done = here(publish.main, run / "model.keras", "hf://user/repo")
+    assert done.code == 1
+    assert hub.created == {"user/repo"}
+    kept, again = re.search(r"the files are kept in (\S+): (hf upload user/repo \S+)$", done.stderr).groups()
+    assert again.endswith(kept)
+    assert {"README.md", "model.keras", "model.onnx", "model-dynamic.tflite"} <= set(os.listdir(kept))
+    assert "left out model-int8.tflite: mode int8 needs images" in done.stdout
+    assert "--calibrate" in done.stdout
+    shutil.rmtree(kept)
