@@ -2,6 +2,7 @@
 """The paper's ablations on CIFAR-10: change one thing at a time, train, compare with the baseline.
 
   python ablation.py                                           CIFAR-10 through tensorflow-datasets
+  python ablation.py --dataset digits --epochs 10              scikit-learn's digits: nothing to download
   python ablation.py --dataset photos/ --image-size 64         a folder photos/SPLIT/CLASS/*.jpg
   python ablation.py --hidden-dim 32 --depth 4 --epochs 5      smaller and shorter
 
@@ -17,7 +18,7 @@ import shlex
 import sys
 
 from convmixer_keras.commands import flags
-from convmixer_keras.recipes import CIFAR10_FAST, IMAGENET, Recipe
+from convmixer_keras.recipes import CIFAR10_FAST, IMAGENET, RECIPES, Recipe
 from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
@@ -75,7 +76,7 @@ def main(argv=None):
     study.add_argument("--data-dir", metavar="DIR", help="where tensorflow-datasets keeps its files")
     flags.add_flags(parser, BASELINE)
     arguments = parser.parse_args(argv)
-    baseline = dataclasses.replace(BASELINE, **flags.given(arguments, Recipe))
+    baseline = baseline_on(flags.given(arguments, Recipe))
     results = arguments.results or arguments.output
     streams.quiet_start()
 
@@ -101,6 +102,14 @@ def main(argv=None):
         # After every run, so that a study that is stopped shows what it has.
         write(results, rows, baseline, RunFolder(os.path.join(arguments.output, "baseline")).read_config())
     print(f"wrote README.md, ablation.csv and ablation.png into {results}")
+
+
+def baseline_on(given):
+    """Returns the baseline with these settings, on images as the data set's own recipe has them."""
+    own = (recipe for recipe in RECIPES.values() if recipe.dataset == given.get("dataset"))
+    images = next(own, BASELINE)
+    facts = {name: getattr(images, name) for name in ("image_size", "mean", "std")}
+    return dataclasses.replace(BASELINE, **{**facts, **given})
 
 
 def _is_the_papers(baseline):

@@ -79,8 +79,7 @@ def draw_neighbours(paths, arguments, picture):
         for text in ("the image", *map("similarity {:.3f}".format, similarities[query]))
     ]
     titles = [
-        f"{os.path.relpath(paths[i], arguments.folder)[-24:]}\n{text}"
-        for i, text in zip(shown, below, strict=True)
+        f"{os.path.relpath(paths[i], arguments.folder)}\n{text}" for i, text in zip(shown, below, strict=True)
     ]
     images = [headless.picture(paths[i]) for i in shown]
     image_grid(images, titles, columns=1 + neighbours.shape[1], apart=True).savefig(picture)

@@ -8,6 +8,7 @@ from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError
 
 WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong also has a frame.
+LONGEST_TITLE = 26  # Letters in a line above an image.
 
 
 def new_figure(width, height):
@@ -51,7 +52,8 @@ def learning_curves(history):
         axes.spines[["top", "right"]].set_visible(False)
     if several:
         names = [f"{name}, training dotted" for name in runs]
-        figure.legend(rate.lines, names, loc="outside lower center", ncols=3, frameon=False)
+        columns = max(1, min(3, 150 // max(map(len, names))))  # A line has room for some 150 letters.
+        figure.legend(rate.lines, names, loc="outside lower center", ncols=columns, frameon=False)
     else:
         loss.legend(frameon=False)
         accuracy.legend(frameon=False)
@@ -71,7 +73,7 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
     Args:
         images: n images (height, width, 1 or 3) of any size, 0..255; values outside are shown as the
             nearest inside.
-        titles: n strings.
+        titles: n strings of any number of lines; of a line that is too long the end is left out.
         columns: How many images stand side by side.
         wrong: Numbers of the images to mark as wrong, by a red frame and a red title.
         apart: Whether to set the first column apart, as what the others are compared with.
@@ -82,6 +84,7 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
     images = [np.clip(image, 0, 255).astype(np.uint8) for image in map(np.asarray, images)]
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
+    titles = ["\n".join(map(_beginning, title.split("\n"))) for title in titles]
     lines = max(1 + title.count("\n") for title in titles)
     figure = new_figure(1.6 * columns, (1.75 + 0.13 * lines) * rows)
     figure.get_layout_engine().set(h_pad=0.08)  # Titles of several lines reach to the edge otherwise.
@@ -92,12 +95,18 @@ def image_grid(images, titles, columns=8, wrong=(), apart=False):
         axes.spines[:].set_visible(False)
     for number, (axes, image, title) in enumerate(zip(all_axes.flat, images, titles, strict=False)):
         axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(title, fontsize=7, color=WRONG if number in wrong else "black")
+        colour = WRONG if number in wrong else "black"
+        axes.set_title(title, fontsize=7, color=colour, parse_math=False)
         if number in wrong:
             _frame(axes, WRONG)
         elif apart and number % columns == 0:
             _frame(axes, "black")
     return figure
+
+
+def _beginning(line):
+    """Returns as much of a line as there is room for above an image."""
+    return line if len(line) <= LONGEST_TITLE else f"{line[: LONGEST_TITLE - 3]}..."
 
 
 def _frame(axes, colour):

@@ -132,7 +132,7 @@ def test_study_writes_table_and_chart_and_trains_nothing_twice(study, image_fold
 def test_wrong_use_is_one_line_and_exit_code_2(tmp_path, capsys):
     for flags, message in (
         (["--dataset", "no/such"], "error: dataset must be digits, an existing folder"),
-        (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
+        (["--epochs", "0"], "error: --epochs must be at least 1, got 0"),
     ):
         with pytest.raises(SystemExit) as exit_info:
             command_line.run(lambda flags=flags: ablation.main(["--output", str(tmp_path), *flags]))
