@@ -10,221 +10,67 @@ from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError
 
 
-def ConvMixer1536_20(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer1536_20",
-):
-    """ConvMixer-1536/20: patch 7, kernel 9, GELU. The paper's most accurate network.
+def _builder(preset, about):
+    """Returns the function that builds a variant; `about` is a sentence of its docstring."""
 
-    51.6 M parameters, 51.10 G multiply-adds at 224x224; published ImageNet top-1 81.37 %, top-5 95.61 %.
+    def build(
+        *,
+        include_preprocessing=False,
+        include_top=True,
+        weights=None,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        classes=None,
+        classifier_activation=None,
+        name=preset.name,
+    ):
+        checks.boolean("include_preprocessing", include_preprocessing)
+        if input_shape is None and input_tensor is None:
+            input_shape = (preset.image_size, preset.image_size, 3)
+        _check_weights(weights, preset)
+        model = ConvMixer(
+            preset.hidden_dim,
+            preset.depth,
+            preset.kernel_size,
+            preset.patch_size,
+            activation=preset.activation,
+            input_mean=[255 * m for m in preset.mean] if include_preprocessing else None,
+            input_std=[255 * s for s in preset.std] if include_preprocessing else None,
+            include_top=include_top,
+            weights=None if weights in pretrained.NAMES else weights,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=preset.classes if include_top and classes is None else classes,
+            classifier_activation=classifier_activation,
+            name=name,
+        )
+        if weights in pretrained.NAMES:
+            pretrained.load_published_weights(model, preset)
+        return model
 
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
-            and standard deviation.
-        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
-            `classes` or without the top, only those of the body.
-        input_shape, classes: By default (224, 224, 3) and 1000.
-    """
-    return _build(presets.CONVMIXER_1536_20, **locals())
-
-
-def ConvMixer768_32(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer768_32",
-):
-    """ConvMixer-768/32: patch 7, kernel 7, ReLU.
-
-    21.1 M parameters, 20.68 G multiply-adds at 224x224; published ImageNet top-1 80.16 %, top-5 95.08 %.
-
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
-            and standard deviation.
-        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
-            `classes` or without the top, only those of the body.
-        input_shape, classes: By default (224, 224, 3) and 1000.
-    """
-    return _build(presets.CONVMIXER_768_32, **locals())
+    build.__name__ = build.__qualname__ = preset.name
+    build.__doc__ = _docstring(preset, about)
+    return build
 
 
-def ConvMixer1024_20(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer1024_20",
-):
-    """ConvMixer-1024/20: patch 14, kernel 9, GELU. The fastest with published weights.
+def _docstring(preset, about):
+    size, published = preset.image_size, ""
+    if preset.weights:
+        published = f""", or "{preset.weights}" for the published ones; with other `classes` or
+            without the top, only those of the body"""
+    return f"""ConvMixer-{preset.hidden_dim}/{preset.depth}: {about}
 
-    24.4 M parameters, 5.95 G multiply-adds at 224x224; published ImageNet top-1 76.94 %, top-5 93.36 %.
+    {preset.parameters / 1e6:.1f} M parameters, {preset.multiply_adds / 1e9:.2f} G multiply-adds
+    at {size}x{size}; patch {preset.patch_size}, kernel {preset.kernel_size}, activation {preset.activation}.
 
     Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
-            and standard deviation.
-        weights: As in `ConvMixer`, or "imagenet" for the published ones, fetched on first use; with other
-            `classes` or without the top, only those of the body.
-        input_shape, classes: By default (224, 224, 3) and 1000.
+        include_preprocessing: Whether the model takes pixels 0..255 and normalises them, by the
+            mean {preset.mean} and the deviation {preset.std} of 0..1.
+        weights: As in `ConvMixer`{published}.
+        input_shape, classes: By default ({size}, {size}, 3) and {preset.classes}.
     """
-    return _build(presets.CONVMIXER_1024_20, **locals())
-
-
-def ConvMixer1536_20_P14(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer1536_20_P14",
-):
-    """ConvMixer-1536/20 with patch 14: kernel 9, GELU.
-
-    52.3 M parameters, 12.95 G multiply-adds at 224x224; the paper reports ImageNet top-1 78.9 %, and its
-    weights were never released.
-
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
-            and standard deviation.
-        input_shape, classes: By default (224, 224, 3) and 1000.
-    """
-    return _build(presets.CONVMIXER_1536_20_P14, **locals())
-
-
-def ConvMixer512_16(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer512_16",
-):
-    """ConvMixer-512/16: patch 7, kernel 8, GELU.
-
-    5.4 M parameters, 4.91 G multiply-adds at 224x224; the paper reports ImageNet top-1 73.76 %, and its
-    weights were never released. `convmixer-convert` reads those that keras-cv trained for it.
-
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by ImageNet's mean
-            and standard deviation.
-        input_shape, classes: By default (224, 224, 3) and 1000.
-    """
-    return _build(presets.CONVMIXER_512_16, **locals())
-
-
-def ConvMixer256_8(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer256_8",
-):
-    """ConvMixer-256/8 for CIFAR-10: patch 1, kernel 9, GELU.
-
-    0.7 M parameters, 0.71 G multiply-adds at 32x32; the paper reports over 96 % on CIFAR-10, without an exact
-    figure. The recipe `cifar10` trains the authors' faster network, `ConvMixer256_8_P2`.
-
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by CIFAR-10's mean
-            and standard deviation.
-        input_shape, classes: By default (32, 32, 3) and 10.
-    """
-    return _build(presets.CONVMIXER_256_8, **locals())
-
-
-def ConvMixer256_8_P2(
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name="ConvMixer256_8_P2",
-):
-    """ConvMixer-256/8 of the authors' CIFAR-10 script: patch 2, kernel 5, GELU. Its weights come along.
-
-    0.6 M parameters, 0.15 G multiply-adds at 32x32; CIFAR-10 top-1 89.44 % with `weights="cifar10"`, our own
-    of the recipe `cifar10_fast`, 25 epochs.
-
-    Args: As in `ConvMixer`, and
-        include_preprocessing: Whether the model takes pixels 0..255, and normalises them by CIFAR-10's mean
-            and standard deviation.
-        weights: As in `ConvMixer`, or "cifar10" for those in this package; with other `classes` or without
-            the top, only those of the body.
-        input_shape, classes: By default (32, 32, 3) and 10.
-    """
-    return _build(presets.CONVMIXER_256_8_P2, **locals())
-
-
-def _build(
-    preset,
-    *,
-    include_preprocessing=False,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    classes=None,
-    **options,
-):
-    checks.boolean("include_preprocessing", include_preprocessing)
-    if input_shape is None and input_tensor is None:
-        input_shape = (preset.image_size, preset.image_size, 3)
-    if include_top and classes is None:
-        classes = preset.classes
-    _check_weights(weights, preset)
-    model = ConvMixer(
-        preset.hidden_dim,
-        preset.depth,
-        preset.kernel_size,
-        preset.patch_size,
-        activation=preset.activation,
-        input_mean=[255 * m for m in preset.mean] if include_preprocessing else None,
-        input_std=[255 * s for s in preset.std] if include_preprocessing else None,
-        include_top=include_top,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        classes=classes,
-        weights=None if weights in pretrained.NAMES else weights,
-        **options,
-    )
-    if weights in pretrained.NAMES:
-        pretrained.load_published_weights(model, preset)
-    return model
 
 
 def _check_weights(weights, preset):
@@ -241,8 +87,34 @@ def _check_weights(weights, preset):
         )
 
 
+ConvMixer1536_20 = _builder(
+    presets.CONVMIXER_1536_20, "the paper's most accurate network, ImageNet top-1 81.37 %, top-5 95.61 %."
+)
+ConvMixer768_32 = _builder(
+    presets.CONVMIXER_768_32, "the paper's network with ReLU, ImageNet top-1 80.16 %, top-5 95.08 %."
+)
+ConvMixer1024_20 = _builder(
+    presets.CONVMIXER_1024_20,
+    "the fastest with published weights, ImageNet top-1 76.94 %, top-5 93.36 %.",
+)
+ConvMixer1536_20_P14 = _builder(
+    presets.CONVMIXER_1536_20_P14, "ImageNet top-1 78.9 % in the paper; its weights were never released."
+)
+ConvMixer512_16 = _builder(
+    presets.CONVMIXER_512_16,
+    "ImageNet top-1 73.76 % in the paper. `convmixer-convert` reads keras-cv's weights for it.",
+)
+ConvMixer256_8 = _builder(
+    presets.CONVMIXER_256_8, "over 96 % on CIFAR-10 in the paper, which gives no exact figure."
+)
+ConvMixer256_8_P2 = _builder(
+    presets.CONVMIXER_256_8_P2,
+    "the network of the authors' CIFAR-10 script, with our own weights: CIFAR-10 top-1 89.44 %.",
+)
+
+
 def default_builder():
-    """Returns the default builder: ConvMixer1024_20 if its weights have been fetched.
+    """Returns the name of a builder: ConvMixer1024_20 if its weights have been fetched.
 
     Otherwise it is the one whose weights come with this package, with a note on standard error.
     """

@@ -59,16 +59,16 @@ class Preset:
     """
 
     name: str
-    timm_name: str | None
     hidden_dim: int
     depth: int
     patch_size: int
     kernel_size: int
-    activation: str
     parameters: int
     multiply_adds: int
-    top1: float | None
-    top5: float | None
+    activation: str = "gelu"
+    timm_name: str | None = None
+    top1: float | None = None
+    top5: float | None = None
     weights: str | None = None
     classes: int = 1000
     image_size: int = 224
@@ -79,6 +79,8 @@ class Preset:
     std: tuple[float, float, float] = IMAGENET_STD
 
 
+_CIFAR10 = {"classes": 10, "image_size": 32, "crop_pct": 1.0, "mean": CIFAR10_MEAN, "std": CIFAR10_STD}
+
 CONVMIXER_1536_20 = Preset(
     name="ConvMixer1536_20",
     timm_name="convmixer_1536_20",
@@ -86,7 +88,6 @@ CONVMIXER_1536_20 = Preset(
     depth=20,
     patch_size=7,
     kernel_size=9,
-    activation="gelu",
     parameters=51_625_960,
     multiply_adds=51_099_168_768,
     top1=81.37,
@@ -116,7 +117,6 @@ CONVMIXER_1024_20 = Preset(
     depth=20,
     patch_size=14,
     kernel_size=9,
-    activation="gelu",
     parameters=24_383_464,
     multiply_adds=5_948_547_072,
     top1=76.94,
@@ -127,73 +127,53 @@ CONVMIXER_1024_20 = Preset(
 # In the paper's table, but its weights were never released.
 CONVMIXER_1536_20_P14 = Preset(
     name="ConvMixer1536_20_P14",
-    timm_name=None,
     hidden_dim=1536,
     depth=20,
     patch_size=14,
     kernel_size=9,
-    activation="gelu",
     parameters=52_303_336,
     multiply_adds=12_949_352_448,
     top1=78.9,
-    top5=None,
 )
 
 # In the paper's table. keras-cv trained its own weights for it; the authors' were never released.
 CONVMIXER_512_16 = Preset(
     name="ConvMixer512_16",
-    timm_name=None,
     hidden_dim=512,
     depth=16,
     patch_size=7,
     kernel_size=8,
-    activation="gelu",
     parameters=5_357_544,
     multiply_adds=4_909_420_544,
     top1=73.76,
-    top5=None,
 )
 
 # The paper claims over 96 % on CIFAR-10 for this size and gives no exact figure.
 CONVMIXER_256_8 = Preset(
     name="ConvMixer256_8",
-    timm_name=None,
     hidden_dim=256,
     depth=8,
     patch_size=1,
     kernel_size=9,
-    activation="gelu",
     parameters=706_570,
     multiply_adds=707_529_216,
-    top1=None,
-    top5=None,
-    classes=10,
-    image_size=32,
-    crop_pct=1.0,
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
+    **_CIFAR10,
 )
 
 # The authors' CIFAR-10 script. Its weights come with this package: docs/results/cifar10_fast/.
 CONVMIXER_256_8_P2 = Preset(
     name="ConvMixer256_8_P2",
-    timm_name=None,
     hidden_dim=256,
     depth=8,
     patch_size=2,
     kernel_size=5,
-    activation="gelu",
     parameters=594_186,
     multiply_adds=148_113_920,
     top1=89.44,
     top5=99.66,
     weights="cifar10",
-    classes=10,
-    image_size=32,
-    crop_pct=1.0,
     orientation="exif",
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
+    **_CIFAR10,
 )
 
 PRESETS = (
