@@ -1,7 +1,5 @@
 """Checks of the arguments that a ConvMixer is built with."""
 
-import math
-
 import keras
 import numpy as np
 
@@ -14,24 +12,17 @@ MOST_PARAMETERS = 10**9  # 4 GB; the largest published network has 52 million.
 
 
 def activation_name(name, value):
-    """Only names: a function would make the saved model depend on `custom_objects`.
-
-    "glu" and others that change the shape are refused.
-    """
+    """Only names: a function would make the saved model depend on `custom_objects`."""
+    wanted = f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
     if not isinstance(value, str):
-        raise TypeError(
-            f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
-        )
+        raise TypeError(wanted)
     try:
         given = keras.ops.zeros((1, 4))
-        if keras.ops.shape(keras.activations.get(value)(given)) != given.shape:
-            raise InputError(f"{name} must keep the number of channels, got {value!r}")
-    except InputError:
-        raise
+        keeps_channels = keras.ops.shape(keras.activations.get(value)(given)) == given.shape
     except (ValueError, TypeError, AttributeError):
-        raise InputError(
-            f"{name} must be the name of a Keras activation such as 'gelu' or 'relu', got {value!r}"
-        ) from None
+        raise InputError(wanted) from None
+    if not keeps_channels:  # Such as "glu".
+        raise InputError(f"{name} must keep the number of channels, got {value!r}")
 
 
 def top_arguments(include_top, classes, classifier_activation):
@@ -67,16 +58,15 @@ def image_shape(input_shape, input_tensor, patch_size):
     elif input_shape is None:
         input_shape = (OPEN_SIZE, OPEN_SIZE, 3)
 
-    wanted = "input_shape must be (height, width, channels) with positive integers, or None for a free "
-    wanted += f"height or width, got {input_shape!r}"
-    if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
-        raise InputError(wanted)
-    *sides, channels = input_shape
     try:
-        sides = [None if side is None else positive_int("side", side) for side in sides]
+        height, width, channels = input_shape
+        sides = [None if side is None else positive_int("side", side) for side in (height, width)]
         channels = positive_int("channels", channels)
     except (TypeError, ValueError):
-        raise InputError(wanted) from None
+        raise InputError(
+            "input_shape must be (height, width, channels) with positive integers, or None for a free height "
+            f"or width, got {input_shape!r}"
+        ) from None
     if any(side is not None and side < patch_size for side in sides):
         raise InputError(
             f"input_shape must be at least patch_size={patch_size} high and wide, got {input_shape}"
@@ -112,16 +102,12 @@ def mean_and_std(mean, std, channels):
 
 
 def _per_channel(name, value, channels):
-    wanted = f"{name} must be finite numbers, one or {channels}, one for each channel, got {value!r}"
     try:
-        values = [float(v) for v in np.atleast_1d(np.asarray(value))]
-    except (TypeError, ValueError):
-        raise InputError(wanted) from None
-    if isinstance(value, (str, bytes, bool)) or not all(math.isfinite(v) for v in values):
-        raise InputError(wanted)
-    values = values * channels if np.ndim(value) == 0 else values
-    if len(values) != channels:
+        values = np.asarray(value)
+        if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise ValueError
+        return np.broadcast_to(values, channels).astype(float).tolist()
+    except ValueError:
         raise InputError(
-            f"{name} must be one number or {channels} of them, one for each channel, got {value!r}"
-        )
-    return values
+            f"{name} must be one finite number or {channels} of them, one for each channel, got {value!r}"
+        ) from None

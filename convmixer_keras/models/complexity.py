@@ -7,6 +7,9 @@ import keras
 
 from convmixer_keras.utils.errors import InputError
 
+_DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
+_FULL = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D, keras.layers.Dense)
+
 
 class Complexity(NamedTuple):
     """What a model costs.
@@ -47,37 +50,15 @@ def _multiply_adds(layer):
         return sum(_multiply_adds(inner) for inner in layer.layers)
     if not any(len(weight.shape) > 1 for weight in layer.weights):
         return 0
-    if type(layer) not in _PLACES:
-        counted = ", ".join(sorted(kind.__name__ for kind in _PLACES))
+    if type(layer) not in (*_DEPTHWISE, *_FULL):
+        counted = ", ".join(sorted(kind.__name__ for kind in (*_DEPTHWISE, *_FULL)))
         raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}; counted are {counted}")
-    places = _PLACES[type(layer)](layer)
-    if None in places:
+    outputs = layer.output.shape[1:]
+    if None in outputs:
         raise InputError(
             f"layer {layer.name!r} has the output shape {layer.output.shape}: pass "
             "input_shape=(height, width, channels) to say for which image size to count"
         )
-    # At each place every weight of the kernel is used once; a kernel's shape already accounts for groups.
-    return math.prod(places) * math.prod(layer.kernel.shape)
-
-
-def _convolution_places(layer):
-    _, *places, _ = (
-        layer.output.shape
-        if layer.data_format == "channels_last"
-        else (layer.output.shape[0], *layer.output.shape[2:], layer.output.shape[1])
-    )
-    return places
-
-
-def _dense_places(layer):
-    return layer.output.shape[1:-1]
-
-
-_PLACES = {
-    keras.layers.Conv1D: _convolution_places,
-    keras.layers.Conv2D: _convolution_places,
-    keras.layers.Conv3D: _convolution_places,
-    keras.layers.DepthwiseConv1D: _convolution_places,
-    keras.layers.DepthwiseConv2D: _convolution_places,
-    keras.layers.Dense: _dense_places,
-}
+    # A kernel's last axis is its outputs', and of a depthwise one the last two; groups have fewer inputs.
+    kernel = layer.kernel.shape
+    return math.prod(outputs) * math.prod(kernel[:-2] if type(layer) in _DEPTHWISE else kernel[:-1])

@@ -1,4 +1,4 @@
-"""A model's graph, followed from its output to its input through the models nested in it."""
+"""A model's graph, and those of the models nested in it."""
 
 import keras
 
@@ -27,29 +27,3 @@ def layers(model):
             yield from layers(layer)
         else:
             yield layer
-
-
-class Walk:
-    """Goes from a model's output towards its input, one layer at a time.
-
-    Attributes:
-        tensor: Where the walk stands.
-        layer: The layer that gives this tensor: none that only holds others.
-        taken: The tensors that this layer takes.
-    """
-
-    def __init__(self, model):
-        self.around = ()  # For each nested model that the walk is in, what its inputs are outside.
-        self.to(model.outputs[0])
-
-    def to(self, tensor):
-        """Goes to a tensor that the layer takes."""
-        self.tensor = tensor
-        self.layer, self.taken = producer(tensor)
-        if has_graph(self.layer):
-            outside = dict(zip(map(id, self.layer.inputs), self.taken, strict=True))
-            self.around = (*self.around, outside)
-            self.to(inside(self.layer, tensor))
-        elif self.around and isinstance(self.layer, keras.layers.InputLayer):
-            *self.around, outside = self.around
-            self.to(outside[id(tensor)])

@@ -19,12 +19,7 @@ def check_takes_images(model, source):
 
 
 def image_size(model, preprocessing=None):
-    """Returns (height, width) of the images for a model.
-
-    Args:
-        model: A `keras.Model` that takes images.
-        preprocessing: The `Preprocessing` whose size counts where the model leaves its own open, or None.
-    """
+    """Returns (height, width) of the images for a model: where it leaves them open, of a `Preprocessing`."""
     height, width = model.inputs[0].shape[1:3]
     size = preprocessing.size if preprocessing else (OPEN_SIZE, OPEN_SIZE)
     return height or size[0], width or size[1]
@@ -43,14 +38,9 @@ def takes_pixels(model):
 
 
 def in_float32(model, size=(None, None)):
-    """Returns a model computing in float32, whatever its dtype policies are.
+    """Returns a model, or a copy of it, that computes in float32 for any number of images at a time.
 
-    Args:
-        model: A functional or sequential `keras.Model` that takes images, or one that holds such models.
-        size: (height, width) of the images, where the model leaves them open.
-
-    Returns:
-        The model itself where nothing is to be changed, otherwise a copy for any number of images at a time.
+    `size` is the (height, width) of the images, where the model leaves them open.
     """
     batch, *sides, channels = model.inputs[0].shape
     wanted = [side or given for side, given in zip(sides, size, strict=True)]

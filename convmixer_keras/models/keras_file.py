@@ -68,48 +68,39 @@ def check_weights(path, file=None):
 
 def _check_config(path, config):
     """Raises InputError for a model's configuration of layers too large to build."""
-    _check_sides(path, config)
     layers = list(_layers(config))
-    widest = max((side for layer in layers for side in _sides(layer)), default=1)
-    size = sum(4 * _kernel_size(layer, widest) for layer in layers)
-    limits.check_unpacked(path, size, "its layers")
-
-
-def _check_sides(path, config, name="model"):
-    """Looks through a model's configuration for layers too large to build."""
-    if isinstance(config, list):
-        for item in config:
-            _check_sides(path, item, name)
-    if not isinstance(config, dict):
-        return
-    name = config.get("name", name)
-    for key, value in config.items():
-        sides = value if isinstance(value, list) else [value]
-        if key in _SIDES and any(isinstance(side, int) and side > LARGEST_SIDE for side in sides):
-            raise InputError(f"{path} has a layer {name!r} with {key} {value}, over {LARGEST_SIDE:,}")
-        _check_sides(path, value, name)
+    for layer in layers:
+        for key in _SIDES:
+            if max(_numbers(layer.get(key)), default=0) > LARGEST_SIDE:
+                name = layer.get("name")
+                raise InputError(
+                    f"{path} has a layer {name!r} with {key} {layer[key]}, over {LARGEST_SIDE:,}"
+                )
+    widest = max((side for layer in layers for side in _outputs(layer)), default=1)
+    limits.check_unpacked(path, sum(4 * _kernel_size(layer, widest) for layer in layers), "its layers")
 
 
 def _layers(config):
-    """Yields the configuration of each layer, at any depth."""
+    """Yields the configuration of each layer, at any depth, with its "build_config" where there is one."""
     if isinstance(config, dict) and isinstance(config.get("config"), dict):
-        yield config
+        yield {**config["config"], "build_config": config.get("build_config")}
     if isinstance(config, (dict, list)):
         for value in config.values() if isinstance(config, dict) else config:
             yield from _layers(value)
 
 
-def _sides(layer):
-    return [side for key in _OUTPUTS if isinstance(side := layer["config"].get(key), int)]
+def _numbers(value):
+    return [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+
+
+def _outputs(layer):
+    return [side for key in _OUTPUTS for side in _numbers(layer.get(key))]
 
 
 def _kernel_size(layer, widest):
     """How many weights a layer's kernel has; one that does not say its inputs may have the `widest`."""
-    kernel = layer["config"].get("kernel_size", 1)
-    kernel = [side for side in (kernel if isinstance(kernel, list) else [kernel]) if isinstance(side, int)]
-    build = layer.get("build_config")
-    shape = build.get("input_shape") if isinstance(build, dict) else None
-    known = isinstance(shape, list) and shape and isinstance(shape[-1], int)
-    if not _sides(layer) and "kernel_size" not in layer["config"]:
+    if not _outputs(layer) and "kernel_size" not in layer:
         return 0
-    return math.prod(kernel) * math.prod(_sides(layer)) * (shape[-1] if known else widest)
+    build = layer["build_config"]
+    inputs = _numbers(build.get("input_shape"))[-1:] if isinstance(build, dict) else []
+    return math.prod([*_numbers(layer.get("kernel_size")), *_outputs(layer), *(inputs or [widest])])

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import keras
+from keras import layers
 
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.models import graph
@@ -10,22 +11,11 @@ from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError, arg
 
 # What changes neither the order nor the meaning of scores in prediction. `keras.ops` have no public classes.
-_PASSING_LAYERS = (
-    keras.layers.InputLayer,
-    keras.layers.Identity,
-    keras.layers.Dropout,
-    keras.layers.Flatten,
-    keras.layers.Reshape,
-)
+_PASSING_LAYERS = (layers.InputLayer, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape)
 _PASSING_OPERATIONS = ("Cast", "ExpandDims", "Flatten", "Identity", "Reshape", "Squeeze")
-_ACTIVATION_LAYERS = (
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-)
+_ACTIVATION_LAYERS = (layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU, layers.Softmax)
 _ACTIVATION_OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+_KINDS = {None: None, "linear": "logits", "softmax": "softmax", "sigmoid": "sigmoid"}
 
 
 class Ending(NamedTuple):
@@ -42,14 +32,7 @@ class Ending(NamedTuple):
 
 
 def ending(model):
-    """Returns the `Ending` of a model, which may be nested in others or hold nested ones.
-
-    Args:
-        model: A functional or sequential `keras.Model`.
-
-    Raises:
-        InputError: If the model has more than one input or output.
-    """
+    """Returns the `Ending` of a functional or sequential model with one input and one output."""
     if (len(model.inputs), len(model.outputs)) != (1, 1):
         raise InputError(
             f"{model.name} must have one input and one output, and has {len(model.inputs)} and "
@@ -57,31 +40,24 @@ def ending(model):
         )
     tensor = _last(model.outputs[0])
     layer, _ = graph.producer(tensor)
-    name = activation_of(layer)
-    if name is None:
-        return Ending(None, layer)
-    if name == "linear":
-        return Ending("logits", layer)
-    if name not in ("softmax", "sigmoid"):
-        return Ending("other", layer)
+    kind = _KINDS.get(activation_of(layer), "other")
     along = getattr(layer, "axis", -1) in (-1, len(tensor.shape) - 1)
     # Of a map that is flattened, the scores of all places would stand in one row.
-    if name == "softmax" and not (along and tensor.shape[-1] == model.outputs[0].shape[-1]):
-        return Ending(None, layer)
-    return Ending(name, layer)
+    if kind == "softmax" and not (along and tensor.shape[-1] == model.outputs[0].shape[-1]):
+        kind = None
+    return Ending(kind, layer)
 
 
 def activation_of(layer):
-    """Returns the name of the activation with which a layer or operation ends.
+    """Returns the name of the activation with which a layer or operation ends, or None.
 
-    "linear" for a dense layer or a convolution without one; None for anything that is neither an activation
-    nor one of these.
+    "linear" is that of a dense layer or a convolution without one.
     """
     if not isinstance(layer, keras.Layer):
         return _ACTIVATION_OPERATIONS.get(type(layer).__name__)
     if isinstance(layer, _ACTIVATION_LAYERS):
         return type(layer).__name__.lower()
-    if isinstance(layer, keras.layers.Activation) or hasattr(layer, "kernel"):
+    if isinstance(layer, layers.Activation) or hasattr(layer, "kernel"):
         activation = getattr(layer, "activation", None)
         return getattr(activation, "__name__", type(activation).__name__)
     return None
@@ -96,7 +72,7 @@ def passes_on(layer):
     """Whether a layer, operation or nested model gives in prediction the numbers that it takes."""
     if graph.has_graph(layer):
         return all(map(passes_on, getattr(layer, "operations", layer.layers)))
-    if isinstance(layer, keras.layers.Activation):
+    if isinstance(layer, layers.Activation):
         return layer.activation is keras.activations.linear
     if not isinstance(layer, keras.Layer):
         return type(layer).__name__ in _PASSING_OPERATIONS
@@ -133,16 +109,12 @@ def probabilities(model, scores=None):
     if scores == "probabilities":
         return model
     activation = "sigmoid" if one else "softmax"
-    last = keras.layers.Activation(activation, dtype="float32", name="probabilities")
+    last = layers.Activation(activation, dtype="float32", name="probabilities")
     return keras.Model(model.inputs[0], last(model.outputs[0]), name=model.name)
 
 
 def logits_model(model):
-    """Returns a model that ends in logits: the given one without its last activation.
-
-    Raises:
-        InputError: If the graph does not say what the scores are.
-    """
+    """Returns a model without its last activation, or raises InputError where none is known."""
     kind, layer = ending(model)
     if kind == "logits":
         return model

@@ -42,16 +42,14 @@ class Parts:
         image: The tensor that the network takes. It is the model's input unless something stands in front.
         input_normalization: The layer that normalises pixels, or None.
         mean, std: What it subtracts from each channel and then divides by, float64, in 0..255; or None.
-        stem: The patch embedding, a `Convolution`.
-        blocks: A tuple of a `Block` for each block.
-        pool: The pooling layer, or None.
-        head: The classifier, a dense layer, or None.
+        stem: The patch embedding.
+        pool, head: The pooling layer and the classifier, a dense layer; or None.
+        head_activation: Name of the activation with which scores end, the head's or a layer's behind it:
+            "linear" for logits; None without a head.
         activation: Name of the Keras activation of all convolutions.
         normalization: "batch" or "layer", as all are.
         epsilon: That of all normalisations.
         residual: Whether blocks add their input.
-        head_activation: Name of the activation with which scores end, the head's or a layer's behind it:
-            "linear" for logits; None without a head.
     """
 
     image: keras.KerasTensor
@@ -59,7 +57,7 @@ class Parts:
     mean: np.ndarray | None
     std: np.ndarray | None
     stem: Convolution
-    blocks: tuple
+    blocks: tuple[Block, ...]
     pool: keras.Layer | None
     head: keras.Layer | None
     head_activation: str | None
@@ -92,11 +90,7 @@ class Parts:
         return layers if self.head is None else {**layers, "head": self.head}
 
     def maps(self, x):
-        """Applies the network's own layers to a tensor like `image`.
-
-        Returns:
-            A list of the features after each block, (batch, rows, columns, hidden_dim).
-        """
+        """Applies the network's layers to a tensor like `image`; returns the features after each block."""
 
         def applied(convolution, x):
             return convolution.norm(convolution.layer(x))
@@ -115,12 +109,6 @@ def of(model):
     The graph is followed from its output to what the network takes, through nested models and past layers
     that do nothing in prediction, such as `Dropout`. Layers are known by what they do, not by their names.
     What stands in front of the network is not looked at.
-
-    Args:
-        model: A `keras.Model`.
-
-    Returns:
-        Its `Parts`.
 
     Raises:
         InputError: If the model is not what `ConvMixer` builds; the message names the layer that differs.
@@ -177,17 +165,33 @@ def check_finite(model):
             raise InputError(f"the weights {weight.path} of {model.name} hold NaN or infinite values")
 
 
-class _Walk(graph.Walk):
-    """Goes back through a ConvMixer, and refuses what is none."""
+class _Walk:
+    """Goes from a model's output towards its input, one layer at a time, and refuses what is no ConvMixer.
+
+    Attributes:
+        tensor: Where the walk stands.
+        layer: The layer that gives this tensor: none that only holds others or passes numbers on.
+        taken: The tensors that this layer takes.
+    """
 
     def __init__(self, model):
         self.model = model
         self.common = {}  # What all convolutions or all blocks have, as those nearest the output have it.
-        super().__init__(model)
+        self.around = ()  # For each nested model that the walk is in, what its inputs are outside.
+        self.to(model.outputs[0])
 
     def to(self, tensor):
-        super().to(tensor)
-        if self.taken and outputs.passes_on(self.layer):
+        """Goes to a tensor that the layer takes."""
+        self.tensor = tensor
+        self.layer, self.taken = graph.producer(tensor)
+        if graph.has_graph(self.layer):
+            outside = dict(zip(map(id, self.layer.inputs), self.taken, strict=True))
+            self.around = (*self.around, outside)
+            self.to(graph.inside(self.layer, tensor))
+        elif self.around and isinstance(self.layer, keras.layers.InputLayer):
+            *self.around, outside = self.around
+            self.to(outside[id(tensor)])
+        elif self.taken and outputs.passes_on(self.layer):
             self.to(self.taken[0])
 
     def refuse(self, layer, why):

@@ -33,10 +33,13 @@ def save_model(model, path, class_names=None, preprocessing=None):
         raise InputError(f"a model's file name must end in .keras, got {path}")
     entries = {}
     if class_names is not None:
-        _check_class_names(model, class_names)
+        if model.output_shape[-1] != len(class_names):
+            raise InputError(
+                f"class_names must be {model.output_shape[-1]}, one for each output, got {len(class_names)}"
+            )
         entries[_CLASS_NAMES_ENTRY] = json.dumps(list(class_names), ensure_ascii=False)
     if preprocessing is not None:
-        check_preprocessing(model, preprocessing)
+        _check_preprocessing(model, preprocessing)
         entries[_PREPROCESSING_ENTRY] = preprocessing.to_json()
     with written_whole(path) as temporary:
         _save_from_disk(model, temporary)
@@ -45,23 +48,10 @@ def save_model(model, path, class_names=None, preprocessing=None):
                 archive.writestr(name, text)
 
 
-def _check_class_names(model, class_names):
-    if model.output_shape[-1] != len(class_names):
-        raise InputError(
-            f"class_names must be {model.output_shape[-1]}, one for each output, got {len(class_names)}"
-        )
-
-
-def check_preprocessing(model, preprocessing):
-    """Raises InputError if a model does not take images of the shape that a `Preprocessing` makes."""
-    shape = model.input_shape[1:]
-    fits = len(shape) == 3 and all(
-        side in (None, made) for side, made in zip(shape, preprocessing.shape, strict=True)
-    )
-    if not fits:
-        raise InputError(
-            f"preprocessing must give what the model takes, {shape}, and gives {preprocessing.shape}"
-        )
+def _check_preprocessing(model, preprocessing):
+    shape, made = model.input_shape[1:], preprocessing.shape
+    if len(shape) != 3 or any(side not in (None, n) for side, n in zip(shape, made, strict=True)):
+        raise InputError(f"preprocessing must give what the model takes, {shape}, and gives {made}")
 
 
 def _save_from_disk(model, path):
@@ -79,15 +69,7 @@ def _save_from_disk(model, path):
 
 
 def save_weights(model, path):
-    """Saves a model's weights as a `.weights.h5` file, whole or not at all.
-
-    Args:
-        model: A `keras.Model`.
-        path: Ends in ".weights.h5".
-
-    Raises:
-        InputError: If the file cannot be written.
-    """
+    """Saves a model's weights as a `.weights.h5` file, whole or not at all."""
     with written_whole(path, room=weights_size(model)) as temporary:
         model.save_weights(temporary)
 
@@ -100,11 +82,7 @@ def weights_size(model):
 
 
 def load_model(path):
-    """Loads a `.keras` file, uncompiled.
-
-    Raises:
-        InputError: If the file is missing, or Keras cannot load it.
-    """
+    """Loads a `.keras` file, uncompiled; InputError if it is missing or Keras cannot load it."""
     import keras
 
     check_keras_file(path)

@@ -42,12 +42,13 @@ def patch_embeddings(model, limit=256):
     if channels not in (1, 3):
         raise InputError(f"filters are drawn for 1 or 3 channels, and this model takes {channels}")
     filters = _kernel(parts.stem).transpose(3, 0, 1, 2)
-    strongest = np.argsort(-np.square(filters).sum((1, 2, 3)), kind="stable")[:limit]
-    grid = _grid([_brightness(f) for f in filters[strongest]])
+    shown = filters[_strongest(filters)[:limit]]
+    largest = np.abs(shown).max((1, 2, 3), keepdims=True)
+    grid = _grid(0.5 + shown / (2 * np.where(largest, largest, 1)))
     figure = new_figure(6, 6)
     axes = figure.subplots()
     axes.imshow(grid.squeeze(-1) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
-    axes.set_title(f"patch embedding: {len(strongest)} of {len(filters)} filters", fontsize=9)
+    axes.set_title(f"patch embedding: {len(shown)} of {len(filters)} filters", fontsize=9)
     axes.axis("off")
     return figure
 
@@ -79,8 +80,7 @@ def depthwise_kernels(model, kernels=8, rows=8):
     all_axes = figure.subplots(len(blocks), kernels + 1, squeeze=False, width_ratios=widths)
     for row, block in zip(all_axes, blocks, strict=True):
         weights = _kernel(parts.blocks[block].depthwise)[..., 0].transpose(2, 0, 1)
-        strongest = np.argsort(-np.square(weights).sum((1, 2)), kind="stable")[:kernels]
-        for axes, kernel in zip(row, weights[strongest], strict=False):
+        for axes, kernel in zip(row[:-1], weights[_strongest(weights)[:kernels]], strict=True):
             bound = np.abs(kernel).max() or 1
             drawn = axes.imshow(kernel / bound, cmap="RdBu", vmin=-1, vmax=1)
         field, side, largest = effective_receptive_field(model, block)
@@ -128,20 +128,20 @@ def _kernel(convolution):
     return np.asarray(convolution.layer.get_weights()[0], np.float32)
 
 
-def _brightness(kernel):
-    """Returns weights as brightness 0..1, around one half."""
-    return 0.5 + kernel / (2 * np.abs(kernel).max() or 1)
+def _strongest(kernels):
+    """Returns the numbers of kernels (n, ...) by the size of their weights, the largest first."""
+    return np.argsort(-np.square(kernels).reshape(len(kernels), -1).sum(1), kind="stable")
 
 
 def _grid(images):
-    """Returns images (height, width, channels) as one, in a square grid with thin white lines between."""
+    """Returns images (n, height, width, channels) as one, in a square grid with thin white lines between."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
-    zoom = math.ceil(16 / images[0].shape[0])
-    images = [image.repeat(zoom, axis=0).repeat(zoom, axis=1) for image in images]
-    height, width, channels = images[0].shape
-    grid = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), np.float32)
-    for i, image in enumerate(images):
-        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
-        grid[top : top + height, left : left + width] = image
-    return grid
+    zoom = math.ceil(16 / images.shape[1])
+    images = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    missing = rows * columns - len(images)
+    images = np.pad(images, ((0, missing), (1, 0), (1, 0), (0, 0)), constant_values=1)
+    _, height, width, channels = images.shape
+    grid = images.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(rows * height, columns * width, channels)
+    return np.pad(grid, ((0, 1), (0, 1), (0, 0)), constant_values=1)

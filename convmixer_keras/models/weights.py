@@ -1,6 +1,5 @@
 """Weights for a ConvMixer out of a file, where what the file says of its network is what the model is."""
 
-import itertools
 import math
 import os
 import re
@@ -30,16 +29,13 @@ class Stored:
 
     Attributes:
         source: What the user calls the file.
-        path: The file, `.keras` or `.weights.h5`.
-        sizes: The network's `Sizes`.
-        takes_pixels: Whether it normalises pixels itself.
+        takes_pixels: Whether the network normalises pixels itself.
         facts: Dictionary of what is known of `activation`, `normalization`, `epsilon`, `residual`, `pooling`,
             `mean` and `std`, as in `Parts`; the last two also where the file only records them.
         arrays: Dictionary from the name of a layer in `ConvMixer` to its weights, a list of arrays.
     """
 
     source: str
-    path: str
     sizes: Sizes
     takes_pixels: bool
     facts: dict
@@ -47,18 +43,7 @@ class Stored:
 
 
 def open_weights(source):
-    """Opens a file of a ConvMixer's weights.
-
-    Args:
-        source: The path of a `.keras` or `.weights.h5` file, or "hf://USER/REPO", a Hugging Face repository
-            that holds one.
-
-    Returns:
-        A `Stored`.
-
-    Raises:
-        InputError: If the file is missing, damaged, or no ConvMixer's.
-    """
+    """Opens a file of a ConvMixer's weights, by its path or as "hf://USER/REPO"; returns a `Stored`."""
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"weights must be a path or hf://USER/REPO, got {source!r}")
     source = os.path.expanduser(os.fspath(source))
@@ -75,15 +60,12 @@ def open_weights(source):
 
 
 def load_weights(model, source, any_classes=False):
-    """Loads weights into a ConvMixer.
+    """Loads weights into a ConvMixer, or raises InputError, which says how they are another network's.
 
     Args:
         model: A `keras.Model` that `ConvMixer` built.
         source: As in `open_weights`, or a `Stored`.
         any_classes: Whether the classifier, and with it the pooling, may be another: it then stays as it is.
-
-    Raises:
-        InputError: If the weights are of another network; the message says what differs.
     """
     stored = source if isinstance(source, Stored) else open_weights(source)
     ours = anatomy.of(model)
@@ -150,32 +132,34 @@ def _of_model(source, path):
     elif record is not None and record.mean is not None:
         facts |= {"mean": 255 * np.array(record.mean), "std": 255 * np.array(record.std)}
     arrays = {name: layer.get_weights() for name, layer in parts.layers.items()}
-    return Stored(source, path, parts.sizes, parts.mean is not None, facts, arrays)
+    return Stored(source, parts.sizes, parts.mean is not None, facts, arrays)
 
 
 def _of_weights(source, path):
     """Opens a `.weights.h5` file, which holds weights by kind of layer and number, and says little else."""
     layers = _layers_in(path)
     short = "ln" if "layer_normalization" in layers else "bn"
-    stem, *pointwise = layers.get("conv2d", [None])
-    depthwise, norms, head = (layers.get(kind, []) for kind in ("depthwise_conv2d", _NORMS[short], "dense"))
-    arrays, depth = {} if not head else {"head": head[0]}, len(depthwise)
+    head = layers.get("dense", [])
+    arrays = {"head": head[0]} if head else {}
     try:
-        names = ["stem", *(f"block{i}_{half}" for i in range(depth) for half in ("depthwise", "pointwise"))]
-        convolutions = [stem, *itertools.chain(*zip(depthwise, pointwise, strict=True))]
-        for name, convolution, norm in zip(names, convolutions, norms, strict=True):
+        stem, *pointwise = layers["conv2d"]
+        depthwise = layers["depthwise_conv2d"]
+        convolutions = {"stem": stem}
+        for i, pair in enumerate(zip(depthwise, pointwise, strict=True)):
+            convolutions[f"block{i}_depthwise"], convolutions[f"block{i}_pointwise"] = pair
+        for (name, convolution), norm in zip(convolutions.items(), layers[_NORMS[short]], strict=True):
             arrays["stem_conv" if name == "stem" else name] = convolution
             arrays[f"{name}_{short}"] = norm
         patch_size, _, channels, hidden_dim = stem[0].shape
         classes = head[0][0].shape[1] if head else None
-        sizes = Sizes(hidden_dim, depth, depthwise[0][0].shape[0], patch_size, channels, classes)
-    except (IndexError, TypeError, ValueError):  # Other layers than a ConvMixer's, or other weights in them.
+        sizes = Sizes(hidden_dim, len(depthwise), depthwise[0][0].shape[0], patch_size, channels, classes)
+    except (IndexError, KeyError, TypeError, ValueError):  # Other layers, or other weights in them.
         raise InputError(f"the weights of {source} are not a ConvMixer's") from None
     facts = {"normalization": "layer" if short == "ln" else "batch"}
     if "input_layer" in layers:  # So that layers without weights are in the file, too.
         facts["residual"] = "add" in layers
         facts["pooling"] = next((name for kind, name in _POOLINGS.items() if kind in layers), None)
-    return Stored(source, path, sizes, "normalization" in layers, facts, arrays)
+    return Stored(source, sizes, "normalization" in layers, facts, arrays)
 
 
 def _layers_in(path):
