@@ -77,11 +77,7 @@ def _text(value):
 
 
 def from_saved(kind, saved):
-    """Makes a record of a JSON object that holds each of its fields, lists in place of tuples.
-
-    Raises:
-        InputError: If a field is missing, not known, or its value not allowed.
-    """
+    """Makes a record of a JSON object that holds each of its fields, lists in place of tuples."""
     names = {entry.name for entry in dataclasses.fields(kind)}
     for problem, wrong in (("lacks", names - set(saved)), ("has an unknown", set(saved) - names)):
         if wrong:

@@ -28,12 +28,8 @@ def written_whole(path, room=0):
         room: Number of bytes to reserve before the block. HDF5 needs it: on a full disk it ends the whole
             process.
 
-    Yields:
-        The path to write to.
-
     Raises:
-        InputError: If `path` is a folder, a device or write-protected; if its folder does not exist or
-            cannot be written to.
+        InputError: If `path` cannot be written.
         Failure: If the disk is full.
     """
     check_local(path)
@@ -96,19 +92,12 @@ def _exists(path):
 
 
 def make_folder(path):
-    """Makes a folder and those above it where they are missing.
-
-    Args:
-        path: The folder; "" is the current one.
-
-    Raises:
-        InputError: If it cannot be made.
-    """
+    """Makes a folder and those above it where they are missing; "" is the current one."""
     check_local(path or ".")
     try:
         os.makedirs(path or ".", exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror.lower()}") from None
+        raise InputError(f"cannot make the folder {path}: {_reason(error)}") from None
 
 
 def check_local(path):
@@ -135,21 +124,12 @@ def check_file(path):
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"there is no file {path}") from None
     except (OSError, ValueError) as error:  # Links in a circle, a name that is too long or holds a null byte.
-        reason = os.strerror(error.errno).lower() if getattr(error, "errno", None) else error
-        raise InputError(f"cannot read {path}: {reason}") from None
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
     raise InputError(f"cannot read {path}: it is not a regular file")
 
 
 def read_text(path, largest=LARGEST_TEXT):
-    """Reads a text file in UTF-8, with or without a byte order mark.
-
-    Args:
-        path: The file.
-        largest: How many bytes it may have.
-
-    Raises:
-        InputError: If there is no such file, it is no regular file, over `largest` bytes, or not in UTF-8.
-    """
+    """Reads a text file in UTF-8, with or without a byte order mark, of at most `largest` bytes."""
     check_file(path)
     try:
         with open(path, "rb") as file:
@@ -162,16 +142,7 @@ def read_text(path, largest=LARGEST_TEXT):
 
 
 def check_output(path, endings, inputs=()):
-    """Checks the name of a file to write, before any work is done.
-
-    Args:
-        path: The file.
-        endings: Tuple of the endings that its name may have.
-        inputs: Paths of files that are read, which must not be overwritten.
-
-    Raises:
-        InputError: If the name ends otherwise, or is one of the inputs, also by way of a link.
-    """
+    """Raises InputError unless a file to write has one of some endings, and is none of the files to read."""
     check_local(path)
     endings = (endings,) if isinstance(endings, str) else endings
     if not str(path).endswith(endings):
@@ -183,14 +154,18 @@ def check_output(path, endings, inputs=()):
 
 def _cannot_write(path, error):
     kind = Failure if getattr(error, "errno", None) in _NO_ROOM else InputError
-    reason = os.strerror(error.errno).lower() if getattr(error, "errno", None) else str(error)
-    return kind(f"cannot write {path}: {reason}")
+    return kind(f"cannot write {path}: {_reason(error)}")
+
+
+def _reason(error):
+    """What the system says of an OSError or, of a name with a null byte, Python of a ValueError."""
+    return os.strerror(error.errno).lower() if getattr(error, "errno", None) else str(error)
 
 
 def check_room(error, path):
     """Raises Failure if the error of a library that unpacks a file is that of a full disk."""
     if getattr(error, "errno", None) in _NO_ROOM:
-        raise Failure(f"cannot unpack {path}: {os.strerror(error.errno).lower()}") from None
+        raise Failure(f"cannot unpack {path}: {_reason(error)}") from None
 
 
 def reserve(path, size):

@@ -42,18 +42,10 @@ def check_zip(path):
 
 
 def read_entries(path, *names, file=None):
-    """Reads small entries of a zip archive: class names, records.
+    """Returns a dictionary of small entries of a zip archive, such as class names; None for no zip archive.
 
-    Args:
-        path: The archive.
-        names: Which entries to read.
-        file: The archive as an open file, where it is not the file `path` itself.
-
-    Returns:
-        A dictionary from the name of each entry that there is to its bytes, or None for no zip archive.
-
-    Raises:
-        InputError: If there is no such file, or an entry is damaged or over `files.LARGEST_TEXT` bytes.
+    `file` is the archive as an open file, where it is not the file `path` itself. Raises InputError if there
+    is no such file, or an entry is damaged or over `files.LARGEST_TEXT` bytes.
     """
     if file is None:
         check_file(path)

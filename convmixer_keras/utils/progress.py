@@ -16,19 +16,15 @@ def shown(items, what, total=None, unit="", amount=lambda item: 1):
     line every ten seconds and one at the end. An item counts as done when the next one is asked for.
 
     Args:
-        items: Iterable of anything.
         what: What is being done, such as "calibrating".
         total: How much there will be, in `unit`; None takes `len(items)`, where there is one.
         unit: What is counted: "images", "MB".
         amount: Function from an item to how much it is, in `unit`.
-
-    Yields:
-        The items.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)
     show = _with_bar if sys.stdout.isatty() else _with_lines
-    yield from show(items, what, total, unit, amount)
+    return show(items, what, total, unit, amount)
 
 
 def shown_if_slow(items, what, unit):

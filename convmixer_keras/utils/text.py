@@ -13,18 +13,15 @@ def one_line(text, longest=LONGEST):
     A newline becomes a space, any other control character its escape, such as "\\x1b"; of a longer text the
     middle is left out.
     """
-    text = " ".join(str(text).split()) if str(text).isprintable() else _escaped(str(text))
+    text = " ".join(str(text).split())
+    if not text.isprintable():
+        text = "".join(
+            character.encode("unicode_escape").decode("ascii")
+            if unicodedata.category(character) in _UNSAFE
+            else character
+            for character in text
+        )
     if len(text) <= longest:
         return text
     half = (longest - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
-
-
-def _escaped(text):
-    lines = " ".join(text.split())
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(character) in _UNSAFE
-        else character
-        for character in lines
-    )
