@@ -62,7 +62,8 @@ def main():
         image = network_input(path, source["shape"][1:], **record)
         start = time.perf_counter()
         # An int8 file takes the bytes of the image as they are, any other one float32.
-        interpreter.set_tensor(source["index"], image.astype(source["dtype"])[None])
+        batch = np.repeat(image.astype(source["dtype"])[None], source["shape"][0], axis=0)
+        interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
         scores = probabilities(interpreter, interpreter.get_tensor(target["index"])[0])
         if not np.isfinite(scores).all():
@@ -118,9 +119,9 @@ def check_network(path, interpreter):
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     taken = [tuple(map(int, detail["shape_signature"])) for detail in inputs]
     given = [tuple(map(int, detail["shape"])) for detail in outputs]
-    fits = [len(taken), len(given), len(taken[0]), len(given[0]), given[0][0]] == [1, 1, 4, 2, 1]
-    if not fits or min(taken[0][1:]) < 1 or taken[0][0] not in (1, -1) or taken[0][3] not in (1, 3):
-        give_up(f"{path} must take one image and give one score for each class; takes {taken}, gives {given}")
+    fits = [len(taken), len(given), len(taken[0]), len(given[0])] == [1, 1, 4, 2]
+    if not fits or min(taken[0][1:]) < 1 or given[0][0] != inputs[0]["shape"][0] or taken[0][3] not in (1, 3):
+        give_up(f"{path} must take images and give one score for each class; takes {taken}, gives {given}")
     if inputs[0]["dtype"] not in (np.float32, np.uint8) or outputs[0]["dtype"] != np.float32:
         give_up(f"{path} must take float32 or uint8 and give float32")
     return given[0][1]

@@ -161,7 +161,7 @@ def tflite_command_cases(folder):
         ("x", "8"),
         ("7", "9"),
     ):
-        yield _tflite(f"--size {sizes}", good, out, "--size", *sizes)
+        yield _tflite(f"--image-size {sizes}", good, out, "--image-size", "x".join(sizes))
     for flags in (
         ["--mode", "int4"],
         ["--mode", ""],

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convmixer_keras.convert.export import depthwise
-from convmixer_keras.images.reading import MOST_PIXELS
+from convmixer_keras.convert.export import depthwise, source
 from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError, arg
@@ -27,23 +26,24 @@ from convmixer_keras.utils.errors import InputError, arg
 LARGEST_KERNEL = 15
 
 
-def mobile(model, *, size=None, preprocessing=None, integer=False, whole_kernels=False):
+def mobile(model, *, batch=1, preprocessing=None, integer=False, whole_kernels=False):
     """Rewrites a ConvMixer for inference on a phone.
 
     Args:
         model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder, with kernels of at
             most 15x15. Its dtype policy does not matter: the result computes in float32.
-        size: (height, width) of the images; needed where neither the model nor `preprocessing` states it.
+        batch: How many images the result takes at a time.
         preprocessing: The `Preprocessing` of the model, or None. Its `mean` and `std`, if it has any, become
-            part of the result, which then takes raw pixels.
+            part of the result, which then takes raw pixels. Its size counts where the model leaves its own
+            open.
         integer: Whether the result will be quantised to integers throughout, for which other sizes of
             pieces are faster and fewer roundings better.
         whole_kernels: Whether convolutions keep the shapes that they have in the model, for runtimes and
             accelerators without the fast small kernels that XNNPACK has.
 
     Returns:
-        A `keras.Model` from float32 images (1, height, width, channels) to what `model` gives, to within 1e-5
-        of its largest value.
+        A `keras.Model` from float32 images (batch, height, width, channels) to what `model` gives, to
+        within 1e-5 of its largest value.
 
     Raises:
         InputError: If the model is not such a ConvMixer, or an argument does not fit it.
@@ -53,8 +53,11 @@ def mobile(model, *, size=None, preprocessing=None, integer=False, whole_kernels
     sizes = parts.sizes
     if sizes.kernel_size > LARGEST_KERNEL:
         raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {sizes.kernel_size}")
-    size = _size(model, size, preprocessing, sizes.patch_size)
-    image = keras.Input(batch_shape=(1, *size, sizes.channels), dtype="float32", name="image")
+    if None in model.inputs[0].shape[1:3] and preprocessing is None:
+        raise InputError(f"the model leaves the size of its images open: give {arg('size')}")
+    size = inputs.image_size(model, preprocessing)
+    source.check_size(size, sizes.patch_size)
+    image = keras.Input(batch_shape=(batch, *size, sizes.channels), dtype="float32", name="image")
     x = image if parts.image is model.inputs[0] else keras.Model(model.inputs[0], parts.image)(image)
 
     x, order = _stem(x, parts, preprocessing, integer, whole_kernels)
@@ -82,24 +85,6 @@ class _Scaled(NamedTuple):
     def computed(self, integer, name):
         """Returns the tensor scaled and shifted."""
         return _affine(self.tensor, self.scale, self.shift, integer, name)
-
-
-def _size(model, size, preprocessing, patch_size):
-    """Returns (height, width) of the images."""
-    own = tuple(model.inputs[0].shape[1:3])
-    if size is None:
-        if None in own and preprocessing is None:
-            raise InputError(f"the model leaves the size of its images open: give {arg('size')}")
-        size = inputs.image_size(model, preprocessing)
-    height, width = size
-    if (own[0] or height, own[1] or width) != (height, width):
-        raise InputError(f"the model takes images of the size {own}, got {(height, width)}")
-    if min(size) < patch_size or height * width > MOST_PIXELS:
-        raise InputError(
-            f"images must be at least {patch_size}x{patch_size}, one patch, and have at most {MOST_PIXELS:,} "
-            f"pixels, got {height}x{width}"
-        )
-    return size
 
 
 def _stem(x, parts, preprocessing, integer, whole):
@@ -135,7 +120,7 @@ def _patch_rows(x, kernel):
     patch, _, channels, hidden = kernel.shape
     height, width = x.shape[1] // patch, x.shape[2] // patch
     x = x[:, : height * patch, : width * patch]
-    x = keras.ops.reshape(x, (1, height * patch, width, patch * channels))
+    x = keras.ops.reshape(x, (x.shape[0], height * patch, width, patch * channels))
     return x, kernel.reshape(patch, 1, patch * channels, hidden)
 
 
@@ -227,11 +212,12 @@ def _top(x, parts, integer):
         pool = keras.layers.GlobalAveragePooling2D(keepdims=True, **depthwise.STATED)
         x = x._replace(tensor=pool(x.tensor))
     if parts.head is None:
-        return keras.ops.reshape(x.computed(integer, "features_scale"), (1, -1))
+        return keras.ops.reshape(x.computed(integer, "features_scale"), (x.tensor.shape[0], -1))
     kernel, bias = x.folded_into(*_weights(parts.head))
     # A 1x1 convolution, because runtimes before 2.17 take a fully connected layer's int8 weights to have one
     # scale for all classes.
-    y = keras.ops.reshape(_dense_convolution(x.tensor, kernel[None, None], bias, 1, "head"), (1, -1))
+    y = _dense_convolution(x.tensor, kernel[None, None], bias, 1, "head")
+    y = keras.ops.reshape(y, (y.shape[0], -1))
     return _activated(y, keras.activations.get(parts.head_activation))
 
 

@@ -51,7 +51,7 @@ class Report(NamedTuple):
     agreement: agreement.Agreement | None
 
 
-def export(model, path, *, class_names=None, preprocessing=None, logits=False, opset=OPSETS[-1]):
+def export(model, path, *, class_names=None, preprocessing=None, size=None, logits=False, opset=OPSETS[-1]):
     """Writes a ConvMixer as an `.onnx` file, whole or not at all, and checks it in ONNX Runtime.
 
     The file takes `image`, float32 (batch, height, width, channels), exactly what the Keras model takes, with
@@ -66,6 +66,8 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False, o
             `class_names`, a JSON list.
         preprocessing: The `Preprocessing` that makes a photograph what the model takes, or None. Kept in the
             file's metadata as `preprocessing`, a JSON object.
+        size: (height, width) of the images, in place of the model's own and of the record's; None leaves
+            what the model leaves free.
         logits: Whether the scores stay as they are before a softmax or sigmoid; otherwise a classifier that
             gives logits gets a softmax (a sigmoid for a single one).
         opset: Version of ONNX's operations, 13 to 20. Runtimes that are older than 20 need a lower one, in
@@ -86,7 +88,7 @@ def export(model, path, *, class_names=None, preprocessing=None, logits=False, o
         raise InputError(f"an ONNX file's name must end in .onnx, got {path}")
     if opset not in OPSETS:
         raise InputError(f"{arg('opset')} must be {OPSETS[0]} to {OPSETS[-1]}, got {opset!r}")
-    model, class_names, preprocessing = source.opened(model, class_names, preprocessing)
+    model, class_names, preprocessing = source.opened(model, class_names, preprocessing, size)
     model, output = source.scored(model, logits)
     operations = [onnx.helper.make_opsetid("", opset)]
     made = onnx.helper.make_model(

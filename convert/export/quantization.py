@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from convmixer_keras.convert.export.flatbuffer import SIGNATURE
 from convmixer_keras.utils import streams
 
@@ -61,8 +63,11 @@ def quantised(content, mode, ranges):
         return bytes(MODES[mode].quantise(content, ranges).quantized_model)
 
 
-def ranges(content, images, takes_pixels, counted):
-    """Returns the range of each tensor of a float32 file over images, as the quantiser takes them."""
+def ranges(content, images, batch, takes_pixels, counted):
+    """Returns the range of each tensor of a float32 file over images, as the quantiser takes them.
+
+    `batch` is how many images the file takes at a time.
+    """
     from ai_edge_quantizer import calibrator, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
@@ -76,9 +81,11 @@ def ranges(content, images, takes_pixels, counted):
         # which cuts off what the rarer images reach: three times the error on CIFAR-10.
         calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
         recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
-    for image in counted(images, "calibrating"):
-        with streams.quiet_python():
-            calibration.calibrate({SIGNATURE: [{"image": image[None]}]}, recipe)
+    for first, _ in enumerate(counted(images, "calibrating")):
+        if first % batch == 0:
+            together = images[np.arange(first, first + batch) % len(images)]  # The first ones fill the last.
+            with streams.quiet_python():
+                calibration.calibrate({SIGNATURE: [{"image": together}]}, recipe)
     return calibration.get_model_qsvs()
 
 

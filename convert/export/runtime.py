@@ -21,13 +21,17 @@ INPUT_ENTRY = "input.json"
 
 
 class Classifier(Predictor):
-    """A `.tflite` file, ready to run: the `Predictor` that `inference.load` returns for one."""
+    """A `.tflite` file, ready to run: the `Predictor` that `inference.load` returns for one.
+
+    Attributes:
+        batch: How many images the file itself takes at a time. The methods take any number.
+    """
 
     def __init__(self, path, threads=1, *, scores=None, default=None, **changes):
         """Reads the file and prepares it to run.
 
         Args:
-            path: A `.tflite` file with one input (1, height, width, channels) and one output.
+            path: A `.tflite` file with one input (batch, height, width, channels) and one output.
             threads: How many CPU threads to use, at least 1.
             scores, default, changes: As in `inference.load`.
 
@@ -43,13 +47,13 @@ class Classifier(Predictor):
         takes_pixels = _checked_record(content, entries, path).get("takes_pixels")
         self._interpreter = _interpreter(content, threads, path)
         self._input, self._output = _ends(self._interpreter, path)
-        shape = tuple(int(side) for side in self._input["shape"][1:])
+        self.batch, *shape = (int(side) for side in self._input["shape"])
         recorded = entries.get(preprocessing_module.ENTRY)
         if recorded is not None:
             recorded = preprocessing_module.from_json(recorded, path)
         super().__init__(
             path,
-            lambda images: np.concatenate([self._run_one(image[None]) for image in images]),
+            self._run_all,
             shape,
             self._output["shape"][1:],
             _output_name(self._interpreter, self._output, scores, path),
@@ -59,10 +63,15 @@ class Classifier(Predictor):
             step=float(self._output["quantization"][0]),
         )
 
-    def _run_one(self, image):
-        self._interpreter.set_tensor(self._input["index"], _quantized(image, self._input))
-        self._interpreter.invoke()
-        return _dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
+    def _run_all(self, images):
+        outputs = []
+        for first in range(0, len(images), self.batch):
+            # The first images fill the last batch.
+            together = images[np.arange(first, first + self.batch) % len(images)]
+            self._interpreter.set_tensor(self._input["index"], _quantized(together, self._input))
+            self._interpreter.invoke()
+            outputs.append(_dequantized(self._interpreter.get_tensor(self._output["index"]), self._output))
+        return np.concatenate(outputs)[: len(images)]
 
 
 def _interpreter(content, threads, path):
@@ -85,11 +94,11 @@ def _ends(interpreter, path):
         )
     # In the signature, sides that the network leaves free are -1; its shape then says 1.
     stated = inputs[0]["shape_signature"].tolist()
-    if len(stated) != 4 or stated[0] not in (1, -1) or min(stated[1:]) < 1:
-        raise InputError(f"{path} must take one image (1, height, width, channels), and takes {stated}")
-    given = outputs[0]["shape"].tolist()
-    if len(given) < 2 or given[0] != 1:
-        raise InputError(f"{path} must give scores of one image (1, classes), and gives {given}")
+    if len(stated) != 4 or not (stated[0] == -1 or stated[0] >= 1) or min(stated[1:]) < 1:
+        raise InputError(f"{path} must take images (batch, height, width, channels), and takes {stated}")
+    given, batch = outputs[0]["shape"].tolist(), int(inputs[0]["shape"][0])
+    if len(given) < 2 or given[0] != batch:
+        raise InputError(f"{path} must give scores of each image ({batch}, classes), and gives {given}")
     return inputs[0], outputs[0]
 
 

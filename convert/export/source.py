@@ -1,24 +1,27 @@
 """What is exported: a model or its file, checked at the door, in float32."""
 
+import dataclasses
 import os
 
 import keras
 
 from convmixer_keras.images import preprocessing as preprocessing_module
+from convmixer_keras.images.reading import MOST_PIXELS
 from convmixer_keras.models import inputs, outputs, parts, saving
 from convmixer_keras.utils.errors import InputError, arg
 
 
-def opened(model, class_names=None, preprocessing=None):
+def opened(model, class_names=None, preprocessing=None, size=None):
     """Returns model, class names and `Preprocessing` of what is to be exported.
 
     Args:
         model: A `keras.Model`, or the path of a `.keras` file, which may hold names and preprocessing.
         class_names, preprocessing: In place of the file's, or None.
+        size: (height, width) of the images, in place of the model's own and of what is recorded, or None.
 
     Raises:
         InputError: If the file cannot be loaded, the model is no ConvMixer with finite weights and a known
-            number of channels, or the names are not one line for each class.
+            number of channels, the names are not one line for each class, or `size` does not fit.
     """
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
@@ -32,7 +35,21 @@ def opened(model, class_names=None, preprocessing=None):
     if class_names is not None:
         class_names = [str(name) for name in class_names]
         _check_names(class_names, found.sizes.classes)
+    if size is not None:
+        check_size(size, found.sizes.patch_size)
+        model = inputs.in_float32(model, size)
+        preprocessing = preprocessing and dataclasses.replace(preprocessing, size=size)
     return model, class_names, preprocessing
+
+
+def check_size(size, patch_size):
+    """Raises InputError for images (height, width) that are smaller than one patch, or too large."""
+    height, width = size
+    if min(size) < patch_size or height * width > MOST_PIXELS:
+        raise InputError(
+            f"images must be at least {patch_size}x{patch_size}, one patch, and have at most {MOST_PIXELS:,} "
+            f"pixels, got {height}x{width}"
+        )
 
 
 def _check_names(names, classes):

@@ -51,6 +51,7 @@ def export(
     labels=None,
     preprocessing=None,
     size=None,
+    batch=1,
     whole_kernels=False,
     author=None,
     license=None,
@@ -59,7 +60,7 @@ def export(
 ):
     """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
 
-    The file has the signature `image` -> `probabilities`, `logits` or `features`, with a batch of one image.
+    The file has the signature `image` -> `probabilities`, `logits` or `features`, with a fixed batch.
     A classifier that gives logits gets a softmax at its end (a sigmoid for a single one), unless `logits` is
     set. In "int8" it takes uint8 pixels (float32 where the model gives a map of features) and gives float32.
 
@@ -83,7 +84,9 @@ def export(
         preprocessing: The `Preprocessing` of the model, which travels in the file: its `mean` and `std`, if
             it has any, become part of the network, which then takes raw pixels. None where it is not known;
             `Classifier` then uses a default, with a note.
-        size: (height, width), where the model leaves them free; None for that of `preprocessing`.
+        size: (height, width) of the images, which may be others than the model's own: its convolutions take
+            any. None for the model's, or where that is open for that of `preprocessing`.
+        batch: How many images the file takes at a time. MediaPipe takes only files of one.
         whole_kernels: Whether convolutions keep the model's shapes, for runtimes and accelerators without
             XNNPACK's fast small kernels: x86 with LiteRT 1.0, for one. Where XNNPACK computes, this is slow.
         author, license: Of the model, to be named in the file's metadata, or None.
@@ -104,11 +107,12 @@ def export(
         raise InputError(
             f"mode {mode} needs images to find the ranges of its integers with: {arg('calibration')}"
         )
-    model, labels, preprocessing = source.opened(model, labels, preprocessing)
+    batch = checks.positive_int("batch", batch)
+    model, labels, preprocessing = source.opened(model, labels, preprocessing, size)
     model, output = source.scored(model, logits)
     small = mobile(
         model,
-        size=size,
+        batch=batch,
         preprocessing=preprocessing,
         integer=MODES[mode].integers,
         whole_kernels=whole_kernels,
@@ -153,7 +157,7 @@ def _network(small, mode, output, images, takes_pixels, say, counted):
     if MODES[mode].quantise:
         content, ranges = flatbuffer.serialize(network), None
         if MODES[mode].integers:
-            ranges = quantization.ranges(content, images, takes_pixels, counted)
+            ranges = quantization.ranges(content, images, small.input_shape[0], takes_pixels, counted)
         say(f"quantising it: {mode}")
         network = flatbuffer.read(quantization.quantised(content, mode, ranges))
     if MODES[mode].integers and len(small.output_shape) == 2:
@@ -177,7 +181,7 @@ def _compared(model, taken, network, content, path, output, images, mode, counte
     inputs_of_model = (taken(image[None]) for image in counted(images, "running the Keras model"))
     expected = np.concatenate([source.outputs_of(unscored, image) for image in inputs_of_model])
     file = _opened(path, flatbuffer.before_scores(network) if has_scores else content)
-    got = np.concatenate([file.outputs(image) for image in counted(images, "running the file")])
+    got = file.outputs(counted(images, "running the file"))
     got = got.reshape(expected.shape)  # The converter may have moved the last reshape behind the scores.
     found = agreement.check(
         got,

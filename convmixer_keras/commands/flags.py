@@ -2,6 +2,7 @@
 
 import argparse
 
+from convmixer_keras.utils import command_line
 from convmixer_keras.utils.fields import settings_of
 
 
@@ -26,6 +27,18 @@ def given(arguments, kind):
         for name, value in vars(arguments).items()
         if name in settings_of(kind)
     }
+
+
+def add_image_size(parser, text):
+    """Adds `--image-size N` or `HxW`, which gives (height, width)."""
+    parser.add_argument("--image-size", dest="size", type=_image_size, metavar="N", help=f"{text}; or HxW")
+
+
+def _image_size(text):
+    sides = [command_line.positive(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"must be N or HxW, got {text[:40]}")
+    return sides[0], sides[-1]
 
 
 def _flag(field, default):

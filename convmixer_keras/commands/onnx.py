@@ -1,7 +1,8 @@
 """Writes a trained ConvMixer as an .onnx file, and checks it against Keras in ONNX Runtime.
 
   convmixer-onnx model.keras out.onnx
-  convmixer-onnx model.keras out.onnx --opset 17              for runtimes that do not know 20
+  convmixer-onnx model.keras out.onnx --opset 17          for runtimes that do not know 20
+  convmixer-onnx model.keras out.onnx --image-size 288    for other images than those of training
 
 The file takes what the model takes, float32 (batch, height, width, channels), for any number of images at a
 time. Class names and preprocessing travel in its metadata.
@@ -19,7 +20,13 @@ def main(argv=None):
     streams.quiet_start()
     from convmixer_keras.convert.export import onnx
 
-    report = onnx.export(arguments.model, arguments.output, logits=arguments.logits, opset=arguments.opset)
+    report = onnx.export(
+        arguments.model,
+        arguments.output,
+        size=arguments.size,
+        logits=arguments.logits,
+        opset=arguments.opset,
+    )
     if report.agreement is None:
         print("not verified: onnxruntime is not installed")
     else:
@@ -29,6 +36,8 @@ def main(argv=None):
 
 
 def _parser():
+    from convmixer_keras.commands import flags
+
     parser = command_line.parser(__doc__, prog="convmixer-onnx")
     parser.add_argument("model", metavar="MODEL.keras", help="the model to export")
     parser.add_argument("output", metavar="OUT.onnx", help="the file to write")
@@ -42,6 +51,7 @@ def _parser():
         metavar="N",
         help="version of ONNX's operations, 13 to 20; a lower one is for older runtimes",
     )
+    flags.add_image_size(parser, "side of the images (default: the model's own)")
     return parser
 
 

@@ -22,7 +22,7 @@ def main(argv=None):
     from convmixer_keras.convert.export import source, tflite
 
     labels = None if arguments.labels is None else read_text(arguments.labels).splitlines()
-    model, labels, preprocessing = source.opened(arguments.model, labels)
+    model, labels, preprocessing = source.opened(arguments.model, labels, size=arguments.size)
     with streams.silence():
         report = tflite.export(
             model,
@@ -31,7 +31,7 @@ def main(argv=None):
             calibration=arguments.calibration,
             labels=labels,
             preprocessing=_changed(preprocessing, model, arguments),
-            size=arguments.size,
+            batch=arguments.batch,
             whole_kernels=arguments.whole_kernels,
             author=arguments.author,
             license=arguments.license,
@@ -51,7 +51,7 @@ def _changed(record, model, arguments):
     changes = flags.given(arguments, preprocessing.Preprocessing)
     if record is not None:
         return dataclasses.replace(record, **changes)
-    size, channels = arguments.size or model.inputs[0].shape[1:3], model.inputs[0].shape[3]
+    *size, channels = model.inputs[0].shape[1:]
     if channels not in (1, 3) or None in size:
         return None
     if changes:
@@ -99,12 +99,13 @@ def _parser():
     parser.add_argument(
         "--logits", action="store_true", help="leave the scores as they are before a softmax or sigmoid"
     )
+    flags.add_image_size(parser, "side of the images (default: the model's own, or the record's)")
     parser.add_argument(
-        "--size",
+        "--batch",
         type=command_line.positive,
-        nargs=2,
-        metavar=("H", "W"),
-        help="of the images, where the model leaves it free",
+        default=1,
+        metavar="N",
+        help="images that the file takes at a time; MediaPipe needs 1",
     )
     parser.add_argument(
         "--whole-kernels",

@@ -37,13 +37,13 @@ def takes_pixels(model):
     return any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers)
 
 
-def in_float32(model, size=(None, None)):
+def in_float32(model, size=None):
     """Returns a model, or a copy of it, that computes in float32 for any number of images at a time.
 
-    `size` is the (height, width) of the images, where the model leaves them open.
+    `size` is the (height, width) of the images, whatever the model's own is; None leaves it as it is.
     """
     batch, *sides, channels = model.inputs[0].shape
-    wanted = [side or given for side, given in zip(sides, size, strict=True)]
+    wanted = sides if size is None else list(size)
     is_float32 = all(layer.compute_dtype == "float32" for layer in graph.layers(model))
     if batch is None and wanted == sides and is_float32:
         return model

@@ -202,9 +202,7 @@ def test_free_size():
     model = build(input_shape=(None, None, 3))
     with pytest.raises(InputError, match="leaves the size of its images open"):
         mobile(model)
-    assert_same(model, mobile(model, size=(13, 15)), image())
-    with pytest.raises(InputError, match=r"images of the size \(13, 15\), got \(12, 15\)"):
-        mobile(build(), size=(12, 15))
+    assert_same(model, mobile(model, preprocessing=Preprocessing((13, 15))), image())
 
 
 def test_layers_in_front_are_kept():

@@ -59,6 +59,23 @@ def test_same_outputs(arguments, tmp_path):
         np.testing.assert_allclose(found, keras.ops.convert_to_numpy(model(images)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("own", [(13, 15, 3), (None, None, 3)], ids=str)
+def test_another_size(own, tmp_path, here):
+    model = build(**PIXELS, input_shape=own)
+    ck.save_model(model, tmp_path / "m.keras", preprocessing=Preprocessing((13, 15)))
+    output = tmp_path / "m.onnx"
+    assert here(command.main, tmp_path / "m.keras", output, "--image-size", 21, "--logits").code == 0
+    larger = build(**PIXELS, input_shape=(21, 21, 3))
+    larger.set_weights(model.get_weights())
+    images = np.random.default_rng(1).uniform(0, 255, (2, 21, 21, 3)).astype(np.float32)
+    np.testing.assert_allclose(ran(output, images), larger.predict(images, verbose=0), rtol=0, atol=1e-4)
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 21, 21, 3]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])["size"] == [21, 21]
+    done = here(command.main, tmp_path / "m.keras", output, "--image-size", 2)
+    assert (done.code, "at least 3x3, one patch" in done.stderr) == (2, True)
+
+
 def test_probabilities_names_and_operations(tmp_path):
     model = build(**PIXELS)
     names = ["a", "b", "c", "d", "größer"]

@@ -442,10 +442,9 @@ def test_on_device_refuses_networks_of_another_kind(pictures, tmp_path):
         return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
     for content, message in (
-        (stock((4, 16, 20, 3), "scores"), "must take one image"),
-        (stock((1, None, None, 3), "map"), "must take one image"),
-        (stock((1, 16, 20, 3), "scores", "scores"), "must take one image"),
-        (stock((1, 16, 20, 5), "scores"), "must take one image"),
+        (stock((1, None, None, 3), "map"), "must take images"),
+        (stock((1, 16, 20, 3), "scores", "scores"), "must take images"),
+        (stock((1, 16, 20, 5), "scores"), "must take images"),
         (stock((1, 16, 20, 3), "nan"), "gives NaN or infinity"),
     ):
         (tmp_path / "m.tflite").write_bytes(content)

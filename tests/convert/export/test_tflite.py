@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
 from small_models import build
 
 import convmixer_keras as ck
@@ -25,6 +26,7 @@ from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
 
 RECORD = Preprocessing((13, 15), mean=(0.45, 0.4, 0.35), std=(0.25, 0.2, 0.15))
+LAYER_NORM = {"normalization": "layer"}
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 
 
@@ -399,6 +401,48 @@ def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
     assert "its input is left as it is" in done.stdout
 
 
+@pytest.mark.parametrize("own", [(13, 15, 3), (None, None, 3)], ids=str)
+@pytest.mark.parametrize("mode", ["float32", "int8"])
+def test_another_size(own, mode, tmp_path, here):
+    """Against a network that is built for that size, with the same weights."""
+    model = build(**PIXELS, input_shape=own, classifier_activation="softmax")
+    ck.save_model(model, tmp_path / "m.keras", list("abcde"), Preprocessing((13, 15), crop_pct=0.9))
+    pictures = tmp_path / "photos"
+    pictures.mkdir()
+    for number, image in enumerate(photos(shape=(21, 18, 3)).astype(np.uint8)):
+        Image.fromarray(image).save(pictures / f"{number}.png")
+    output = tmp_path / "m.tflite"
+    options = ("--mode", mode, "--image-size", "21x18", "--crop-pct", 1)
+    done = here(tflite_command.main, tmp_path / "m.keras", output, "--calibrate", pictures, *options)
+    assert (done.code, done.stderr) == (0, "")
+    assert preprocessing.of(output) == Preprocessing((21, 18), crop_pct=1)
+    larger = build(**PIXELS, input_shape=(21, 18, 3), classifier_activation="softmax")
+    larger.set_weights(model.get_weights())
+    files = sorted(pictures.iterdir())
+    expected = larger.predict(np.stack([np.asarray(Image.open(file)) for file in files]), verbose=0)
+    got = Classifier(output).predict(files)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 if mode == "float32" else 0.1)
+
+
+@pytest.mark.parametrize("mode", tflite.MODES)
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ({"include_top": False}, LAYER_NORM))],
+    ids=str,
+)
+def test_a_batch(mode, arguments, tmp_path):
+    """Files that take three images give what files that take one do, to a count that is no multiple of it."""
+    model, images = build(depth=1, **PIXELS, **arguments), photos(7)
+    for batch in (1, 3):
+        tflite.export(model, tmp_path / f"{batch}.tflite", mode, calibration=images, batch=batch)
+    several, one = Classifier(tmp_path / "3.tflite"), Classifier(tmp_path / "1.tflite")
+    interpreter, _ = operations(tmp_path / "3.tflite")
+    assert interpreter.get_input_details()[0]["shape"].tolist() == [3, 13, 15, 3]
+    assert interpreter.get_output_details()[0]["shape"][0] == several.batch == 3
+    expected = one.outputs(images)
+    np.testing.assert_allclose(several.outputs(images), expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """A folder with models, and with files that are none."""
@@ -434,8 +478,11 @@ def inputs(tmp_path_factory):
         (["channels.keras", "m.tflite", "--mean", "0.5", "--std", "0"], "std must be positive"),
         (["channels.keras", "m.tflite", "--mean", "0.5"], "--mean and --std must be given together"),
         (["m.keras", "m.tflite", "--mean", "0.5", "--std", "0.2"], "leave out --mean and --std"),
-        (["free.keras", "m.tflite"], "leaves the size of its images open: give --size"),
-        (["m.keras", "m.tflite", "--size", "9", "9"], "images of the size (13, 15), got (9, 9)"),
+        (["free.keras", "m.tflite"], "leaves the size of its images open: give --image-size"),
+        (["m.keras", "m.tflite", "--image-size", "2"], "at least 3x3, one patch"),
+        (["m.keras", "m.tflite", "--image-size", "9x9x3"], "must be N or HxW, got 9x9x3"),
+        (["m.keras", "m.tflite", "--image-size", "0"], "must be a positive integer"),
+        (["m.keras", "m.tflite", "--batch", "0"], "must be a positive integer"),
         (["m.keras", "none/m.tflite"], "cannot write"),
         (["m.keras", "m.tflite", "--mode", "float8"], "--mode must be one of float32"),
     ],

@@ -128,9 +128,8 @@ def of_two_outputs():
         (
             of_any_size,
             None,
-            r"must take one image \(1, height, width, channels\), and takes \[-1, -1, -1, 1\]",
+            r"must take images \(batch, height, width, channels\), and takes \[-1, -1, -1, 1\]",
         ),
-        (dense, 4, r"must take one image \(1, height, width, channels\), and takes \[4, 8, 8, 1\]"),
         (of_two_outputs, None, "must have one input and one output, and has 1 and 2"),
     ],
 )
@@ -247,5 +246,5 @@ def test_a_network_that_gives_one_number_is_refused(tmp_path):
     scores = keras.layers.Dense(10)(keras.layers.Flatten()(image))
     converter = tf.lite.TFLiteConverter.from_keras_model(keras.Model(image, keras.ops.max(scores, -1)))
     (tmp_path / "foreign.tflite").write_bytes(converter.convert())
-    with pytest.raises(InputError, match=r"foreign\.tflite must give scores of one image \(1, classes\)"):
+    with pytest.raises(InputError, match=r"foreign\.tflite must give scores of each image \(1, classes\)"):
         evaluation.evaluate(tmp_path / "foreign.tflite", RECIPE)
