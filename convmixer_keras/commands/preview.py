@@ -15,8 +15,9 @@ def preview(arguments, recipe):
     from convmixer_keras.utils import figures
 
     settings = Settings(**flags.given(arguments, Settings))
-    batch = data.load(recipe, settings.data_dir, max_bad_images=settings.max_bad_images)
-    with batch.bad_images.checked():
+    checks = {"max_bad_images": settings.max_bad_images, "check_images": settings.check_images}
+    batch = data.load(recipe, settings.data_dir, **checks)
+    with batch.errors_named():
         images, labels, *_ = most_mixed(batch.train.take(PREVIEWED_BATCHES))
     images, labels = images.numpy()[:32], labels.numpy()[:32]
 

@@ -47,6 +47,22 @@ class Split(NamedTuple):
     fingerprint: str
     files: list[tuple[str, int]] | None = None
 
+    def named_images(self, numbers):
+        """Returns a dictionary from some examples' numbers, from 0, to the name and the image of each.
+
+        An image is a path, the bytes of a file, or an array.
+        """
+        if self.files:
+            return {i: (self.files[i][0], self.files[i][0]) for i in numbers}
+        images = enumerate(self.examples.take(max(numbers, default=-1) + 1).as_numpy_iterator())
+        return {i: (f"image {i}", image) for i, (image, _) in images if i in numbers}
+
+    def without(self, paths):
+        """Returns the split without some of its files."""
+        if not self.files or not paths:
+            return self
+        return _of_files([file for file in self.files if file[0] not in paths], self.fingerprint)
+
 
 class Source(NamedTuple):
     """A data set.
@@ -130,7 +146,7 @@ def _digits():
 
 
 def _folder(recipe):
-    """A folder; see `data/folder.py` for its layouts."""
+    """A folder; see `images/folder.py` for its layouts."""
     train = base_name(recipe.train_split or "train")
     asked_for = (recipe.train_split, recipe.validation_split, recipe.test_split)
     named = [base_name(name) for name in asked_for if name]
@@ -149,24 +165,29 @@ def _folder(recipe):
         # Shuffled once, so that the first images are not all of one class.
         random.Random(name).shuffle(files)
         files = files[slice_of(split, len(files))]
-        paths, labels = (tf.constant(column) for column in zip(*files, strict=True))
-        labels = tf.cast(labels, tf.int64)
-
-        def example(place):
-            return tf.gather(paths, place), tf.gather(labels, place)
-
-        def shuffled(seed, epoch):
-            return shuffle(places, len(files), seed, epoch).map(example)
-
-        places = tf.data.Dataset.range(len(files))  # Shuffled in place of a million paths, for its memory.
         facts = [[path[len(root) :] for path, _ in files], found.sizes]
         fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        return Split(places.map(example), len(files), shuffled, fingerprint, files)
+        return _of_files(files, fingerprint)
 
     def parts(split):
         return [part(split, sum(map(len, folder.split(base_name(split)).paths.values())))]
 
     return Source(root, folder.split_names, read, parts, names, 3)
+
+
+def _of_files(files, fingerprint):
+    """The `Split` of a list of pairs (path, label)."""
+    paths = tf.constant([path for path, _ in files])
+    labels = tf.constant([label for _, label in files], tf.int64)
+    places = tf.data.Dataset.range(len(files))  # Shuffled in place of a million paths, for its memory.
+
+    def example(place):
+        return tf.gather(paths, place), tf.gather(labels, place)
+
+    def shuffled(seed, epoch):
+        return shuffle(places, len(files), seed, epoch).map(example)
+
+    return Split(places.map(example), len(files), shuffled, fingerprint, files)
 
 
 def _builder(name, data_dir):

@@ -1,13 +1,14 @@
 """tf.data pipelines: training and validation batches of a recipe's data set."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from convmixer_keras.data.bad_images import BadImages
-from convmixer_keras.data.datasets import open_source
+from convmixer_keras.data import bad_images
+from convmixer_keras.data.datasets import Split, open_source
 from convmixer_keras.data.training import ALONE, Share, training_batches
 from convmixer_keras.data.validation import filled_up, prepared_batches
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
@@ -40,7 +41,8 @@ class Data(NamedTuple):
         first_batch: A `tf.Variable`: how many batches the next pass leaves out from its beginning, without
             decoding them. What follows is as it would have been. Back to 0 as soon as that pass has begun.
             Keras warns that such a pass "ran out of data", and goes on as it should.
-        bad_images: The `BadImages` of both pipelines.
+        errors_named: Function without arguments to the context in which to take batches: an image that cannot
+            be read, or a label that is none, is an InputError there and not TensorFlow's.
     """
 
     train: tf.data.Dataset
@@ -55,10 +57,10 @@ class Data(NamedTuple):
     validation_steps: int
     epoch: tf.Variable
     first_batch: tf.Variable
-    bad_images: BadImages
+    errors_named: Callable
 
 
-def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_bad_images=0):
+def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **checks):
     """Makes the training and the validation pipeline of a recipe's data set.
 
     Args:
@@ -69,27 +71,26 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
             them together is batch i of a single worker.
         full_batches: Whether every validation batch is full, so that each replica has an image of it. Always
             so with several workers.
-        max_bad_images: How many files of a folder may turn out not to be readable as images. Each is named
-            by a warning. In training the next file of the split takes its place; validation leaves it out.
-            One more is an error, `BadImages.error`. Every worker counts those that it meets.
+        checks: `max_bad_images` and `check_images`, as in `bad_images.leave_out`.
 
     Returns:
         A `Data`.
 
     Raises:
-        InputError: If there is no such data set or split, it has no images with labels, the batch cannot be
-            shared by the workers, or the recipe's splits overlap (`splits.check_apart`).
+        InputError: If there is no such data set or split, it has no images with labels, more files than
+            `max_bad_images` cannot be read, the batch cannot be shared by the workers, or the recipe's splits
+            overlap (`splits.check_apart`).
     """
     share = _share(worker, workers, recipe.batch_size)
-    if max_bad_images < 0:
-        raise InputError(f"{arg('max_bad_images')} must be at least 0, got {max_bad_images}")
-    bad_images = BadImages(max_bad_images)
     source = open_source(recipe, data_dir)
     check_apart(source, recipe)
-    train = source.read(training_split(source, recipe))
-    validation = _validation(
-        source, recipe, recipe.preprocessing(source.channels), share, full_batches or workers > 1, bad_images
-    )
+    names = [training_split(source, recipe), validation_split(source, recipe)]
+    names += [recipe.test_split] if recipe.test_split else []
+    splits = bad_images.leave_out(list(map(source.read, names)), **checks)
+    train, errors_named = splits[0], partial(bad_images.named, splits)
+    preprocessing = recipe.preprocessing(source.channels)
+    full_batches = full_batches or workers > 1
+    validation = _validation(source, recipe, splits[1], preprocessing, share, full_batches)
     if recipe.batch_size > train.size:
         raise InputError(
             f"{arg('batch_size')} must be at most the {train.size} training images of {recipe.dataset}, "
@@ -116,8 +117,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
             epoch=epoch,
             first_batch=first_batch,
             share=share,
-            files=train.files,
-            bad_images=bad_images,
+            are_files=train.files is not None,
             class_weights=class_weights(train, classes) if recipe.class_weight == "balanced" else None,
         ),
         validation=validation.images,
@@ -131,7 +131,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, max_
         validation_steps=validation.steps,
         epoch=epoch,
         first_batch=first_batch,
-        bad_images=bad_images,
+        errors_named=errors_named,
     )
 
 
@@ -155,23 +155,26 @@ def _share(worker, workers, batch_size):
 
 
 class Validation(NamedTuple):
-    """What `load_validation` returns; the fields are those of `Data`."""
+    """What `load_validation` returns: fields as those of `Data`, and the `Split` that was read."""
 
     images: tf.data.Dataset
     class_names: list[str]
     size: int
     channels: int
     steps: int
-    bad_images: BadImages
     split: str
     fingerprint: str
+    examples: Split
+
+    def errors_named(self):
+        return bad_images.named([self.examples])
 
 
-def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0):
+def load_validation(recipe, *, source=None, preprocessing=None, **checks):
     """Makes only the validation pipeline.
 
     Args:
-        recipe, max_bad_images: As in `load`.
+        recipe, checks: As in `load`.
         source: The recipe's data set, if it is open already.
         preprocessing: A `Preprocessing` that takes the place of the recipe's, such as a model file's own.
 
@@ -183,28 +186,26 @@ def load_validation(recipe, *, source=None, preprocessing=None, max_bad_images=0
     """
     source = source or open_source(recipe)
     preprocessing = preprocessing or recipe.preprocessing(source.channels)
-    return _validation(source, recipe, preprocessing, ALONE, False, BadImages(max_bad_images))
+    (split,) = bad_images.leave_out([source.read(validation_split(source, recipe))], **checks)
+    return _validation(source, recipe, split, preprocessing, ALONE, False)
 
 
-def _validation(source, recipe, preprocessing, share, full_batches, bad_images):
-    name, classes = validation_split(source, recipe), len(source.class_names)
-    split = source.read(name)
-    steps = -(-split.size // recipe.batch_size)
-    examples = split.examples
+def _validation(source, recipe, split, preprocessing, share, full_batches):
+    steps, examples = -(-split.size // recipe.batch_size), split.examples
     if full_batches:
         examples = share.of(filled_up(examples, steps * recipe.batch_size))
     images = prepared_batches(
         examples,
         preprocessing,
-        classes,
+        len(source.class_names),
         recipe.batch_size // share.workers,
         steps=steps,
-        files=split.files,
-        bad_images=bad_images,
+        are_files=split.files is not None,
         weighted=full_batches,
     )
+    name = validation_split(source, recipe)
     return Validation(
-        images, source.class_names, split.size, source.channels, steps, bad_images, name, split.fingerprint
+        images, source.class_names, split.size, source.channels, steps, name, split.fingerprint, split
     )
 
 

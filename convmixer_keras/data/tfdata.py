@@ -2,11 +2,21 @@
 
 import tensorflow as tf
 
-from convmixer_keras.data.bad_images import zeros_like_spec
 from convmixer_keras.utils.errors import InputError
 
 # For functions that a data set maps: AutoGraph would read through five seconds of code, and change nothing.
 as_written = tf.autograph.experimental.do_not_convert
+
+
+def map_batch(function, batch):
+    """Maps the elements of a batch, tensors (n, ...), one after the other, and stacks what comes out."""
+    elements = tf.data.Dataset.from_tensor_slices(batch)
+    return elements.map(function).batch(tf.shape(batch[0], tf.int64)[0]).get_single_element()
+
+
+def zeros_like_spec(spec):
+    """A tensor of zeros that fits a `tf.TensorSpec`; free dimensions are 0."""
+    return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
 
 
 def with_cardinality(batches, steps):
@@ -48,7 +58,7 @@ def shuffle(examples, buffer, seed, epoch):
 
 
 def checked_labels(labels, classes):
-    """Returns labels (n,) as int64; one outside of 0..classes - 1 fails, and `BadImages.checked` says so."""
+    """Returns labels (n,) as int64; one outside of 0..classes - 1 fails, and `bad_images.named` says so."""
     labels = tf.cast(labels, tf.int64)
     wrong = tf.boolean_mask(labels, (labels < 0) | (labels >= classes))
     message = [f"labels must be from 0 to {classes - 1}, got", wrong[:1]]

@@ -1,17 +1,16 @@
 """Training batches: the examples of an epoch in their order, each augmented as a recipe says."""
 
-from functools import partial
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
-from convmixer_keras.data.bad_images import map_batch
 from convmixer_keras.data.draws import draw
 from convmixer_keras.data.tfdata import (
     as_written,
     check_examples,
     checked_labels,
+    map_batch,
     not_sharded,
     with_cardinality,
 )
@@ -82,8 +81,7 @@ def training_batches(
     epoch,
     first_batch,
     share=ALONE,
-    files=None,
-    bad_images=None,
+    are_files=False,
     class_weights=None,
 ):
     """Makes the batches of training; every pass is one epoch.
@@ -91,14 +89,13 @@ def training_batches(
     Args:
         examples_of: Function from the number of an epoch, an int64 tensor, to its examples (image, label), a
             `tf.data.Dataset` in the order of that epoch. An image is an array, the bytes of a file, or with
-            `files` a path.
+            `are_files` a path.
         recipe: A `Recipe`.
         classes, channels: Their numbers.
         steps: Number of batches in a full pass; None if that is not known.
         epoch, first_batch: As in `Data`.
         share: The `Share` of every batch that is taken.
-        files: A list of all pairs (path, label) where images are files, of which the next one takes the place
-            of one that cannot be read; `bad_images`, a `BadImages`, notes it.
+        are_files: Whether images are paths.
         class_weights: Float32 array (classes,), or None.
 
     Returns:
@@ -120,24 +117,15 @@ def training_batches(
         rest = share.of(examples.skip(skipped * recipe.batch_size))
         return rest.map(lambda position, example: (epoch, position, *example))
 
-    def to_image(epoch, position, image, label, guarded):
+    def to_image(epoch, position, image, label):
         draws = draw(recipe, epoch, position)
-
-        def decode(image):
-            contents = image if files is None else tf.io.read_file(image)
-            return augmentation.decode_crop(contents, channels, recipe, draws)
-
-        if guarded and files is not None:
-            pixels, label = bad_images.replaced(decode, image, label, files)
-        else:
-            pixels = decode(image)
+        contents = tf.io.read_file(image) if are_files else image
+        pixels = augmentation.decode_crop(contents, channels, recipe, draws)
         return augmentation.resize_crop(pixels, recipe, draws), label, draws
 
     @as_written
     def to_batch(*batch):
-        images, labels, draws = map_batch(
-            partial(to_image, guarded=False), partial(to_image, guarded=True), batch
-        )
+        images, labels, draws = map_batch(to_image, batch)
         images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
         labels = tf.ensure_shape(checked_labels(labels, classes), (batch_size,))
         images, labels = transform(images, labels, draws)

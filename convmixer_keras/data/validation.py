@@ -1,17 +1,16 @@
 """Validation batches: examples in their order, each prepared as at evaluation."""
 
-from functools import partial
-
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
-from convmixer_keras.data.bad_images import map_batch, zeros_like_spec
 from convmixer_keras.data.tfdata import (
     as_written,
     check_examples,
     checked_labels,
+    map_batch,
     not_sharded,
     with_cardinality,
+    zeros_like_spec,
 )
 from convmixer_keras.data.transforms import evaluation_transform
 from convmixer_keras.utils import checks
@@ -54,56 +53,44 @@ def validation_batches(recipe, classes, channels=3):
     return apply
 
 
-def prepared_batches(
-    examples, preprocessing, classes, batch_size, *, steps, files=None, bad_images=None, weighted=False
-):
+def prepared_batches(examples, preprocessing, classes, batch_size, *, steps, are_files=False, weighted=False):
     """Makes the batches of validation.
 
     Args:
         examples: A `tf.data.Dataset` of (image, label). An image is an array, the bytes of a file, or with
-            `files` a path.
+            `are_files` a path.
         preprocessing: The `Preprocessing` of evaluation.
         classes, batch_size: Their numbers.
         steps: Number of batches; None if that is not known.
-        files: Not None where images are paths; `bad_images`, a `BadImages`, notes those that cannot be read.
-        weighted: Whether the batches have float32 weights (batch_size,): 0 for what fills up a batch and for
-            files that cannot be read, which are left out otherwise.
+        are_files: Whether images are paths.
+        weighted: Whether the batches have float32 weights (batch_size,): 0 for what fills up a batch.
 
     Returns:
         A `tf.data.Dataset` as `Data.validation`.
     """
     channels = preprocessing.channels
 
-    def decode(image):
-        contents = image if files is None else tf.io.read_file(image)
+    def decoded(image):
+        contents = tf.io.read_file(image) if are_files else image
         return augmentation.decode(contents, channels, preprocessing.orientation)
 
-    def to_image(image, label, guarded):
-        pixel, label = tf.zeros((1, 1, channels), tf.uint8), tf.cast(label, tf.int64)
-
-        def decoded():
-            return bad_images.decoded(decode, image) if guarded and files else decode(image)
-
-        pixels = tf.cond(label == FILLING, lambda: pixel[:0], decoded)
-        weight = tf.cast(tf.size(pixels) > 0, tf.float32)
-        pixels = tf.cond(weight > 0, lambda: pixels, lambda: pixel)
-        return evaluation_transform(pixels, preprocessing), label, weight
+    def to_image(image, label):
+        label = tf.cast(label, tf.int64)
+        filling = tf.zeros((1, 1, channels), tf.uint8)
+        pixels = tf.cond(label == FILLING, lambda: filling, lambda: decoded(image))
+        return evaluation_transform(pixels, preprocessing), label
 
     @as_written
     def to_batch(*batch):
-        images, labels, weights = map_batch(
-            partial(to_image, guarded=False), partial(to_image, guarded=True), batch
-        )
+        images, labels = map_batch(to_image, batch)
+        weights = tf.cast(labels != FILLING, tf.float32)
         labels = tf.where(labels == FILLING, tf.zeros_like(labels), labels)
         labels = augmentation.one_hot(checked_labels(labels, classes), classes)
-        if weighted:
-            return images, labels, weights
-        return tf.boolean_mask(images, weights > 0), tf.boolean_mask(labels, weights > 0)
+        return (images, labels, weights) if weighted else (images, labels)
 
     return (
         examples.batch(batch_size)
         .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
-        .filter(lambda images, *_: tf.size(images) > 0)  # None of a batch may be left.
         .apply(lambda batches: batches if steps is None else with_cardinality(batches, steps))
         .with_options(not_sharded())
         .prefetch(tf.data.AUTOTUNE)

@@ -6,8 +6,14 @@ from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError
 
-# Pillow reads all of these, of a GIF the first frame.
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+# Pillow reads these, of a GIF the first frame; the last two with a plugin.
+IMAGE_ENDINGS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif"
+)  # fmt: skip
+# Folders of other programs, in lower case: thumbnails, deleted files, what an archive holds for macOS.
+_NOT_THE_USERS = (
+    "@eadir", "__macosx", "lost+found", "#recycle", "@recycle", "$recycle.bin", "system volume information"
+)  # fmt: skip
 
 
 class Listing(NamedTuple):
@@ -50,14 +56,18 @@ def image_paths(folder):
 
 
 def entries_of(folder):
-    """Returns the `os.DirEntry`s of a folder that are not hidden.
+    """Returns the `os.DirEntry`s of a folder, without hidden ones and those of the system.
 
     Raises:
         InputError: If it cannot be listed.
     """
+
+    def is_shown(name):
+        return not name.startswith(".") and name.lower() not in _NOT_THE_USERS
+
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
+            return [entry for entry in entries if is_shown(entry.name)]
     except OSError as error:
         raise InputError(f"cannot list the folder {folder}: {error.strerror.lower()}") from None
 

@@ -1,14 +1,22 @@
 """Image files as Pillow reads them: one way for every reader, with or without TensorFlow."""
 
+import contextlib
 import io
 import os
 import warnings
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.files import check_file
+
+with contextlib.suppress(ImportError):  # Plugins, where they are installed.
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+with contextlib.suppress(ImportError):
+    import pillow_avif  # noqa: F401
 
 ORIENTATIONS = ("exif", "stored")
 # The largest image that is decoded: 360 MB in memory. The largest phone cameras take 108 million pixels.
@@ -26,11 +34,14 @@ _TURNS = {
 }
 # An orientation stands behind one of these: EXIF in JPEG, PNG and WebP, EXIF as text, XMP.
 EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # Brands of such files.
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # Of whole files, by Pillow's name of the format.
 
-# Pillow warns before MOST_PIXELS is checked, and of damaged EXIF data: each would be a second line beside our
-# error.
+# Pillow warns before MOST_PIXELS is checked, of damaged EXIF data, and of formats that it was built without:
+# each would be a second line beside our error.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
+warnings.filterwarnings("ignore", "image file could not be identified")
 
 
 def read(source, channels=3, orientation="stored"):
@@ -51,6 +62,28 @@ def read(source, channels=3, orientation="stored"):
     Raises:
         InputError: If the file is missing, not a readable image, or of more than `MOST_PIXELS` pixels.
     """
+    with _opened(source) as image:
+        image.load()  # Pillow turns a TIFF file by itself, and then forgets its orientation.
+        turn = _TURNS.get(_exif_orientation(image)) if orientation == "exif" else None
+        if image.mode.startswith("I;16"):  # convert() would make white of everything over 255.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
+        return image if turn is None else image.transpose(turn)
+
+
+def check(path, whole=False):
+    """Raises the InputError of `read`, as far as the header of a file tells, or with `whole` all of it.
+
+    A JPEG or PNG file that does not end as it should is decoded in any case.
+    """
+    with _opened(path) as image:
+        if whole or not _has_its_end(image):
+            image.load()
+
+
+@contextlib.contextmanager
+def _opened(source):
+    """Gives the Pillow image of a source of `read`; what turns out to be wrong with it is an InputError."""
     if isinstance(source, Image.Image):
         name, file = "the Pillow image", None
     elif isinstance(source, bytes):
@@ -59,41 +92,38 @@ def read(source, channels=3, orientation="stored"):
         name = file = os.fspath(source)
         check_file(name)
     try:
-        if file is None:
-            return _prepared(source, channels, orientation)
-        with Image.open(file) as image:
-            return _prepared(image, channels, orientation)
+        with contextlib.nullcontext(source) if file is None else Image.open(file) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise InputError(
+                    f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are allowed"
+                )
+            yield image
     except Image.DecompressionBombError:
         raise InputError(f"cannot read {name} as an image: {_FAR_TOO_LARGE}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"cannot read {name} as an image: {_why_unidentified(source)}") from None
     except Exception as error:  # Pillow's readers raise nearly everything on damaged files.
         raise InputError(f"cannot read {name} as an image: {first_line(error)}") from None
 
 
-def why_too_large(path):
-    """Returns in words that an image file has too many pixels, or None if that is not what is wrong."""
-    try:
-        with Image.open(path) as image:
-            return _why_too_large(image)
-    except Image.DecompressionBombError:
-        return _FAR_TOO_LARGE
-    except Exception:  # No image.
-        return None
+def _why_unidentified(source):
+    if isinstance(source, bytes):
+        head = source[:64]
+    else:
+        with open(source, "rb") as file:
+            head = file.read(64)
+    known = Image.registered_extensions()
+    if head[4:8] == b"ftyp" and b"avif" in head and ".avif" not in known:
+        return "it is an AVIF file, which Pillow reads from version 11.3 on: pip install -U pillow"
+    if head[4:8] == b"ftyp" and any(brand in head for brand in _HEIC) and ".heic" not in known:
+        return "it is a HEIC file, which Pillow reads with a plugin: pip install pillow-heif"
+    return "it is in no format that Pillow reads, or damaged" if head else "it is empty"
 
 
-def _why_too_large(image):
-    if image.width * image.height > MOST_PIXELS:
-        return f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are allowed"
-    return None
-
-
-def _prepared(image, channels, orientation):
-    if reason := _why_too_large(image):
-        raise InputError(reason)
-    turn = _TURNS.get(_exif_orientation(image)) if orientation == "exif" else None
-    if image.mode.startswith("I;16"):  # convert() would make white of everything over 255.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-    return image if turn is None else image.transpose(turn)
+def _has_its_end(image):
+    end = _ENDS.get(image.format, b"")
+    image.fp.seek(-len(end), os.SEEK_END)
+    return image.fp.read() == end
 
 
 def exif_orientation(contents):

@@ -111,6 +111,7 @@ def train(
             workers=workers.count,
             full_batches=name != "one",
             max_bad_images=settings.max_bad_images,
+            check_images=settings.check_images,
         )
         if verbose and folder:
             print(data.summary, flush=True)
@@ -157,7 +158,7 @@ def train(
             shuffle=False,  # The pipeline shuffles.
             verbose=0,  # `Display` shows more.
         )
-        with data.bad_images.checked(), termination.noted() as keep_run.asked:
+        with data.errors_named(), termination.noted() as keep_run.asked:
             if progress.batches == data.steps:
                 finish_epoch(twin, metrics, callbacks, validation, progress, recipe.epochs)
                 progress = restore()

@@ -169,7 +169,7 @@ def _code_of(main):
     except SystemExit as ended:  # Of the parser: its message is printed.
         return ended.code
     except InputError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print("\n  ".join(map(one_line, [f"error: {error.lines[0]}", *error.lines[1:]])), file=sys.stderr)
         return WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

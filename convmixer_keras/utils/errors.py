@@ -4,7 +4,16 @@ _flags = {}  # From the name of an argument to its flag, where a command runs.
 
 
 class InputError(ValueError):
-    """Something that the user passed is wrong; the message says what, and what is allowed. Exit code 2."""
+    """Something that the user passed is wrong; the message says what, and what is allowed. Exit code 2.
+
+    Args:
+        message: One line.
+        details: Further lines, such as one for each of several files.
+    """
+
+    def __init__(self, message, details=()):
+        self.lines = [message, *map(str, details)]
+        super().__init__("\n  ".join(map(str, self.lines)))
 
 
 class Failure(RuntimeError):

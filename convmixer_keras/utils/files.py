@@ -12,6 +12,7 @@ from convmixer_keras.utils.errors import Failure, InputError
 
 WRITING = ".writing-"  # What the names of temporary folders begin with.
 LARGEST_TEXT = 2**24  # Bytes of a file of class names, settings or history.
+_LFS = b"version https://git-lfs.github.com/spec/"  # What the pointers of Git LFS begin with.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _temporary_folders = set()
 
@@ -109,13 +110,15 @@ def check_local(path):
 
 
 def check_file(path):
-    """Raises InputError unless `path` is a regular file that can be read.
+    """Raises InputError unless `path` is a regular file that can be read, and not a pointer of Git LFS.
 
     Any other is refused before it is opened: a pipe would wait for a writer, and a device never end.
     """
     if os.path.isfile(path):
         if not os.access(path, os.R_OK):
             raise InputError(f"cannot read {path}: permission denied")
+        if _is_lfs_pointer(path):
+            raise InputError(f"{path} is only a pointer of Git LFS: fetch the file itself with git lfs pull")
         return
     if os.path.isdir(path):
         raise InputError(f"cannot read {path}: it is a folder")
@@ -126,6 +129,13 @@ def check_file(path):
     except (OSError, ValueError) as error:  # Links in a circle, a name that is too long or holds a null byte.
         raise InputError(f"cannot read {path}: {_reason(error)}") from None
     raise InputError(f"cannot read {path}: it is not a regular file")
+
+
+def _is_lfs_pointer(path):
+    if os.path.getsize(path) > 1024:
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_LFS)) == _LFS
 
 
 def read_text(path, largest=LARGEST_TEXT):

@@ -71,6 +71,14 @@ def quiet_python():
         yield
 
 
+def errors_of(function):
+    """Calls a function, and returns what was written on standard error from C++ meanwhile."""
+    with tempfile.TemporaryFile() as held_back:
+        with _held_back(held_back, stderr=2):
+            function()
+        return _text(held_back)
+
+
 def silence_litert(path):
     """Returns a context in which a `.tflite` file is opened without LiteRT's saying that it has begun."""
     return silence() if str(path).endswith(".tflite") else contextlib.nullcontext()

@@ -3,6 +3,7 @@ import functools
 import http.server
 import io
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,12 @@ from convmixer_keras.data import pipeline as data
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
 from convmixer_keras.utils.errors import InputError
+
+
+def encoded(image, file_format, **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
 
 
 def plain(dataset, **changes):
@@ -170,44 +177,75 @@ def damaged_folder(tmp_path, image_folder):
 
 
 @pytest.mark.slow
-def test_bad_images_are_named_and_done_without(damaged_folder):
+def test_bad_images_are_named_and_left_out(damaged_folder):
     bad = [str(damaged_folder / name) for name in ("train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg")]
     recipe = plain(damaged_folder, batch_size=6)
-    loaded = data.load(recipe, max_bad_images=3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for _ in range(2):
-            images, labels = examples_of(loaded.train)
-            assert len(images) == 36
-            np.testing.assert_array_equal(2 - images.mean((1, 2)).argmax(1), labels)
-            assert len(labels_of(loaded.validation)) == 14
-    messages = sorted(str(warning.message) for warning in caught)
-    assert messages == [f"{path} cannot be decoded as an image; it is left out" for path in bad]
-    assert sorted(loaded.bad_images.paths) == bad
+        loaded = data.load(recipe, max_bad_images=3)
+    messages = [str(warning.message) for warning in caught if "it is left out" in str(warning.message)]
+    assert sorted(re.match("cannot read (.*) as an image: .*; it is left out", m)[1] for m in messages) == bad
+    assert (loaded.train_size, loaded.validation_size) == (34, 14)
+    for _ in range(2):
+        images, labels = examples_of(loaded.train)
+        assert len(images) == 30  # Five full batches.
+        np.testing.assert_array_equal(2 - images.mean((1, 2)).argmax(1), labels)
+        assert len(labels_of(loaded.validation)) == 14
 
-    # Other workers' shares are what they were, and what a bad image leaves weighs nothing.
-    parts = [data.load(recipe, worker=worker, workers=2, max_bad_images=3) for worker in range(2)]
+    # All workers leave out the same files, so that their shares are still those of one worker's batches.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded.epoch.assign(0)
-        for whole, *of_workers in zip(loaded.train, *(part.train for part in parts), strict=True):
-            joined = np.stack([images for images, _ in of_workers], 1).reshape(whole[0].shape)
-            np.testing.assert_array_equal(joined, whole[0])
-        assert sum(float(sum(weights)) for part in parts for *_, weights in part.validation) == 14
+        parts = [data.load(recipe, worker=worker, workers=2, max_bad_images=3) for worker in range(2)]
+    loaded.epoch.assign(0)
+    for whole, *of_workers in zip(loaded.train, *(part.train for part in parts), strict=True):
+        joined = np.stack([images for images, _ in of_workers], 1).reshape(whole[0].shape)
+        np.testing.assert_array_equal(joined, whole[0])
+    assert sum(float(sum(weights)) for part in parts for *_, weights in part.validation) == 14
 
 
-@pytest.mark.filterwarnings("ignore:.*it is left out")
+@pytest.mark.parametrize("limit", [0, 2])
+def test_all_bad_images_are_listed_before_any_work(damaged_folder, limit):
+    with pytest.raises(InputError) as error:
+        data.load(plain(damaged_folder, batch_size=6), max_bad_images=limit)
+    message, *files = error.value.lines
+    assert message == (
+        "3 of 51 image files cannot be read: repair or remove them, or leave them out with max_bad_images=3"
+    )
+    found = sorted(re.search(r"\w+/\w+/\w+\.\w+(?= as an image: )", file)[0] for file in files)
+    assert found == ["train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg"]
+
+
+def interrupted_jpeg(image, **options):
+    """The first half of a JPEG file, and the marker of its end."""
+    contents = encoded(image, "JPEG", **options)
+    return contents[: len(contents) // 2] + b"\xff\xd9"
+
+
 @pytest.mark.slow
-def test_one_bad_image_too_many_is_an_error_that_names_it(damaged_folder):
-    recipe = plain(damaged_folder, batch_size=6)
-    for limit in (0, 1):
-        loaded = data.load(recipe, max_bad_images=limit)
-        message = rf"train/\S+ cannot be decoded as an image, and max_bad_images is {limit}: repair it"
-        with pytest.raises(InputError, match=message), loaded.bad_images.checked():
-            list(loaded.train)
-    validation = data.load_validation(recipe)
-    with pytest.raises(InputError, match=r"val/blue/4\.jpg"), validation.bad_images.checked():
-        list(validation.images)
+def test_what_only_decoding_finds(image_folder, tmp_path, capfd):
+    shutil.copytree(image_folder, tmp_path / "images")
+    recipe = plain(tmp_path / "images", batch_size=6)
+    red = tmp_path / "images/train/red"
+    image = Image.open(red / "1.jpg").resize((300, 200))
+    (red / "half.jpg").write_bytes(interrupted_jpeg(image))
+    (red / "progressive.jpg").write_bytes(interrupted_jpeg(image, progressive=True))
+    whole = encoded(image, "JPEG")
+    (red / "more.jpg").write_bytes(whole[:-2] + bytes(20) + whole[-2:])
+    pixels = encoded(image, "PNG")
+    (red / "wrong.png").write_bytes(pixels[:500] + bytes(50) + pixels[550:])  # Its checksum is wrong.
+    with (
+        pytest.warns(UserWarning, match=r"more\.jpg: Corrupt JPEG data: \d+ extraneous bytes"),
+        pytest.raises(InputError, match="3 of 55 image files") as error,
+    ):
+        data.load(recipe, check_images=True)
+    for name in ("half.jpg", "progressive.jpg", "wrong.png"):
+        assert any(name in line for line in error.value.lines), name
+    assert "more.jpg" not in str(error.value)
+    assert "JPEG" not in capfd.readouterr().err
+    loaded = data.load(recipe)  # Without it, a pass ends at the file that no decoder takes, and names it.
+    message = r"1 of 55 image files .*max_bad_images=1(.|\n)*wrong\.png"
+    with pytest.raises(InputError, match=message), loaded.errors_named():
+        list(loaded.train)
 
 
 @pytest.mark.parametrize(
@@ -221,12 +259,9 @@ def test_an_image_of_too_many_pixels_is_named_as_such(image_folder, tmp_path, si
     shutil.copytree(image_folder, tmp_path / "images")
     large = tmp_path / "images/val/blue/4.png"
     Image.new("1", size).save(large)
-    validation = data.load_validation(plain(tmp_path / "images", batch_size=6))
-    with pytest.raises(InputError) as error, validation.bad_images.checked():
-        list(validation.images)
-    assert str(error.value).startswith(
-        f"{large} cannot be decoded as an image: {message}, and max_bad_images"
-    )
+    with pytest.raises(InputError) as error:
+        data.load_validation(plain(tmp_path / "images", batch_size=6))
+    assert error.value.lines[1:] == [f"cannot read {large} as an image: {message}"]
     with pytest.raises(InputError) as error:
         Preprocessing(8)(large)
     assert str(error.value) == f"cannot read {large} as an image: {message}"
@@ -361,7 +396,7 @@ def test_a_file_that_cannot_be_read_is_not_said_to_be_damaged(state, image_folde
     path = tmp_path / "photos" / "val" / "red" / "0.png"
     path.unlink() if state == "gone" else path.chmod(0)
     reason = "there is no file .*0.png" if state == "gone" else "0.png: permission denied"
-    with pytest.raises(InputError, match=reason), loaded.bad_images.checked():
+    with pytest.raises(InputError, match=reason), loaded.errors_named():
         list(loaded.images)
 
 
@@ -426,7 +461,7 @@ def test_a_split_without_labels_is_refused(tmp_path):
         assert len(labels_of(loaded.validation if changes else loaded.train)) == 20
         with (
             pytest.raises(InputError, match="labels must be from 0 to 1, got -1"),
-            loaded.bad_images.checked(),
+            loaded.errors_named(),
         ):
             list(loaded.train if changes else loaded.validation)
 

@@ -62,7 +62,6 @@ class KeepRun(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         before, self.batches = self.batches, self.batches_before + batch
-        self.data.bad_images.check()
         every = self.checkpoint_every
         checkpoint_is_due = every and before // every < self.batches // every
         if self._look_is_due(before):
@@ -85,7 +84,6 @@ class KeepRun(keras.callbacks.Callback):
                 self.average.on_test_end()
             self._write_checkpoint(self.sums_of_epoch)
             raise self._ended()
-        self.data.bad_images.check()
 
     def on_epoch_end(self, epoch, logs=None):
         self._stop_unless_finite(writing=True)

@@ -36,7 +36,10 @@ class Settings:
         metavar="SECONDS",
     )
     max_bad_images: int = setting(
-        0, GROUP, "damaged files of a folder to leave out before the run fails", COUNT_OR_NONE
+        0, GROUP, "damaged files of a folder to leave out; over 0, all are decoded first", COUNT_OR_NONE
+    )
+    check_images: bool = setting(
+        False, GROUP, "decode all files of a folder first, and not only look at their headers"
     )
     patience: int = setting(
         0, GROUP, "stop after so many epochs without a better validation accuracy; 0 for never", COUNT_OR_NONE
