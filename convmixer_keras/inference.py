@@ -34,7 +34,8 @@ def load(source=None, include_top=True, *, scores=None, default=None, **changes)
             leaves open, and from whether it takes raw pixels, to the `Preprocessing` where the file records
             none. None for crop_pct 1 and bicubic, with a note on standard error.
         changes: Fields of `Preprocessing` to take in place of what the file says, such as
-            `orientation="exif"`.
+            `orientation="exif"`. With `size`, a model of a `.keras` file is run at that size, also where its
+            own is fixed.
 
     Returns:
         A `Predictor`. Of a `.tflite` file it is a `Classifier`; any other has an attribute `model`, a
@@ -103,8 +104,11 @@ class KerasPredictor(Predictor):
             if not re.fullmatch(r"[\w.\\/>-]+", layer.name, re.ASCII):  # In the scopes of TensorFlow.
                 raise InputError(f"{source} has a layer named {layer.name!r}, which TensorFlow cannot run")
         pixels, shape = inputs.takes_pixels(model), model.inputs[0].shape[1:]
+        if "size" in changes:
+            shape = (None, None, shape[-1])
         preprocessing = choose_preprocessing(source, shape, pixels, recorded, default, changes)
-        model = _fixed(model, inputs.image_size(model, preprocessing), source)
+        size = preprocessing.size if "size" in changes else inputs.image_size(model, preprocessing)
+        model = _fixed(model, size, source)
         if include_top and len(model.output_shape) != 2:
             raise InputError(f"{source} gives features of the shape {model.output_shape[1:]}, and no classes")
         try:
@@ -124,7 +128,7 @@ class KerasPredictor(Predictor):
 
 
 def _fixed(model, size, source):
-    """Returns the model in float32, for images of `size` where it leaves that open."""
+    """Returns the model in float32, for images of `size`."""
     from convmixer_keras.models import inputs
 
     try:

@@ -1,4 +1,4 @@
-"""`convmixer-train --evaluate`: how good a saved model is."""
+"""`convmixer-train --evaluate`: how good a trained model is."""
 
 import os
 
@@ -6,6 +6,7 @@ from convmixer_keras.commands import flags
 from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.images.scores import shows_top5
+from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.text import one_line
 
@@ -15,14 +16,21 @@ def evaluate(arguments, recipe):
 
     if arguments.report is not None:
         extras.require("matplotlib")
-    recipe, settings = settings_of_run(arguments, recipe, os.path.dirname(arguments.evaluate) or ".")
+    stated, settings = recipe if arguments.recipe else None, Settings(**flags.given(arguments, Settings))
+    if os.path.isfile(arguments.evaluate):
+        recipe, settings = settings_of_run(arguments, recipe, os.path.dirname(arguments.evaluate) or ".")
     changes = flags.given(arguments, Preprocessing)
     if side := arguments.overrides.get("image_size"):
         changes["size"] = (side, side)
     with streams.silence_litert(arguments.evaluate):
-        opened = evaluation.open_model(arguments.evaluate, recipe, arguments.scores, changes)
+        opened = evaluation.open_model(arguments.evaluate, stated, arguments.scores, changes)
     scores = evaluation.evaluate_opened(
-        opened, recipe, settings.data_dir, verbose=1, max_bad_images=settings.max_bad_images
+        opened,
+        recipe,
+        settings.data_dir,
+        verbose=1,
+        max_bad_images=settings.max_bad_images,
+        check_images=settings.check_images,
     )
     top5 = f", top-5 {100 * scores.top5:.2f} %" if shows_top5(len(scores.class_names)) else ""
     print(
@@ -32,5 +40,5 @@ def evaluate(arguments, recipe):
     if arguments.report is not None:
         from convmixer_keras.commands.report import write_report
 
-        write_report(arguments.report, scores)
+        write_report(arguments.report, scores, opened)
     return command_line.DONE

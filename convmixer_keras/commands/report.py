@@ -1,4 +1,4 @@
-"""How a model does on each class: two tables and a picture."""
+"""How a model does on each class, and its most confident mistakes: tables and pictures."""
 
 import csv
 import os
@@ -11,20 +11,50 @@ from convmixer_keras.utils.files import make_folder, written_whole
 from convmixer_keras.utils.text import one_line
 
 
-def write_report(folder, scores):
-    """Writes per-class accuracies and the confusion matrix into a folder."""
+def write_report(folder, scores, opened):
+    """Writes scores of classes, the confusion matrix and the most confident mistakes into a folder.
+
+    Args:
+        folder: The folder.
+        scores: A `Scores` with the names of its classes and its images.
+        opened: The `Predictor` that it is of.
+    """
     make_folder(folder)
     names = scores.class_names
-    classes, matrix, picture = (
-        os.path.join(folder, name) for name in ("classes.csv", "confusion.csv", "confusion.png")
-    )
-    rows = zip(names, scores.confusion.sum(1).tolist(), scores.accuracy_of_class.tolist(), strict=True)
-    _write_csv(classes, [("class", "images", "accuracy"), *rows])
-    counts = zip(names, scores.confusion.tolist(), strict=True)
-    _write_csv(matrix, [("is, taken for", *names), *((name, *row) for name, row in counts)])
-    with written_whole(picture) as path:
-        confusion_matrix(scores.confusion, names).savefig(path)
-    print(one_line(f"wrote {classes}, {matrix} and {picture}"))
+    of_classes = scores.of_classes()
+    tables = {
+        "classes.csv": [
+            ("class", "images", "precision", "recall", "f1"),
+            *zip(names, scores.confusion.sum(1).tolist(), *(c.tolist() for c in of_classes), strict=True),
+        ],
+        "confusion.csv": [
+            ("is, taken for", *names),
+            *((name, *row) for name, row in zip(names, scores.confusion.tolist(), strict=True)),
+        ],
+    }
+    pictures = {"confusion.png": confusion_matrix(scores.confusion, names)}
+    if scores.mistakes:
+        images = scores.named_images([mistake.image for mistake in scores.mistakes])
+        rows = [
+            (images[m.image][0], names[m.truth], names[m.taken_for], m.probability) for m in scores.mistakes
+        ]
+        tables["mistakes.csv"] = [("image", "is", "taken for", "probability"), *rows]
+        photos = [opened.picture(images[mistake.image][1]) for mistake in scores.mistakes]
+        pictures["mistakes.png"] = figures.image_grid(photos, list(map(_title, rows)), columns=6)
+    for name, rows in tables.items():
+        _write_csv(os.path.join(folder, name), rows)
+    for name, figure in pictures.items():
+        with written_whole(os.path.join(folder, name)) as path:
+            figure.savefig(path)
+    means = zip(("precision", "recall", "F1"), map(np.nanmean, of_classes), strict=True)
+    print("mean over the classes: " + ", ".join(f"{name} {100 * mean:.2f} %" for name, mean in means))
+    print(one_line(f"wrote {', '.join(os.path.join(folder, name) for name in (*tables, *pictures))}"))
+
+
+def _title(row):
+    name, truth, taken_for, probability = row
+    lines = (os.path.basename(name)[-24:], f"is {truth[:22]}", f"{taken_for[:18]} {100 * probability:.0f} %")
+    return "\n".join(one_line(line).replace("$", r"\$") for line in lines)
 
 
 def _write_csv(path, rows):

@@ -221,7 +221,7 @@ def parse(argv):
     instead.add_argument(
         "--report",
         metavar="DIR",
-        help="with --evaluate: write the accuracy of each class and a confusion matrix",
+        help="with --evaluate: write scores of each class, a confusion matrix, the worst mistakes",
     )
     instead.add_argument(
         "--preview",

@@ -229,13 +229,19 @@ def of(path):
 def assumed(path, size, channels):
     """Returns the default `Preprocessing` for a file that records none, with a note on standard error."""
     record = Preprocessing(size=size, channels=channels)
+    note_assumed(path, record)
+    return record
+
+
+def note_assumed(path, record, source=""):
+    """Says on standard error which `Preprocessing` is taken where a file records none, and from where."""
     names = (name.replace("_", "-") for name in settings_of(record) if name not in ("mean", "std"))
     flags = ", ".join(f"--{name}" for name in names)
     print(
-        f"note: {one_line(path)} does not record its preprocessing; using {record} (override with {flags})",
+        f"note: {one_line(path)} does not record its preprocessing; using {source}{record} (override with "
+        f"{flags})",
         file=sys.stderr,
     )
-    return record
 
 
 def published(preset, takes_pixels):

@@ -1,14 +1,31 @@
 """Which classes score highest, and how good that is: mean cross-entropy, top-1 and top-5."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from convmixer_keras.utils.errors import InputError
 
+MOST_MISTAKES = 48
 SCORES = ("logits", "probabilities")  # What a caller may say that a model's outputs are.
 # What a probability of 0, as int8 files give it, counts as: the epsilon of Keras' cross-entropy.
 _FOR_ZERO = 1e-7
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for another class.
+
+    Attributes:
+        image: Its number, from 0, in the order of evaluation.
+        truth, taken_for: Numbers of classes.
+        probability: That of the class that it was taken for, 0..1.
+    """
+
+    image: int
+    truth: int
+    taken_for: int
+    probability: float
 
 
 class Scores(NamedTuple):
@@ -20,8 +37,11 @@ class Scores(NamedTuple):
         images: Over how many images.
         confusion: How many images of class i (row) were taken for class j (column), an integer array
             (classes, classes).
+        mistakes: The `MOST_MISTAKES` most confident `Mistake`s, the most confident first.
         split: Name of the split, or None.
         class_names: Its class names, or None.
+        named_images: Function from numbers of images to a dictionary from each to its name and the image, as
+            a `Preprocessing` takes it; or None.
     """
 
     loss: float
@@ -29,14 +49,20 @@ class Scores(NamedTuple):
     top5: float
     images: int
     confusion: np.ndarray
+    mistakes: list[Mistake]
     split: str | None = None
     class_names: list[str] | None = None
+    named_images: Callable | None = None
 
-    @property
-    def accuracy_of_class(self):
-        """Share of each class's images that were taken for it, 0..1; NaN for a class without images."""
+    def of_classes(self):
+        """Returns precision, recall and F1 of each class, three float arrays (classes,), 0..1.
+
+        Where there is nothing to divide by they are NaN: the precision of a class that no image was taken
+        for, the recall of one without images.
+        """
+        right, there, taken = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
         with np.errstate(invalid="ignore"):
-            return self.confusion.diagonal() / self.confusion.sum(1)
+            return right / taken, right / there, 2 * right / (there + taken)
 
 
 def shows_top5(classes):
@@ -64,27 +90,31 @@ def scores_of(batches):
     Raises:
         InputError: If there are no images, or a probability is NaN.
     """
-    found, of_truth, truth = [], [], []
+    found, of_truth, of_found, truth = [], [], [], []
     for probabilities, labels in batches:
         found.append(best(probabilities, 5))
         # As in Keras' cross-entropy, of what the scores add up to: sigmoids, and int8 ones, to about 1 only.
         shares = probabilities / np.maximum(probabilities.sum(1, keepdims=True), _FOR_ZERO)
         of_truth.append(shares[np.arange(len(labels)), labels])
+        of_found.append(shares.max(1))
         truth.append(labels)
     if not truth:
         raise InputError("there are no images to evaluate on")
-    found, of_truth, truth = map(np.concatenate, (found, of_truth, truth))
+    found, of_truth, of_found, truth = map(np.concatenate, (found, of_truth, of_found, truth))
     of_truth = np.where(of_truth > 0, of_truth, _FOR_ZERO).astype(np.float64)
     classes = probabilities.shape[1]
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (truth, found[:, 0]), 1)
     hits = found == truth[:, None]
+    wrong = np.flatnonzero(~hits[:, 0])
+    wrong = wrong[np.argsort(-of_found[wrong], kind="stable")][:MOST_MISTAKES]
     return Scores(
         loss=float(-np.log(of_truth).mean()),
         top1=float(hits[:, 0].mean()),
         top5=float(hits.any(1).mean()),
         images=len(truth),
         confusion=confusion,
+        mistakes=[Mistake(int(i), int(truth[i]), int(found[i, 0]), float(of_found[i])) for i in wrong],
     )
 
 

@@ -122,7 +122,7 @@ def test_a_file_is_measured_through_files(image_folder, tmp_path):
             (bad / split / name).mkdir(parents=True)
             (bad / split / name / "0.png").write_text("no image")
     recipe = dataclasses.replace(PHOTOS, dataset=str(bad))
-    with pytest.raises(InputError, match=r"0\.png cannot be decoded as an image"):
+    with pytest.raises(InputError, match=r"0\.png as an image: it is in no format"):
         evaluation.evaluate(path, recipe)
     tflite.export(model, path, labels=["blue", "green", "pink"], preprocessing=record)
     with pytest.raises(InputError, match=r"knows a class 'pink' where .* has 'red'"):

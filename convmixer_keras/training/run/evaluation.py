@@ -1,4 +1,4 @@
-"""Loss, top-1 and top-5 of a saved model, `.keras` or `.tflite`."""
+"""Loss, top-1 and top-5 of a trained model on a data set."""
 
 import dataclasses
 import math
@@ -8,24 +8,26 @@ import numpy as np
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
+from convmixer_keras.images.preprocessing import note_assumed
 from convmixer_keras.utils import progress
 
 BATCH, MOST_VALUES = 32, 2**25  # Images in a batch, and values in it: 128 MiB.
 
 
-def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=None, max_bad_images=0):
-    """Evaluates a saved model on the validation split of a recipe's data set.
+def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=None, **checks):
+    """Evaluates a trained model on the validation split of a recipe's data set.
 
     Args:
-        path: A `.keras` or `.tflite` file.
+        path: A model, as `inference.load` takes it.
         recipe: A `Recipe`; its data set counts. Where the file does not say how photographs
             become its input, so do its image size, crop, filter and orientation, and its mean and std where
-            the model does not normalise by itself.
+            the model does not normalise by itself; a note on standard error says so.
         data_dir: Where tensorflow-datasets keeps its files; None for its own default.
         verbose: Whether to show how far it is.
         scores: "logits" or "probabilities": what the model's outputs are, where the file does not say.
-        changes: Dictionary of fields of `Preprocessing` to take in place of what the file says.
-        max_bad_images: How many files of a folder may turn out not to be readable as images.
+        changes: Dictionary of fields of `Preprocessing` to take in place of what the file says. With another
+            `size`, a model of a `.keras` file is run at that size.
+        checks: `max_bad_images` and `check_images`, as in `pipeline.load`.
 
     Returns:
         A `Scores`.
@@ -35,46 +37,45 @@ def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=Non
             not fit the data set; if images have no label, or too many cannot be read.
     """
     opened = open_model(path, recipe, scores, changes)
-    return evaluate_opened(opened, recipe, data_dir, verbose, max_bad_images)
+    return evaluate_opened(opened, recipe, data_dir, verbose, **checks)
 
 
-def open_model(path, recipe, scores=None, changes=None):
-    """Opens a model for `evaluate_opened`; the arguments are those of `evaluate`."""
+def open_model(path, recipe=None, scores=None, changes=None):
+    """Opens a model for `evaluate_opened`.
+
+    The arguments are those of `evaluate`; without a recipe, a file that does not say how photographs become
+    its input gets the default of `inference.load`.
+    """
 
     def by_recipe(shape, takes_pixels):
         height, width, channels = shape
         size = height or recipe.image_size, width or recipe.image_size
         record = dataclasses.replace(recipe.preprocessing(channels), size=size)
-        if takes_pixels is not False:
-            return record
-        mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
-        return dataclasses.replace(record, mean=mean, std=std)
+        if takes_pixels is False:
+            mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
+            record = dataclasses.replace(record, mean=mean, std=std)
+        note_assumed(path, record, "the recipe's ")
+        return record
 
-    return inference.load(path, scores=scores, default=by_recipe, **(changes or {}))
+    return inference.load(path, scores=scores, default=recipe and by_recipe, **(changes or {}))
 
 
-def evaluate_opened(opened, recipe, data_dir=None, verbose=0, max_bad_images=0):
+def evaluate_opened(opened, recipe, data_dir=None, verbose=0, **checks):
     """Evaluates a `Predictor` as `evaluate` does a file."""
     source = open_source(recipe, data_dir)
     # The batches have no effect on the result: few images at a time, and of large ones fewer.
     count = max(1, min(BATCH, MOST_VALUES // math.prod(opened.input_shape)))
     recipe = dataclasses.replace(recipe, batch_size=count)
     opened.check_fits(source.name, source.class_names, source.channels)
-    data = pipeline.load_validation(
-        recipe, source=source, preprocessing=opened.preprocessing, max_bad_images=max_bad_images
-    )
+    data = pipeline.load_validation(recipe, source=source, preprocessing=opened.preprocessing, **checks)
     images = data.images.as_numpy_iterator()
     if verbose:
         images = progress.shown(images, "evaluating", data.size, "images", lambda batch: len(batch[0]))
-
-    def labelled():
-        with data.bad_images.checked():
-            for pixels, labels in images:
-                data.bad_images.check()
-                yield pixels, labels.argmax(1)
-
-    found = opened.evaluate(labelled())
-    return found._replace(split=data.split, class_names=list(source.class_names))
+    with data.errors_named():
+        found = opened.evaluate((pixels, labels.argmax(1)) for pixels, labels in images)
+    return found._replace(
+        split=data.split, class_names=list(source.class_names), named_images=data.examples.named_images
+    )
 
 
 def _average_for_grey(values, channels):

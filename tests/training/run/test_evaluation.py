@@ -5,6 +5,8 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 import convmixer_keras as ck
 from convmixer_keras import recipes
@@ -119,8 +121,25 @@ def test_which_class_is_taken_for_which(digits, tmp_path):
     for is_, taken_for in zip(labels, found, strict=True):
         expected[is_, taken_for] += 1
     np.testing.assert_array_equal(scores.confusion, expected)
-    np.testing.assert_allclose(scores.accuracy_of_class, expected.diagonal() / expected.sum(1))
+    of_classes = precision_recall_fscore_support(labels, found, zero_division=np.nan)[:2]
+    np.testing.assert_allclose(scores.of_classes(), [*of_classes, f1_score(labels, found, average=None)])
     assert scores.split == "test"
+
+
+def test_the_most_confident_mistakes(digits, tmp_path):
+    images, labels = digits
+    model = normalised()
+    ck.save_model(model, tmp_path / "m.keras")
+    scores = evaluation.evaluate(tmp_path / "m.keras", RECIPE)
+    logits = model.predict(images, verbose=0)
+    highest, found = np.sort(softmax(logits, 1), 1)[:, -1], logits.argmax(1)
+    wrong = sorted(np.flatnonzero(found != labels), key=lambda i: -highest[i])[:48]
+    assert [mistake.image for mistake in scores.mistakes] == wrong
+    np.testing.assert_array_equal([m[1:3] for m in scores.mistakes], np.stack([labels, found], 1)[wrong])
+    np.testing.assert_allclose([m.probability for m in scores.mistakes], highest[wrong], rtol=1e-5)
+    named = scores.named_images([3, 300])
+    assert [name for name, _ in named.values()] == ["image 3", "image 300"]
+    np.testing.assert_array_equal(named[300][1], images[300])
 
 
 def test_damaged_files_are_left_out(image_folder, tmp_path):
@@ -131,9 +150,9 @@ def test_damaged_files_are_left_out(image_folder, tmp_path):
     )
     model = ck.ConvMixer(**{**SIZES, "classes": 3}, input_shape=(8, 8, 3), input_mean=127, input_std=60)
     ck.save_model(model, tmp_path / "m.keras")
-    with pytest.raises(ValueError, match=r"red/0\.png cannot be decoded"):
+    with pytest.raises(ValueError, match=r"1 of 15 image files(.|\n)*red/0\.png as an image: it is in no"):
         evaluation.evaluate(tmp_path / "m.keras", recipe)
-    with pytest.warns(UserWarning, match="cannot be decoded"):
+    with pytest.warns(UserWarning, match=r"red/0\.png .*it is left out"):
         assert evaluation.evaluate(tmp_path / "m.keras", recipe, max_bad_images=1).images == 14
 
 
