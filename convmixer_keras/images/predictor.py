@@ -207,7 +207,8 @@ def choose_preprocessing(source, shape, takes_pixels, recorded, default=None, ch
         shape: (height, width, channels) that it takes, None for sides that it leaves open.
         takes_pixels: As in `Predictor`.
         recorded: The `Preprocessing` that its file records, or None.
-        default: Function from `shape` and `takes_pixels` to what to take where the file records none.
+        default: Function from `shape` and `takes_pixels` to what a recipe says, to take where the file
+            records none; or None.
         changes: Dictionary of fields to take in place of what was recorded.
 
     Raises:
@@ -217,7 +218,10 @@ def choose_preprocessing(source, shape, takes_pixels, recorded, default=None, ch
     normalizes = changes.get("mean") is not None or changes.get("std") is not None
     if takes_pixels and normalizes:
         raise InputError(f"{source} normalises by itself: {arg('mean')} and {arg('std')} are not for it")
-    record = recorded or (default and default(shape, takes_pixels))
+    record = recorded
+    if record is None and default:
+        record = default(shape, takes_pixels)
+        preprocessing_module.note_assumed(source, record, "the recipe's ")
     if record is None:
         if not changes or (takes_pixels is False and not normalizes):
             return None

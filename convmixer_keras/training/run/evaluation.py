@@ -8,7 +8,6 @@ import numpy as np
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.images.preprocessing import note_assumed
 from convmixer_keras.utils import progress
 
 BATCH, MOST_VALUES = 32, 2**25  # Images in a batch, and values in it: 128 MiB.
@@ -51,11 +50,10 @@ def open_model(path, recipe=None, scores=None, changes=None):
         height, width, channels = shape
         size = height or recipe.image_size, width or recipe.image_size
         record = dataclasses.replace(recipe.preprocessing(channels), size=size)
-        if takes_pixels is False:
-            mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
-            record = dataclasses.replace(record, mean=mean, std=std)
-        note_assumed(path, record, "the recipe's ")
-        return record
+        if takes_pixels is not False:
+            return record
+        mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
+        return dataclasses.replace(record, mean=mean, std=std)
 
     return inference.load(path, scores=scores, default=recipe and by_recipe, **(changes or {}))
 
