@@ -29,7 +29,7 @@ from convmixer_keras.utils.text import one_line
 _WRITTEN = (".keras", ".weights.h5")
 # Flags that only make sense for a Keras model of another program's weights.
 _TO_KERAS_ONLY = ("activation", "variant", "ema", "prefix", "ignore", "classes", "epsilon", "no_top")
-_TO_KERAS_ONLY += ("include_preprocessing", "image_size", "reference")
+_TO_KERAS_ONLY += ("include_preprocessing", "image_size", "reference", "labels")
 
 
 def command():
@@ -100,6 +100,11 @@ def _parser():
         metavar="X",
         help="of the batch normalisations in a Keras file that does not say it",
     )
+    parser.add_argument(
+        "--labels",
+        metavar="FILE",
+        help="class names to record in the .keras file: a text file with one in a line, or imagenet",
+    )
     parser.add_argument("--no-top", dest="include_top", action="store_false", help="leave the classifier out")
     parser.add_argument(
         "--include-preprocessing",
@@ -148,16 +153,19 @@ def _check_flags(arguments):
                 raise InputError(f"--{name.replace('_', '-')} is not allowed with --to")
         checkpoint_file.check_writable_name(arguments.output)
     exclusive = (("classes", "no_top"), ("reference", "classes"), ("reference", "no_top"))
-    exclusive += (("images", "no_verify"), ("reference", "no_verify"))
+    exclusive += (("images", "no_verify"), ("reference", "no_verify"), ("labels", "no_top"))
     for one, other in exclusive:
         if one in given and other in given:
             raise InputError(f"--{one} is not allowed with --{other.replace('_', '-')}")
+    if "labels" in given and not arguments.output.endswith(".keras"):
+        raise InputError(f"--labels are recorded in a .keras file, and not in {arguments.output}")
 
 
 def _to_keras(arguments):
     from convmixer_keras.convert.weights import verification
 
     keep_head = arguments.include_top and arguments.classes is None
+    names = flags.class_names(arguments.labels)
     with written_whole(arguments.output) as temporary:
         checkpoint = to_keras.open_checkpoint(
             arguments.input,
@@ -170,7 +178,12 @@ def _to_keras(arguments):
             ignore=arguments.ignore or (),
         )
         _describe(checkpoint, arguments)
-        preset, preprocessing = checkpoint.preset, _preprocessing(checkpoint, arguments)
+        classes = arguments.classes or checkpoint.recognised.sizes.classes
+        if names is None:
+            names = _published_names(checkpoint.preset, classes) if keep_head else None
+        elif len(names) != classes:
+            raise InputError(f"--labels must be {classes}, one for each class, got {len(names)}")
+        preprocessing = _preprocessing(checkpoint, arguments)
         normalization = None
         if arguments.include_preprocessing and checkpoint.input_statistics is None:
             normalization = preprocessing.mean, preprocessing.std
@@ -189,7 +202,7 @@ def _to_keras(arguments):
                 checkpoint, normalization, pooling, arguments.classes, arguments.image_size
             )
         if arguments.output.endswith(".keras"):
-            save_model(model, temporary, _class_names(preset, model) if keep_head else None, preprocessing)
+            save_model(model, temporary, names, preprocessing)
         else:
             save_weights(model, temporary)
 
@@ -246,12 +259,10 @@ def _preprocessing(checkpoint, arguments):
     return None
 
 
-def _class_names(preset, model):
+def _published_names(preset, classes):
     """Returns ImageNet's names for a classifier of a published ImageNet variant, or None."""
-    from convmixer_keras.images.class_names import published_classes
-
-    names = published_classes("imagenet")
-    return names if preset and preset.classes == len(names) == model.output_shape[-1] else None
+    names = flags.class_names("imagenet")
+    return names if preset and preset.classes == len(names) == classes else None
 
 
 def write_torch(path, output, layout, verify=None, images=None):

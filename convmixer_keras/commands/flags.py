@@ -2,8 +2,11 @@
 
 import argparse
 
+from convmixer_keras.images.class_names import published_classes
 from convmixer_keras.utils import command_line
+from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.fields import settings_of
+from convmixer_keras.utils.files import read_text
 
 
 def add_flags(parser, record, show_defaults=True, first=None):
@@ -27,6 +30,16 @@ def given(arguments, kind):
         for name, value in vars(arguments).items()
         if name in settings_of(kind)
     }
+
+
+def class_names(labels):
+    """Returns the names in a text file, one in a line, or ImageNet's for "imagenet"; None for None."""
+    if labels in (None, "imagenet"):
+        return labels and published_classes(labels)
+    names = [name.strip() for name in read_text(labels).splitlines()]
+    if not all(names):
+        raise InputError(f"{labels} must hold a name in each line, and line {names.index('') + 1} is empty")
+    return names
 
 
 def add_image_size(parser, text):

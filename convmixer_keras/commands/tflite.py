@@ -4,25 +4,38 @@
   convmixer-tflite model.keras model.tflite --mode dynamic                     a third of the size; for PCs
   convmixer-tflite model.keras model.tflite --mode int8 --calibrate photos/    integers throughout; for phones
 
-The file is then run against the Keras model, on the images of --calibrate or on random ones.
+The file is then run against the Keras model, on the images of --calibrate or on random ones. --snippet writes
+the source code that shows it photographs in an app or on a page, beside it.
 """
 
 import dataclasses
+import os
 
 from convmixer_keras.utils import command_line, streams
-from convmixer_keras.utils.files import check_output, read_text
+from convmixer_keras.utils.files import check_output, written_whole
 from convmixer_keras.utils.text import one_line
 
 
 def main(argv=None):
+    from convmixer_keras.commands import flags, snippet
+
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
-    check_output(arguments.output, (".tflite",), (arguments.model, arguments.labels or ""))
+    inputs = (arguments.model, arguments.labels or "")
+    check_output(arguments.output, (".tflite",), inputs)
+    source_code = None
+    if arguments.snippet is not None:
+        ending = snippet.ENDINGS[arguments.snippet]
+        source_code = os.path.splitext(arguments.output)[0] + ending
+        check_output(source_code, ending, inputs)
     streams.quiet_start()
-    from convmixer_keras.convert.export import source, tflite
+    from convmixer_keras.convert.export import runtime, source, tflite
 
-    labels = None if arguments.labels is None else read_text(arguments.labels).splitlines()
+    labels = flags.class_names(arguments.labels)
     model, labels, preprocessing = source.opened(arguments.model, labels, size=arguments.size)
+    preprocessing = _changed(preprocessing, model, arguments)
+    if source_code is not None:
+        snippet.check_fits(model, preprocessing, arguments.batch)
     with streams.silence():
         report = tflite.export(
             model,
@@ -30,7 +43,7 @@ def main(argv=None):
             arguments.mode,
             calibration=arguments.calibration,
             labels=labels,
-            preprocessing=_changed(preprocessing, model, arguments),
+            preprocessing=preprocessing,
             batch=arguments.batch,
             whole_kernels=arguments.whole_kernels,
             author=arguments.author,
@@ -38,7 +51,15 @@ def main(argv=None):
             logits=arguments.logits,
             verbose=True,
         )
-    print(_text(report, arguments))
+        known = runtime.Classifier(arguments.output)
+    print(_text(report, known, arguments))
+    if source_code is not None:
+        text = snippet.snippet(
+            arguments.snippet, os.path.basename(arguments.output), known.preprocessing, known.classes
+        )
+        with written_whole(source_code) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        print(f"wrote {one_line(source_code)}, which shows it photographs in MediaPipe")
     return command_line.DONE
 
 
@@ -59,7 +80,7 @@ def _changed(record, model, arguments):
     return preprocessing.assumed(arguments.model, size, channels) if inputs.takes_pixels(model) else None
 
 
-def _text(report, arguments):
+def _text(report, known, arguments):
     if report.takes_pixels:
         takes = "raw pixels 0..255, which it normalises itself"
     else:
@@ -74,12 +95,13 @@ def _text(report, arguments):
         f"{one_line(arguments.output)}: {arguments.mode}, {report.size / 1e6:.2f} MB, "
         f"image -> {report.output}\n"
         f"  takes {takes}\n"
+        f"  photographs: {one_line(known.description)}\n"
         f"  against the Keras model on {report.agreement.images} {images}: {report.agreement}"
     )
 
 
 def _parser():
-    from convmixer_keras.commands import flags
+    from convmixer_keras.commands import flags, snippet
     from convmixer_keras.convert.export.quantization import MODES
     from convmixer_keras.images.preprocessing import Preprocessing
 
@@ -94,7 +116,9 @@ def _parser():
         help="images for int8 and for the check: a folder, digits, or a tensorflow-datasets name",
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="class names, one in a line (default: the model's own)"
+        "--labels",
+        metavar="FILE",
+        help="class names, one in a line, or imagenet (default: the model's own)",
     )
     parser.add_argument(
         "--logits", action="store_true", help="leave the scores as they are before a softmax or sigmoid"
@@ -111,6 +135,11 @@ def _parser():
         "--whole-kernels",
         action="store_true",
         help="leave large kernels whole, for a GPU, an NPU or an old runtime; slow in today's on a CPU",
+    )
+    parser.add_argument(
+        "--snippet",
+        choices=snippet.ENDINGS,
+        help="write source code for Android, iOS or a page, with the file's numbers, beside OUT.tflite",
     )
     parser.add_argument("--author", metavar="NAME", help="of the model, for the file's metadata")
     parser.add_argument("--license", metavar="TEXT", help="of the model, for the file's metadata")

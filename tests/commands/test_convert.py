@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 import convmixer_keras as ck
+from convmixer_keras.commands import predict
 from convmixer_keras.convert.weights import activations, network, recognition, to_keras
 from convmixer_keras.images import preprocessing
 from convmixer_keras.images.preprocessing import Preprocessing
@@ -423,6 +425,37 @@ def test_imagenet_classifiers_get_their_names(tmp_path, convmixer_convert, monke
     assert ck.load_class_names(out)[207] == "golden retriever"
     assert convmixer_convert(tmp_path / "m.pth", out, "--no-verify", "--classes", 10).code == 0
     assert ck.load_class_names(out) is None
+
+
+def test_labels(checkpoint, tmp_path, convmixer_convert, here):
+    """From a text file of an editor on Windows; ImageNet's by their name; and what does not fit."""
+    digits = b"".join(b"%d\r\n" % i for i in range(9))
+    (tmp_path / "names.txt").write_bytes("\ufeffgrün\r\n".encode() + digits)
+    out, labels = tmp_path / "m.keras", ("--activation", "gelu", "--labels")
+    assert convmixer_convert(checkpoint, out, *labels, tmp_path / "names.txt").code == 0
+    assert ck.load_class_names(out) == ["grün", *map(str, range(9))]
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "black.png")
+    normalised = ("--mean", 0.5, "--std", 0.5)
+    shown = here(predict.main, tmp_path / "black.png", "--model", out, "--top", 10, *normalised).stdout
+    assert re.search(r"^ +\d+\.\d %  grün$", shown, re.MULTILINE)
+
+    torch.save(torch_reference.random_model("timm", 8, 1, 3, 2, 1000, 3).state_dict(), tmp_path / "i.pth")
+    assert convmixer_convert(tmp_path / "i.pth", out, *labels, "imagenet").code == 0
+    assert ck.load_class_names(out)[207] == "golden retriever"
+
+    (tmp_path / "gap.txt").write_text("a\n\nb\n")
+    for arguments, message in (
+        ((checkpoint, out, *labels, "imagenet"), "--labels must be 10, one for each class, got 1000"),
+        ((checkpoint, out, *labels, tmp_path / "gap.txt"), "line 2 is empty"),
+        ((checkpoint, out, *labels, "none.txt"), "there is no file none.txt"),
+        ((checkpoint, out, *labels, "imagenet", "--no-top"), "--labels is not allowed with --no-top"),
+        ((checkpoint, tmp_path / "m.weights.h5", *labels, "imagenet"), "recorded in a .keras file"),
+        ((out, tmp_path / "m.pth", "--to", "timm", "--labels", "imagenet"), "--labels is not allowed with"),
+    ):
+        assert message in refused(convmixer_convert, tmp_path, *arguments)
+    names = ("--labels", tmp_path / "names.txt", "--classes", 10)
+    assert convmixer_convert(tmp_path / "i.pth", out, "--activation", "gelu", *names).code == 0
+    assert ck.load_class_names(out)[0] == "grün"
 
 
 @pytest.mark.parametrize("variant", ["CONVMIXER_1024_20", "CONVMIXER_256_8"])
