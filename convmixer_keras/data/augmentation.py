@@ -1,38 +1,25 @@
 """The training transform. Images are raw pixels, 0..255, throughout.
 
-Every draw is a function of the recipe's seed, the epoch and the position of the image in that epoch's order,
-and of nothing else: the same images come out at any parallelism, in any process, and when a run goes on in
-the middle of an epoch. keras-cv's layers draw from generators that keep a state; so only their image
-operations are used, with draws of our own.
+Every draw follows from the recipe's seed, the epoch and the position of the image in that epoch's order: the
+same images come out at any parallelism, in any process, and when a run goes on in the middle of an epoch.
+keras-cv's layers draw from generators that keep a state; so only their image operations are used.
 """
 
-import contextlib
-
-import keras
 import tensorflow as tf
 
 from convmixer_keras.data import randaugment, transforms
 from convmixer_keras.data.draws import ATTEMPTS, corner_within, rectangles
 from convmixer_keras.data.mixing import mixing, random_erasing
-from convmixer_keras.data.transforms import evaluation_transform, resize
+from convmixer_keras.data.transforms import evaluation_transform
 
 
 def decode_crop(image, channels, recipe, draws):
-    """Decodes an image, or as much of it as its random crop shows.
+    """Decodes the bytes of a file to uint8 (height, width, channels), or as much as its random crop shows.
 
     The crop is drawn as torchvision and timm do: a uniform area and a log-uniform aspect ratio, up to ten
     times until the rectangle fits into the image, or else the largest centred one of an allowed ratio.
     (keras-cv's RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
     `sample_distorted_bounding_box` draws uniform heights, and so smaller areas.)
-
-    Args:
-        image: The bytes of a JPEG or PNG file, or an image (height, width, channels), uint8.
-        channels: Number of channels.
-        recipe: A `Recipe`; `crop_area` and `crop_ratio` count.
-        draws: What `draw` returns.
-
-    Returns:
-        A uint8 tensor (height, width, channels) of any size.
     """
 
     def wholly():
@@ -90,17 +77,7 @@ def crop_rectangle(image_size, recipe, draws):
 
 
 def resize_crop(crop, recipe, draws):
-    """Resizes a crop to the recipe's image size and mirrors it, or not.
-
-    Args:
-        crop: What `decode_crop` returns.
-        recipe: A `Recipe`; `image_size`, `flip` and `crop_pct` count. Interpolation is bilinear or bicubic,
-            each time by chance, or as at evaluation where the recipe crops nothing.
-        draws: What `draw` returns.
-
-    Returns:
-        A uint8 tensor (image_size, image_size, channels).
-    """
+    """Resizes a crop to the recipe's image size, bilinear or bicubic by chance, and mirrors it, or not."""
     size = (recipe.image_size, recipe.image_size)
     if _crops(recipe):
         image = _resized(crop, size, draws["interpolation"][0] < 0.5)
@@ -112,36 +89,33 @@ def resize_crop(crop, recipe, draws):
 
 
 def _resized(crop, size, bilinear):
-    def by(interpolation):
+    """Resizes both axes at once to whole grey levels."""
+
+    def by(method):
         # Antialiasing changes nothing where an image grows, and is slow.
-        shrinks = tf.reduce_any(tf.shape(crop)[:2] > size)
         return tf.cond(
-            shrinks,
-            lambda: resize(crop, size, interpolation),
-            lambda: tf.round(tf.clip_by_value(tf.image.resize(crop, size, interpolation), 0, 255)),
+            tf.reduce_any(tf.shape(crop)[:2] > size),
+            lambda: tf.image.resize(crop, size, method, antialias=True),
+            lambda: tf.image.resize(crop, size, method),
         )
 
-    return tf.cast(tf.cond(bilinear, lambda: by("bilinear"), lambda: by("bicubic")), tf.uint8)
+    image = tf.cond(bilinear, lambda: by("bilinear"), lambda: by("bicubic"))
+    # Bicubic overshoots, and keras-cv's Equalization crashes on values over 255.
+    return tf.cast(tf.round(tf.clip_by_value(image, 0, 255)), tf.uint8)
 
 
 def batch_transform(recipe, channels, classes):
     """Builds what happens to a batch: RandAugment, colour jitter, smoothing, mixing, erasing.
-
-    Args:
-        recipe: A `Recipe`.
-        channels: Number of channels of the images.
-        classes: Number of classes.
 
     Returns:
         A function from uint8 images (batch, size, size, channels), integer labels (batch,) and the draws of
         each image, tensors (batch, ...), to float32 images of the same shape, 0..255 except where
         noise erases, and float32 labels (batch, classes), each row of which sums to 1.
     """
-    with _in_float32():
-        rand_augment = randaugment.rand_augment(recipe, channels) if recipe.randaugment_ops else None
-        jitter = color_jitter(recipe, channels) if recipe.color_jitter else None
-        mix = mixing(recipe) if recipe.mixup_alpha or recipe.cutmix_alpha else None
-        erase = random_erasing(recipe) if recipe.erasing_probability else None
+    rand_augment = randaugment.rand_augment(recipe, channels) if recipe.randaugment_ops else None
+    jitter = color_jitter(recipe, channels) if recipe.color_jitter else None
+    mix = mixing(recipe) if recipe.mixup_alpha or recipe.cutmix_alpha else None
+    erase = random_erasing(recipe) if recipe.erasing_probability else None
 
     def transform(images, labels, draws):
         if rand_augment:
@@ -160,30 +134,13 @@ def batch_transform(recipe, channels, classes):
     return transform
 
 
-@contextlib.contextmanager
-def _in_float32():
-    """Layers made inside compute in float32, whatever the model's policy: half precision rounds pixels."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
 def one_hot(labels, classes, smoothing=0.0):
     """Integer labels (batch,) to float32 (batch, classes), a share `smoothing` spread over all classes."""
     return tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
 
 
 def color_jitter(recipe, channels):
-    """Builds torchvision's ColorJitter: brightness, contrast and saturation by factors around 1, in this
-    order.
-
-    Returns:
-        A function from float32 images (batch, height, width, channels), 0..255, and uniform draws (batch, 3)
-        to images of the same kind.
-    """
+    """Builds torchvision's ColorJitter in a fixed order: a function of float32 images and draws (n, 3)."""
     apply = randaugment.operations(channels, [0.0] * channels)
     names = [name for name in ("Brightness", "Contrast", "Color") if name in apply]
 

@@ -15,12 +15,8 @@ OF_IMAGE, OF_NOISE, OF_CHOICE, OF_SHARE, OF_CENTER = range(USES)
 def draw(recipe, epoch, position):
     """Draws all that happens to one image, apart from its mixing with others.
 
-    Args:
-        recipe: A `Recipe`.
-        epoch, position: The epoch, and the image's place in its order: scalar int64 tensors.
-
     Returns:
-        A dictionary of tensors: uniform random numbers in 0..1, and epoch and position themselves.
+        A dictionary of tensors: uniform random numbers in 0..1, and epoch and position themselves, int64.
     """
     sizes = {
         "crop": RECTANGLE,

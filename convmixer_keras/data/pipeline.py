@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from convmixer_keras.data import bad_images
 from convmixer_keras.data.datasets import Split, open_source
-from convmixer_keras.data.training import ALONE, Share, training_batches
+from convmixer_keras.data.training import training_batches
 from convmixer_keras.data.validation import filled_up, prepared_batches
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
-from convmixer_keras.utils import checks
+from convmixer_keras.utils.checks import positive_int
 from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.text import one_line
 
@@ -81,7 +81,14 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **ch
             `max_bad_images` cannot be read, the batch cannot be shared by the workers, or the recipe's splits
             overlap (`splits.check_apart`).
     """
-    share = _share(worker, workers, recipe.batch_size)
+    workers = positive_int("workers", workers)
+    if not 0 <= worker < workers:
+        raise InputError(f"worker must be at least 0 and below workers={workers}, got {worker}")
+    if recipe.batch_size % workers:
+        raise InputError(
+            f"{arg('batch_size')} must be a multiple of the {workers} workers, got {recipe.batch_size}"
+        )
+    shard = (workers, worker)
     source = open_source(recipe, data_dir)
     check_apart(source, recipe)
     names = [training_split(source, recipe), validation_split(source, recipe)]
@@ -89,8 +96,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **ch
     splits = bad_images.leave_out(list(map(source.read, names)), **checks)
     train, errors_named = splits[0], partial(bad_images.named, splits)
     preprocessing = recipe.preprocessing(source.channels)
-    full_batches = full_batches or workers > 1
-    validation = _validation(source, recipe, splits[1], preprocessing, share, full_batches)
+    validation = _validation(source, recipe, splits[1], preprocessing, shard, full_batches or workers > 1)
     if recipe.batch_size > train.size:
         raise InputError(
             f"{arg('batch_size')} must be at most the {train.size} training images of {recipe.dataset}, "
@@ -116,7 +122,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **ch
             steps=steps,
             epoch=epoch,
             first_batch=first_batch,
-            share=share,
+            shard=shard,
             are_files=train.files is not None,
             class_weights=class_weights(train, classes) if recipe.class_weight == "balanced" else None,
         ),
@@ -143,15 +149,6 @@ def _summary(source, recipe, train_size, validation):
     names = [one_line(name) for name in source.class_names]
     shown = ", ".join(names[:NAMED_CLASSES]) + (", ..." if len(names) > NAMED_CLASSES else "")
     return f"data: {images}; {len(names):,} classes: {shown}"
-
-
-def _share(worker, workers, batch_size):
-    workers = checks.positive_int("workers", workers)
-    if not 0 <= worker < workers:
-        raise InputError(f"worker must be at least 0 and below workers={workers}, got {worker}")
-    if batch_size % workers:
-        raise InputError(f"{arg('batch_size')} must be a multiple of the {workers} workers, got {batch_size}")
-    return Share(worker, workers)
 
 
 class Validation(NamedTuple):
@@ -187,18 +184,18 @@ def load_validation(recipe, *, source=None, preprocessing=None, **checks):
     source = source or open_source(recipe)
     preprocessing = preprocessing or recipe.preprocessing(source.channels)
     (split,) = bad_images.leave_out([source.read(validation_split(source, recipe))], **checks)
-    return _validation(source, recipe, split, preprocessing, ALONE, False)
+    return _validation(source, recipe, split, preprocessing)
 
 
-def _validation(source, recipe, split, preprocessing, share, full_batches):
+def _validation(source, recipe, split, preprocessing, shard=(1, 0), full_batches=False):
     steps, examples = -(-split.size // recipe.batch_size), split.examples
     if full_batches:
-        examples = share.of(filled_up(examples, steps * recipe.batch_size))
+        examples = filled_up(examples, steps * recipe.batch_size).shard(*shard)
     images = prepared_batches(
         examples,
         preprocessing,
         len(source.class_names),
-        recipe.batch_size // share.workers,
+        recipe.batch_size // shard[0],
         steps=steps,
         are_files=split.files is not None,
         weighted=full_batches,

@@ -1,10 +1,7 @@
 """RandAugment as the authors' scripts used it, for the most part on keras-cv's image operations.
 
-`randaugment_ops` times an operation is drawn for every image, all with the same chance. How strong it is
-follows from a level of 0..1, the magnitude divided by 10; the magnitude is drawn from a normal distribution
-around `randaugment_magnitude` with the deviation `randaugment_std`, and clipped to 0..10. Every operation
-takes and gives whole grey levels 0..255, as Pillow's do. docs/recipe.md has the table of the operations, and
-what differs from timm's and torchvision's.
+Every operation takes and gives whole grey levels 0..255, as Pillow's do. docs/recipe.md has the table of the
+operations, and what differs from timm's and torchvision's.
 
 Pillow's formulas stand where keras-cv's layer of that name does something else. Its RandomColorDegeneration
 and Equalization do the same (except Equalization's step between grey levels), more slowly.
@@ -86,16 +83,7 @@ POLICIES = {"timm": TIMM, "torchvision": TORCHVISION}
 
 
 def rand_augment(recipe, channels):
-    """Builds RandAugment.
-
-    Args:
-        recipe: A `Recipe`; `randaugment_*` and `mean` count.
-        channels: Number of channels of the images.
-
-    Returns:
-        A function from uint8 images (batch, height, width, channels) and uniform draws
-        (batch, randaugment_ops, DRAWS) in 0..1 to images of the same kind.
-    """
+    """Builds RandAugment: a function of uint8 images and uniform draws (n, randaugment_ops, DRAWS)."""
     policy = POLICIES[recipe.randaugment_policy]
     mean = recipe.mean if len(recipe.mean) == channels else recipe.mean * channels
     fill = [round(255 * m) for m in mean] if policy.filled else [0.0] * channels
@@ -139,31 +127,24 @@ def _applied(operation, images, argument):
 
 
 def operations(channels, fill, interpolation="bilinear"):
-    """Returns the operations, by name.
+    """Returns the operations by name, of which "Color" only for 3 channels.
 
-    Args:
-        channels: Number of channels of the images; for any but 3 there is no "Color".
-        fill: The colour that moves in from outside, 0..255 for each channel.
-        interpolation: "bilinear" or "nearest".
-
-    Returns:
-        A dictionary from names to functions of float32 images (n, height, width, channels), 0..255, and an
-        argument (n,), in the units of docs/recipe.md; the images that they give may be outside of 0..255.
+    Each is a function of float32 images (n, height, width, channels) and an argument (n,), in the units of
+    docs/recipe.md; the images that it gives may be outside of 0..255. `fill` is the colour that moves in from
+    outside, 0..255 for each channel.
     """
     extras.require("keras_cv")
     from keras_cv import layers
 
     fill = tf.constant(fill, tf.float32)
-    geometry = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": interpolation}
-    auto_contrast = layers.AutoContrast(PIXEL_RANGE)
-    solarization = layers.Solarization(PIXEL_RANGE)
-    sharpness = layers.RandomSharpness(1.0, PIXEL_RANGE)
+    in_float32 = {"dtype": "float32"}  # Whatever the model's policy: half precision rounds pixels.
+    geometry = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": interpolation, **in_float32}
+    auto_contrast = layers.AutoContrast(PIXEL_RANGE, **in_float32)
+    solarization = layers.Solarization(PIXEL_RANGE, **in_float32)
+    sharpness = layers.RandomSharpness(1.0, PIXEL_RANGE, **in_float32)
     rotation = layers.RandomRotation(1.0, **geometry)
     shear = layers.RandomShear(1.0, 1.0, **geometry)
     translation = layers.RandomTranslation(1.0, 1.0, **geometry)
-
-    def of_image(argument):
-        return argument[:, None, None, None]
 
     def moved(layer, images, **transformations):
         # keras-cv fills with one number for all channels. (Whole rows are added faster than pixels.)
@@ -173,22 +154,25 @@ def operations(channels, fill, interpolation="bilinear"):
         rows = tf.reshape(moved, tf.shape(rows)) + colour
         return tf.reshape(rows, tf.shape(images))
 
-    def shift(share, side):
-        pixels = share * tf.cast(side, tf.float32)
+    def translated(images, share, axis):
+        side = tf.cast(tf.shape(images)[axis], tf.float32)
+        pixels = share * side
         if interpolation == "nearest":  # Whole pixels, as torchvision's int().
             pixels = tf.cast(tf.cast(pixels, tf.int32), tf.float32)
-        return -pixels[:, None] / tf.cast(side, tf.float32)
+        shifts = -pixels[:, None] / side, tf.zeros_like(share)[:, None]
+        width, height = shifts if axis == 2 else shifts[::-1]
+        return moved(translation, images, width_translations=width, height_translations=height)
 
     def solarize(images, threshold):
-        transformations = {"additions": 0.0, "thresholds": of_image(threshold)}
+        transformations = {"additions": 0.0, "thresholds": _of_image(threshold)}
         return solarization.augment_images(images, transformations)
 
     def posterize(images, bits):
-        step = of_image(2.0 ** (8 - bits))
+        step = _of_image(2.0 ** (8 - bits))
         return tf.floor(images / step) * step
 
     def solarize_add(images, addition):
-        return images + of_image(addition) * tf.cast(images < 128, tf.float32)
+        return images + _of_image(addition) * tf.cast(images < 128, tf.float32)
 
     found = {
         "Identity": lambda images, _: images,
@@ -202,44 +186,38 @@ def operations(channels, fill, interpolation="bilinear"):
         "Contrast": contrast,
         "Brightness": brightness,
         # keras-cv counts from the image to the blurred one, Pillow the other way.
-        "Sharpness": lambda images, factor: sharpness.augment_images(images, of_image(1 - factor)),
+        "Sharpness": lambda images, factor: sharpness.augment_images(images, _of_image(1 - factor)),
         "ShearX": lambda images, slope: moved(shear, images, shear_x=slope[:, None], shear_y=None),
         "ShearY": lambda images, slope: moved(shear, images, shear_x=None, shear_y=slope[:, None]),
-        "TranslateX": lambda images, share: moved(
-            translation,
-            images,
-            width_translations=shift(share, tf.shape(images)[2]),
-            height_translations=tf.zeros_like(share)[:, None],
-        ),
-        "TranslateY": lambda images, share: moved(
-            translation,
-            images,
-            width_translations=tf.zeros_like(share)[:, None],
-            height_translations=shift(share, tf.shape(images)[1]),
-        ),
+        "TranslateX": lambda images, share: translated(images, share, axis=2),
+        "TranslateY": lambda images, share: translated(images, share, axis=1),
     }
     if channels == 3:
         found["Color"] = color
     return found
 
 
-# Pillow's ImageEnhance of float32 images (n, height, width, channels), by factors (n,): a factor of 0 gives
-# the black image, the mean of the grey one, or the grey one, 1 the image itself, and more than 1 what lies
-# beyond.
+def _of_image(argument):
+    """Arguments (n,) for images (n, height, width, channels)."""
+    return argument[:, None, None, None]
+
+
+# Pillow's ImageEnhance: a factor of 0 gives the black image, the mean of the grey one, or the grey one, 1 the
+# image itself, and more than 1 what lies beyond.
 
 
 def brightness(images, factor):
-    return images * factor[:, None, None, None]
+    return images * _of_image(factor)
 
 
 def contrast(images, factor):
     mean = tf.floor(tf.reduce_mean(_grey(images), (1, 2, 3), keepdims=True) + 0.5)
-    return mean + factor[:, None, None, None] * (images - mean)
+    return mean + _of_image(factor) * (images - mean)
 
 
 def color(images, factor):
     grey = _grey(images)
-    return grey + factor[:, None, None, None] * (images - grey)
+    return grey + _of_image(factor) * (images - grey)
 
 
 def _grey(images):

@@ -19,23 +19,20 @@ def zeros_like_spec(spec):
     return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
 
 
-def with_cardinality(batches, steps):
-    """Tells Keras how many batches a full pass has, and allows fewer, as in a resumed pass.
-
-    `assert_cardinality` would fail on such a pass.
-    """
-    one = tf.data.Dataset.range(1).map(lambda _: tf.nest.map_structure(zeros_like_spec, batches.element_spec))
-    of_unknown_length = one.filter(lambda *_: False).repeat()
-    return batches.concatenate(of_unknown_length).take(steps)
-
-
-def not_sharded():
-    """Returns options without automatic sharding: each worker reads its own share already."""
+def prefetched(batches, steps):
+    """Prepares the next batches ahead, and tells Keras how many a full pass has, where that is known."""
+    if steps is not None:
+        # A resumed pass has fewer, on which `assert_cardinality` would fail.
+        spec, one = batches.element_spec, tf.data.Dataset.range(1)
+        zeros = one.map(lambda _: tf.nest.map_structure(zeros_like_spec, spec))
+        of_unknown_length = zeros.filter(lambda *_: False).repeat()
+        batches = batches.concatenate(of_unknown_length).take(steps)
     options = tf.data.Options()
+    # Each worker reads its own share already.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     # Images and batches are processed in parallel already; threads within one of them only get in the way.
     options.threading.max_intra_op_parallelism = 1
-    return options
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
 def shuffle(examples, buffer, seed, epoch):

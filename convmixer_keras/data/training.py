@@ -1,33 +1,11 @@
 """Training batches: the examples of an epoch in their order, each augmented as a recipe says."""
 
-from typing import NamedTuple
-
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
 from convmixer_keras.data.draws import draw
-from convmixer_keras.data.tfdata import (
-    as_written,
-    check_examples,
-    checked_labels,
-    map_batch,
-    not_sharded,
-    with_cardinality,
-)
+from convmixer_keras.data.tfdata import as_written, check_examples, checked_labels, map_batch, prefetched
 from convmixer_keras.utils import checks
-
-
-class Share(NamedTuple):
-    """Worker number `worker` of `workers`, which take the elements of every batch in turn."""
-
-    worker: int = 0
-    workers: int = 1
-
-    def of(self, dataset):
-        return dataset.shard(self.workers, self.worker) if self.workers > 1 else dataset
-
-
-ALONE = Share()
 
 
 def augment(recipe, classes, channels=3):
@@ -80,28 +58,22 @@ def training_batches(
     steps,
     epoch,
     first_batch,
-    share=ALONE,
+    shard=(1, 0),
     are_files=False,
     class_weights=None,
 ):
-    """Makes the batches of training; every pass is one epoch.
+    """Makes the batches of training, `Data.train`; every pass is one epoch.
 
     Args:
         examples_of: Function from the number of an epoch, an int64 tensor, to its examples (image, label), a
             `tf.data.Dataset` in the order of that epoch. An image is an array, the bytes of a file, or with
             `are_files` a path.
-        recipe: A `Recipe`.
-        classes, channels: Their numbers.
         steps: Number of batches in a full pass; None if that is not known.
         epoch, first_batch: As in `Data`.
-        share: The `Share` of every batch that is taken.
-        are_files: Whether images are paths.
+        shard: How many workers share every batch, and which this one is.
         class_weights: Float32 array (classes,), or None.
-
-    Returns:
-        A `tf.data.Dataset` as `Data.train`.
     """
-    batch_size = recipe.batch_size // share.workers
+    batch_size = recipe.batch_size // shard[0]
     transform = augmentation.batch_transform(recipe, channels, classes)
 
     def begin(_):
@@ -114,7 +86,7 @@ def training_batches(
         examples = examples_of(epoch).enumerate()
         if steps is not None:
             examples = examples.take(steps * recipe.batch_size)
-        rest = share.of(examples.skip(skipped * recipe.batch_size))
+        rest = examples.skip(skipped * recipe.batch_size).shard(*shard)
         return rest.map(lambda position, example: (epoch, position, *example))
 
     def to_image(epoch, position, image, label):
@@ -133,14 +105,7 @@ def training_batches(
             return images, labels
         return images, labels, tf.linalg.matvec(labels, class_weights)
 
-    return (
-        tf.data.Dataset.from_tensors(0)
-        .map(begin)
-        .flat_map(examples_of_pass)
-        .batch(batch_size, drop_remainder=True)
-        # One core works on one batch from its files to the end: nothing is handed over in between.
-        .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
-        .apply(lambda batches: batches if steps is None else with_cardinality(batches, steps))
-        .with_options(not_sharded())
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    examples = tf.data.Dataset.from_tensors(0).map(begin).flat_map(examples_of_pass)
+    batches = examples.batch(batch_size, drop_remainder=True)
+    # One core works on one batch from its files to the end: nothing is handed over in between.
+    return prefetched(batches.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE), steps)

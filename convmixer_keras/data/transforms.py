@@ -11,19 +11,11 @@ from convmixer_keras.utils.errors import InputError
 
 
 def decode(contents, channels, orientation="stored"):
-    """Decodes an image file inside a TensorFlow graph to the pixels that `reading.read` gives.
+    """Decodes a file's bytes to uint8 (height, width, channels), the pixels that `reading.read` gives.
 
     TensorFlow decodes JPEG and PNG files to the same pixels, bit for bit, if its JPEG decoder is told to be
     accurate. CMYK JPEG, JPEG that has been cut off, and any other format, whatever the file's name, go
     through Pillow itself: of a damaged file TensorFlow's decoder prints lines that do not name it.
-
-    Args:
-        contents: The file's bytes, a scalar string tensor.
-        channels: 3 for RGB or 1 for grey.
-        orientation: "exif" to turn the image as its EXIF data says, "stored" to leave it.
-
-    Returns:
-        A uint8 tensor (height, width, channels).
 
     Raises:
         tf.errors.OpError: If it is not a readable image, or has over `reading.MOST_PIXELS` pixels.
@@ -88,12 +80,7 @@ def _as_bytes(contents):
 
 
 def exif_orientation(contents, orientation="exif"):
-    """Returns the EXIF orientation, 1 to 8, of the bytes of a JPEG or PNG file, a scalar string tensor.
-
-    Args:
-        contents: The bytes.
-        orientation: "exif", or "stored" for 1 whatever the file says.
-    """
+    """Returns the EXIF orientation, 1 to 8, of a file's bytes; for "stored", 1 whatever the file says."""
     if orientation == "stored":
         return tf.constant(1)
 
@@ -137,16 +124,7 @@ def turned(image, orientation):
 
 
 def stored_rectangle(rectangle, orientation, size):
-    """Returns where a rectangle of the shown image lies in the stored one.
-
-    Args:
-        rectangle: (top, left, height, width) in the image as it is shown, int32 (4,).
-        orientation: The EXIF orientation.
-        size: (height, width) of the stored image, int32 (2,).
-
-    Returns:
-        The same four numbers in the stored image.
-    """
+    """Returns where a rectangle (top, left, height, width) of the shown image lies in the stored one."""
     rows, columns, transposed = _turn(orientation)
     top, left, height, width = tf.unstack(tf.where(transposed, tf.gather(rectangle, [1, 0, 3, 2]), rectangle))
     top = tf.where(rows, size[0] - top - height, top)
@@ -155,15 +133,7 @@ def stored_rectangle(rectangle, orientation, size):
 
 
 def evaluation_transform(image, preprocessing):
-    """Resizes, crops and normalises a decoded image as `preprocessing` does, by the same code.
-
-    Args:
-        image: (height, width, channels), uint8, turned already.
-        preprocessing: A `Preprocessing`.
-
-    Returns:
-        A float32 tensor (height, width, channels): whole numbers 0..255, or normalised channels.
-    """
+    """Resizes, crops and normalises decoded uint8 pixels to float32 ones, by the code of `preprocessing`."""
 
     def resized(pixels):
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
@@ -182,10 +152,3 @@ def evaluation_transform(image, preprocessing):
     if preprocessing.mean is None:
         return pixels
     return (pixels / 255 - preprocessing.mean) / preprocessing.std
-
-
-def resize(image, size, interpolation):
-    """Resizes with antialiasing to whole grey levels in 0..255, both axes at once: for random crops."""
-    image = tf.image.resize(image, size, interpolation, antialias=interpolation != "nearest")
-    # Bicubic overshoots, and keras-cv's Equalization crashes on values over 255.
-    return tf.round(tf.clip_by_value(tf.cast(image, tf.float32), 0, 255))

@@ -8,8 +8,7 @@ from convmixer_keras.data.tfdata import (
     check_examples,
     checked_labels,
     map_batch,
-    not_sharded,
-    with_cardinality,
+    prefetched,
     zeros_like_spec,
 )
 from convmixer_keras.data.transforms import evaluation_transform
@@ -54,19 +53,13 @@ def validation_batches(recipe, classes, channels=3):
 
 
 def prepared_batches(examples, preprocessing, classes, batch_size, *, steps, are_files=False, weighted=False):
-    """Makes the batches of validation.
+    """Makes the batches of validation, `Data.validation`.
 
     Args:
         examples: A `tf.data.Dataset` of (image, label). An image is an array, the bytes of a file, or with
             `are_files` a path.
-        preprocessing: The `Preprocessing` of evaluation.
-        classes, batch_size: Their numbers.
         steps: Number of batches; None if that is not known.
-        are_files: Whether images are paths.
         weighted: Whether the batches have float32 weights (batch_size,): 0 for what fills up a batch.
-
-    Returns:
-        A `tf.data.Dataset` as `Data.validation`.
     """
     channels = preprocessing.channels
 
@@ -88,13 +81,8 @@ def prepared_batches(examples, preprocessing, classes, batch_size, *, steps, are
         labels = augmentation.one_hot(checked_labels(labels, classes), classes)
         return (images, labels, weights) if weighted else (images, labels)
 
-    return (
-        examples.batch(batch_size)
-        .map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
-        .apply(lambda batches: batches if steps is None else with_cardinality(batches, steps))
-        .with_options(not_sharded())
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    batches = examples.batch(batch_size).map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return prefetched(batches, steps)
 
 
 def filled_up(examples, size):

@@ -12,23 +12,12 @@ def effective_receptive_field(model, block, share=0.95, images=None):
     """Measures which pixels the middle of a block's output depends on, and how strongly.
 
     The size of the gradient of that place's features, mixed by random signs, with respect to each pixel, on
-    average over images (Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural
-    Networks", arXiv:1701.04128).
-
-    Args:
-        model: A `keras.Model` made by `convmixer_keras.ConvMixer`, on Keras' TensorFlow backend.
-        block: Number of the block, from 0.
-        share: Of the gradient, that the effective field holds, over 0 to 1.
-        images: (n, height, width, channels) of what the model takes; None for noise.
+    average over `images`, or noise (Luo et al., arXiv:1701.04128). Needs Keras' TensorFlow backend.
 
     Returns:
-        A tuple of the field, float32 (height, width), at least 0; the side in pixels of the smallest square
-        around the middle place's patch that holds `share` of it, at most the image's longer side; and the
-        side of the largest square that could matter, patch + (block + 1) * (kernel - 1) * patch, which may
-        exceed the image.
-
-    Raises:
-        InputError: If the model is not a ConvMixer or has no such block, or Keras has another backend.
+        The field, float32 (height, width), at least 0; the side in pixels of the smallest square around the
+        middle place's patch that holds `share` of it, at most the image's longer side; and the side of the
+        largest square that could matter, which may exceed the image.
     """
     if keras.backend.backend() != "tensorflow":
         raise InputError("receptive fields are measured on Keras' TensorFlow backend only")
