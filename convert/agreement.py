@@ -35,20 +35,17 @@ class Agreement(NamedTuple):
 
 
 def check(got, expected, between, *, features=False, tolerance=TOLERANCE, mean_tolerance=None):
-    """Compares two networks' outputs on the same images.
+    """Returns the `Agreement` of two arrays of logits, or of features, one row for each image.
 
-    Compare logits: probabilities of many classes are all small, and so are their differences.
+    Not of probabilities: of many classes all are small, and so are their differences.
 
     Args:
-        got, expected: Arrays of one shape, images first: logits, or features.
+        got, expected: The arrays, of one shape.
         between: Names both for the message, `expected`'s last: "ONNX Runtime and Keras".
         features: Whether the outputs are features and not logits.
         tolerance: How large the largest difference may be, as a share of the largest of `expected`.
         mean_tolerance: For weights in fewer bits, in place of `tolerance`: how large the root mean square
             of the differences may be, as a share of that of `expected`.
-
-    Returns:
-        An `Agreement`.
 
     Raises:
         Failure: If they differ by more, or an output is NaN or infinite.
@@ -60,16 +57,23 @@ def check(got, expected, between, *, features=False, tolerance=TOLERANCE, mean_t
     difference = np.abs(np.subtract(got, expected, dtype=np.float64))
     same_top1 = None if features else int(np.sum(_top1(got) == _top1(expected)))
     found = Agreement(float(difference.max()), float(np.abs(expected).max()), same_top1, len(expected))
-    share, limit = found.difference / max(found.largest, _SMALLEST), tolerance
+    size, share, limit = "the largest output", found.difference / max(found.largest, _SMALLEST), tolerance
     if mean_tolerance is not None:
+        size, limit = "the outputs' root mean square", mean_tolerance
         share = _root_mean_square(difference) / max(_root_mean_square(expected), _SMALLEST)
-        limit = mean_tolerance
     if share > limit:
-        size = "the largest output" if mean_tolerance is None else "the outputs' root mean square"
         raise Failure(
             f"{between} differ by {share:.2g} of {size}, over {limit:g}: {found}; nothing was written"
         )
     return found
+
+
+def outputs_of(model, images):
+    """Returns what a `keras.Model` gives for an array of images, as an array."""
+    import keras
+
+    with keras.device("cpu:0"):  # A GPU may compute convolutions with fewer bits.
+        return keras.ops.convert_to_numpy(model(images, training=False))
 
 
 def _top1(logits):

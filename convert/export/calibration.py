@@ -15,14 +15,10 @@ HELD_OUT_SHARE = 0.2  # The largest share that a program of this package holds o
 
 
 def calibration_images(source, shape, takes_pixels, preprocessing, counted):
-    """Returns float32 images (n, height, width, channels) of what the file takes.
+    """Returns float32 images (n, *shape) of what the file takes, from the `calibration` of `tflite.export`.
 
-    Args:
-        source: As `calibration` of `tflite.export`.
-        shape: (height, width, channels) of what the file takes.
-        takes_pixels: Whether it takes raw pixels 0..255.
-        preprocessing: The `Preprocessing` that makes them of photographs, or None for the default one.
-        counted: Function that goes through images and shows how far it is.
+    `preprocessing` makes them of photographs, or is None for the default one; `counted` goes through images
+    and shows how far it is.
     """
     if source is None:
         random = np.random.default_rng(0)
@@ -45,9 +41,7 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
             "images are pixels 0..255, and the model takes normalised channels: give its "
             f"{arg('mean')} and {arg('std')}"
         )
-    if preprocessing is None:
-        *size, channels = shape
-        preprocessing = Preprocessing(size, channels)
+    preprocessing = preprocessing or Preprocessing(shape[:2], shape[2])
     if os.path.isdir(source):
         return _folder_images(source, preprocessing, counted)
     return _dataset_images(os.fspath(source), preprocessing)

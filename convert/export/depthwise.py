@@ -33,15 +33,7 @@ def whole_depthwise(x, kernel, bias, name):
 
 
 def split_depthwise(x, kernel, bias, integer, name):
-    """A "same" depthwise convolution as a sum of convolutions with few taps each.
-
-    Args:
-        x: Tensor (1, height, width, channels).
-        kernel: Array (rows, columns, channels, 1).
-        bias: Array (channels,).
-        integer: Whether it is computed in int8.
-        name: What the names of the layers begin with.
-    """
+    """A "same" depthwise convolution as a sum of convolutions with few taps each, in int8 if `integer`."""
     sides = zip(kernel.shape[:2], x.shape[1:3], strict=True)
     (rows, up), (columns, left) = (_seen(side, size) for side, size in sides)
     kernel = kernel[rows, columns]
@@ -90,12 +82,7 @@ def _shifted(x, rows, columns, before):
 def pieces(height, width, integer=False):
     """Cuts a depthwise kernel into the rectangles that XNNPACK adds up in the least time.
 
-    Args:
-        height, width: Of the kernel.
-        integer: Whether they are computed in int8.
-
-    Returns:
-        List of (rows, columns), two `range`s that together cover every tap once.
+    Returns a list of (rows, columns), two `range`s each, that together cover every tap once.
     """
     cost = _INTEGER_PIECE_COST if integer else _PIECE_COST
     return _cheapest_cut(height, width, tuple(cost.items()))[1]

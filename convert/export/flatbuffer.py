@@ -7,15 +7,26 @@ The schema's classes, and the functions that read and write them, are ai-edge-li
 import copy
 
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.tools import flatbuffer_utils
+
+from convmixer_keras.utils import streams
 
 SIGNATURE = "serving_default"
+_RUNTIME = "min_runtime_version"
 
 
 def read(content):
     """Returns the model in a file's bytes."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
     return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+
+
+class _AlignedBuffer(schema.BufferT):
+    """Starts at a multiple of 16 bytes, as the schema demands."""
+
+    def Pack(self, builder):
+        builder.Prep(16, 0 if self.data is None else len(self.data))
+        return super().Pack(builder)
 
 
 def serialize(model):
@@ -23,20 +34,10 @@ def serialize(model):
 
     ai-edge-quantizer puts weights of more than 256 KiB behind it, where other tools cut them off.
     """
-    from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    class Aligned(schema.BufferT):
-        """Starts at a multiple of 16 bytes, as the schema demands."""
-
-        def Pack(self, builder):
-            builder.Prep(16, 0 if self.data is None else len(self.data))
-            return super().Pack(builder)
-
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used |= {entry.buffer for entry in model.metadata or []}
     for place, buffer in enumerate(model.buffers):
-        buffer.__class__ = Aligned
+        buffer.__class__ = _AlignedBuffer
         if place not in used:
             buffer.data = None
         if buffer.data is not None:
@@ -45,47 +46,33 @@ def serialize(model):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
-def names(model):
-    """Returns a dictionary from the codes of operations to their names, such as "CONV_2D"."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    every = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
-    return {i: every[code.builtinCode] for i, code in enumerate(model.operatorCodes)}
-
-
 def name_ends(model, output_name):
     """Names the input and the output, as tensors and in a signature."""
-    from ai_edge_litert import schema_py_generated as schema
-
     (graph,) = model.subgraphs
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = SIGNATURE.encode(), 0
     for name, tensors, places in (("image", graph.inputs, "inputs"), (output_name, graph.outputs, "outputs")):
         place = schema.TensorMapT()
-        place.name, (place.tensorIndex,) = name.encode(), map(int, tensors)
+        place.name, (place.tensorIndex,) = name.encode(), tensors
         graph.tensors[place.tensorIndex].name = place.name
         setattr(signature, places, [place])
     model.signatureDefs = [signature]
 
 
 def before_scores(model):
-    """Returns a model as a file's bytes that ends before its last softmax or sigmoid, in logits."""
-    (graph,), operations = model.subgraphs, names(model)
-    makes = {int(place): step for step in graph.operators for place in step.outputs}
-    end, step = graph.outputs, makes[int(graph.outputs[0])]
-    while operations[step.opcodeIndex] not in ("SOFTMAX", "LOGISTIC"):  # It may be made float32 behind it.
-        step = makes[int(step.inputs[0])]
-    signatures, graph.outputs = model.signatureDefs, step.inputs[:1]
+    """Cuts a model before its last softmax or sigmoid, and returns it as a file's bytes."""
+    (graph,) = model.subgraphs
+    makes = {place: step for step in graph.operators for place in step.outputs}
+    step = makes[graph.outputs[0]]
+    while flatbuffer_utils.opcode_to_name(model, step.opcodeIndex) not in ("SOFTMAX", "LOGISTIC"):
+        step = makes[step.inputs[0]]
+    graph.outputs = step.inputs[:1]
     name_ends(model, "logits")
-    content = serialize(model)
-    graph.outputs, model.signatureDefs = end, signatures
-    return content
+    return serialize(model)
 
 
 def take_bytes(model):
     """Makes an integer file take uint8."""
-    from ai_edge_litert import schema_py_generated as schema
-
     (graph,), (place,) = model.subgraphs, model.subgraphs[0].inputs
     # The quantiser leaves a float32 input and an operation that makes it int8. The same operation takes
     # uint8, whose values are those of int8 plus 128.
@@ -103,13 +90,16 @@ def store_as_float16(model):
     Weight and bias alike: LiteRT 1.1 to 1.3 do not run a float16 weight with a float32 bias, and 1.4 to 2.1
     run it slowly.
     """
-    from ai_edge_litert import schema_py_generated as schema
-
-    (graph,), operations = model.subgraphs, names(model)
-    steps = [step for step in graph.operators if _is_float_convolution(graph, step, operations)]
-    constants = {int(place) for step in steps for place in step.inputs[1:] if place >= 0}
+    (graph,) = model.subgraphs
+    steps = [
+        step
+        for step in graph.operators
+        if flatbuffer_utils.opcode_to_name(model, step.opcodeIndex) in ("CONV_2D", "DEPTHWISE_CONV_2D")
+        and graph.tensors[step.inputs[1]].type == schema.TensorType.FLOAT32
+    ]
+    constants = {place for step in steps for place in step.inputs[1:] if place >= 0}
     # One bias of zeros may serve several operations, also some that want it as a constant.
-    elsewhere = {int(place) for step in graph.operators if step not in steps for place in step.inputs}
+    elsewhere = {place for step in graph.operators if step not in steps for place in step.inputs}
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
     code.version = 1
@@ -137,18 +127,25 @@ def store_as_float16(model):
     graph.operators = unpacking + list(graph.operators)
 
 
-def _is_float_convolution(graph, step, operations):
-    from ai_edge_litert import schema_py_generated as schema
+def set_versions(model):
+    """Sets the versions of a model's operations, and the oldest TensorFlow Lite that has them all.
 
-    if operations[step.opcodeIndex] not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return False
-    return graph.tensors[step.inputs[1]].type == schema.TensorType.FLOAT32
+    ai-edge-quantizer leaves those of float32, with which old runtimes compute something else without a word.
+    TensorFlow's exporter, which knows the right ones, writes the file again for these alone.
+    """
+    from tensorflow.lite.python import convert
+
+    with streams.quiet_python():
+        exported = read(convert.mlir_sparsify(serialize(model)))
+    versions = {code.builtinCode: code.version for code in exported.operatorCodes}
+    for code in model.operatorCodes:
+        code.version = versions[code.builtinCode]
+    (buffer,) = [entry.buffer for entry in exported.metadata if entry.name == _RUNTIME.encode()]
+    set_metadata(model, _RUNTIME, bytes(exported.buffers[buffer].data))
 
 
 def set_metadata(model, name, content):
     """Sets an entry of the file's metadata to bytes."""
-    from ai_edge_litert import schema_py_generated as schema
-
     model.metadata = [entry for entry in model.metadata or [] if entry.name != name.encode()]
     entry = schema.MetadataT()
     entry.name, entry.buffer = name.encode(), len(model.buffers)
@@ -156,15 +153,7 @@ def set_metadata(model, name, content):
     model.metadata.append(entry)
 
 
-def metadata(model, name):
-    """Returns an entry of the file's metadata as bytes, or None."""
-    found = [entry.buffer for entry in model.metadata or [] if entry.name == name.encode()]
-    return bytes(model.buffers[found[0]].data) if found else None
-
-
 def _buffer(array):
-    from ai_edge_litert import schema_py_generated as schema
-
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(array.tobytes(), np.uint8)
     return buffer

@@ -13,7 +13,7 @@ ENTRY = "TFLITE_METADATA"
 _IDENTIFIER = b"M001"
 _PARSER = "1.0.0"  # The oldest that knows all of the tables below.
 
-# The fields of each table, in the schema's order. A union is two fields, the kind and the value.
+# The fields of each table, in the schema's order. A union is two fields, the kind of table and the table.
 _FIELDS = {
     "ModelMetadata": (
         "name", "description", "version", "subgraph_metadata", "author", "license", "associated_files",
@@ -31,10 +31,9 @@ _FIELDS = {
     "Stats": ("max", "min"),
     "AssociatedFile": ("name", "description", "type"),
 }  # fmt: skip
-_COLOUR = {1: np.int8(2), 3: np.int8(1)}  # GRAYSCALE, RGB
-_KIND = {"FeatureProperties": np.uint8(1), "ImageProperties": np.uint8(2)}
-_NORMALIZATION_OPTIONS = np.uint8(1)
-_TENSOR_AXIS_LABELS = np.int8(2)
+_KINDS = {"FeatureProperties": 1, "ImageProperties": 2, "NormalizationOptions": 1}  # In their unions.
+_COLOUR = {1: 2, 3: 1}  # GRAYSCALE, RGB
+_TENSOR_AXIS_LABELS = 2
 
 _SCORES = {
     "probabilities": "Probability of each class, 0..1",
@@ -46,28 +45,24 @@ _SCORES = {
 def metadata(*, name, description, input_shape, takes_pixels, output_name, labels, author=None, license=None):
     """Returns the metadata of a file with one image as its input, as bytes.
 
-    Args:
-        name: Of the model.
-        description: One sentence about it.
-        input_shape: (height, width, channels) of an image.
-        takes_pixels: Whether the input is raw pixels 0..255. Otherwise the libraries refuse the file, as
-            they know only one mean and deviation for all channels.
-        output_name: "probabilities", "logits" or "features".
-        labels: Whether the names of the classes travel in the file.
-        author, license: Of the model, or None.
+    Name, description, author and license are the model's; `labels` says whether the names of the classes
+    travel in the file. Where it does not take raw pixels the libraries refuse it, as they know only one mean
+    and deviation for all channels.
     """
-    channels = input_shape[-1]
     image = {"name": "image", "description": f"{'x'.join(map(str, input_shape))} image"}
-    if channels in _COLOUR:
-        image["content"] = _content("ImageProperties", color_space=_COLOUR[channels])
+    if colour := _COLOUR.get(input_shape[-1]):
+        properties = ("ImageProperties", {"color_space": colour})
+        image["content"] = ("Content", {"content_properties": properties})
     if takes_pixels:
         image["description"] += ", raw pixels 0..255"
-        image["process_units"] = [_normalization(mean=0.0, std=1.0)]
+        # What is done to a pixel before the network: (pixel - mean) / std.
+        unchanged = ("NormalizationOptions", {"mean": [0.0], "std": [1.0]})
+        image["process_units"] = [("ProcessUnit", {"options": unchanged})]
         image["stats"] = ("Stats", {"max": [255.0], "min": [0.0]})
     scores = {
         "name": output_name,
         "description": _SCORES[output_name],
-        "content": _content("FeatureProperties"),
+        "content": ("Content", {"content_properties": ("FeatureProperties", {})}),
     }
     if labels:
         file = {
@@ -93,16 +88,6 @@ def metadata(*, name, description, input_shape, takes_pixels, output_name, label
     return bytes(builder.Output())
 
 
-def _content(kind, **fields):
-    return "Content", {"content_properties_type": _KIND[kind], "content_properties": (kind, fields)}
-
-
-def _normalization(mean, std):
-    """What is done to a pixel before the network: (pixel - mean) / std."""
-    options = ("NormalizationOptions", {"mean": [mean], "std": [std]})
-    return "ProcessUnit", {"options_type": _NORMALIZATION_OPTIONS, "options": options}
-
-
 def _add_value(builder, value):
     """Adds a string, a list of floats, a table (kind, fields) or a list of tables; returns its offset."""
     if isinstance(value, str):
@@ -115,18 +100,19 @@ def _add_value(builder, value):
         for place in reversed(places):
             builder.PrependUOffsetTRelative(place)
         return builder.EndVector()
-    kind, fields = value
-    fields = {name: field for name, field in fields.items() if field is not None}
-    # What a table refers to stands before it.
-    places = {
-        name: _add_value(builder, field)
-        for name, field in fields.items()
-        if not isinstance(field, np.integer)
-    }
-    builder.StartObject(len(_FIELDS[kind]))
-    for slot, name in enumerate(_FIELDS[kind]):
+    table, fields = value
+    places, numbers = {}, {}
+    for name, field in fields.items():
+        if isinstance(field, int):
+            numbers[name] = field
+        elif field is not None:  # What a table refers to stands before it.
+            places[name] = _add_value(builder, field)
+            if isinstance(field, tuple) and field[0] in _KINDS:
+                numbers[f"{name}_type"] = _KINDS[field[0]]
+    builder.StartObject(len(_FIELDS[table]))
+    for slot, name in enumerate(_FIELDS[table]):
         if name in places:
             builder.PrependUOffsetTRelativeSlot(slot, places[name], 0)
-        elif name in fields:
-            builder.PrependUint8Slot(slot, int(fields[name]), 0)
+        elif name in numbers:
+            builder.PrependUint8Slot(slot, numbers[name], 0)
     return builder.EndObject()

@@ -83,13 +83,12 @@ class _Scaled(NamedTuple):
         return kernel * self.scale[:, None], shifted
 
     def computed(self, integer, name):
-        """Returns the tensor scaled and shifted."""
         return _affine(self.tensor, self.scale, self.shift, integer, name)
 
 
 def _stem(x, parts, preprocessing, integer, whole):
     """Patch embedding and its normalisation; gives a `_Scaled`, and which channel stands where in it."""
-    kernel, bias = _weights(parts.stem.layer)
+    kernel, bias, scale, shift = _folded(parts.stem)
     mean, std = parts.mean, parts.std
     if preprocessing is not None and preprocessing.mean is not None:
         if mean is not None:
@@ -103,12 +102,15 @@ def _stem(x, parts, preprocessing, integer, whole):
 
     if not whole:
         x, kernel = _patch_rows(x, kernel)
-    if integer and parts.normalization == "batch":
+    if integer and parts.normalization == "batch" and np.any(scale != 1):
         *_, mean, variance = _weights(parts.stem.norm)
         sizes = np.abs(mean) + 4 * np.sqrt(variance)
         if sizes.max() > 4 * sizes.min():
-            return _stem_by_size(x, kernel, bias, sizes, parts.stem)
-    return _convolution(x, kernel, bias, kernel.shape[:2], parts.stem, "stem_conv"), slice(None)
+            order = np.argsort(sizes, kind="stable")
+            x = _stem_by_size(x, kernel, bias, scale, shift, order, parts.stem.layer.activation)
+            return _Scaled(x, np.ones_like(scale), np.zeros_like(shift)), order
+    x = _convolution(x, kernel, bias, kernel.shape[:2], parts.stem, "stem_conv")
+    return _Scaled(x, scale, shift), slice(None)
 
 
 def _patch_rows(x, kernel):
@@ -124,30 +126,25 @@ def _patch_rows(x, kernel):
     return x, kernel.reshape(patch, 1, patch * channels, hidden)
 
 
-def _stem_by_size(x, kernel, bias, sizes, stem):
-    """The patch embedding in four parts, each with channels of like sizes.
+def _stem_by_size(x, kernel, bias, scale, shift, order, activation):
+    """The patch embedding in four parts, each with channels of like sizes, which `order` sorts.
 
     Where a patch has few numbers, the activation makes some channels tiny, and the normalisation makes them
     as large as any other: with one scale for all channels they would be rounded away. On digits (one grey
     pixel a patch) four fifths of the error of int8 came from there.
     """
-    scale, shift = _scale_and_shift(stem.norm)
-    order = np.argsort(sizes, kind="stable")
     outputs = []
     for n, at in enumerate(np.array_split(order, min(4, len(order)))):
         y = _dense_convolution(x, kernel[..., at], bias[at], kernel.shape[:2], f"stem_conv{n}")
-        y = _activated(y, stem.layer.activation)
+        y = _activated(y, activation)
         outputs.append(_affine(y, scale[at], shift[at], True, f"stem_conv{n}_scale"))
-    return _Scaled(_joined(outputs), np.ones_like(scale), np.zeros_like(shift)), order
+    return _joined(outputs)
 
 
 def _block(x, block, name, integer, whole, order):
     """One block; takes and gives a `_Scaled`. Channel n of `x` is channel `order[n]` of the model."""
     (layer, norm), add, pointwise = block
-    kernel, bias = _weights(layer)
-    scale, shift = _scale_and_shift(norm)
-    if _is_batch(norm):
-        kernel, bias, scale = _through_relu(kernel, bias, scale, layer.activation, axis=2)
+    kernel, bias, scale, shift = _folded(block.depthwise)
     kernel, bias, scale, shift = kernel[:, :, order], bias[order], scale[order], shift[order]
 
     slices = [slice(None)] if whole else depthwise.groups(len(bias), integer)
@@ -173,31 +170,29 @@ def _block(x, block, name, integer, whole, order):
             y = _joined(wholes) + _affine(y, scale, None, integer, f"{name}_depthwise_scale")
     y = _Scaled(y, np.ones_like(scale) if add else scale, shift)
 
-    kernel, bias = _weights(pointwise.layer)
+    kernel, bias, scale, shift = _folded(pointwise)
     kernel, bias = y.folded_into(kernel[:, :, order], bias)
-    return _convolution(y.tensor, kernel, bias, 1, pointwise, f"{name}_pointwise")
+    return _Scaled(_convolution(y.tensor, kernel, bias, 1, pointwise, f"{name}_pointwise"), scale, shift)
 
 
 def _convolution(x, kernel, bias, strides, convolution, name):
-    """A dense convolution without padding, its activation and its normalisation; gives a `_Scaled`."""
-    activation, norm = convolution.layer.activation, convolution.norm
-    scale, shift = _scale_and_shift(norm)
-    if _is_batch(norm):
-        kernel, bias, scale = _through_relu(kernel, bias, scale, activation, axis=3)
-    x = _activated(_dense_convolution(x, kernel, bias, strides, name), activation)
-    return _Scaled(x if _is_batch(norm) else _standardized(x, norm), scale, shift)
+    """A dense convolution without padding, its activation, and a layer normalisation before its scale."""
+    x = _activated(_dense_convolution(x, kernel, bias, strides, name), convolution.layer.activation)
+    return x if _is_batch(convolution.norm) else _standardized(x, convolution.norm)
 
 
-def _through_relu(kernel, bias, scale, activation, axis):
-    """Moves a scale from behind a ReLU before it, into the weights; returns the scale that is left.
+def _folded(convolution):
+    """Returns kernel and bias of a convolution, and scale and shift of the normalisation behind it.
 
-    `s * relu(x)` is `relu(s * x)` for any s of at least 0; nothing is divided.
+    `s * relu(x)` is `relu(s * x)` for any s of at least 0: such a scale moves into kernel and bias.
     """
-    if activation is not keras.activations.relu or np.any(scale < 0):
-        return kernel, bias, scale
-    shape = [1] * kernel.ndim
-    shape[axis] = -1
-    return kernel * scale.reshape(shape), bias * scale, np.ones_like(scale)
+    layer, norm = convolution
+    (kernel, bias), (scale, shift) = _weights(layer), _scale_and_shift(norm)
+    if _is_batch(norm) and layer.activation is keras.activations.relu and np.all(scale >= 0):
+        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        kernel, bias = kernel * (scale[:, None] if is_depthwise else scale), bias * scale
+        scale = np.ones_like(scale)
+    return kernel, bias, scale, shift
 
 
 def _top(x, parts, integer):
@@ -222,7 +217,7 @@ def _top(x, parts, integer):
 
 
 def _weights(layer):
-    """Returns a layer's weights in float64, in which everything is folded."""
+    """Returns a layer's weights in float64."""
     return [keras.ops.convert_to_numpy(w).astype(np.float64) for w in layer.weights]
 
 
@@ -248,30 +243,21 @@ def _dense_convolution(x, kernel, bias, strides, name):
 
 
 def _affine(x, scale, shift, integer, name):
-    """Returns `scale * x + shift` per channel; None as shift adds nothing.
-
-    Args:
-        integer: Whether the result will be quantised to integers: a 1x1 depthwise convolution then does it.
-    """
+    """Returns `scale * x + shift` per channel; None as shift adds nothing."""
     has_shift = shift is not None and np.any(shift)
     if np.all(scale == 1) and not has_shift:
         return x
     if not integer:
         x = x * scale.astype(np.float32)
         return x + shift.astype(np.float32) if has_shift else x
-    # Weights of a convolution are quantised channel by channel, those of a multiplication all alike.
+    # A 1x1 depthwise one: weights of a convolution are quantised channel by channel, others all alike.
     shift = np.zeros_like(scale) if shift is None else shift
     return depthwise.whole_depthwise(x, scale[None, None, :, None], shift, name)
 
 
 def _activated(x, activation):
-    """Applies one of `keras.activations` in operations that XNNPACK takes."""
     if activation is keras.activations.linear:
         return x
-    if activation is keras.activations.selu:
-        # TFLite writes it with a comparison, which XNNPACK does not take.
-        scale, alpha = 1.0507009873554805, 1.6732632423543772
-        return scale * alpha * keras.ops.elu(x) + scale * (1 - alpha) * keras.ops.relu(x)
     return keras.layers.Activation(activation, dtype="float32")(x)
 
 
@@ -282,7 +268,7 @@ def _standardized(x, norm):
 
 
 def _joined(parts):
-    """Concatenates tensors along their channels, five at a time: XNNPACK takes no more."""
-    while len(parts) > 1:
+    """Concatenates tensors along their channels."""
+    while len(parts) > 1:  # XNNPACK takes five at a time.
         parts = [keras.ops.concatenate(parts[n : n + 5], axis=-1) for n in range(0, len(parts), 5)]
     return parts[0]

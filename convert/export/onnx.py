@@ -255,5 +255,5 @@ def _checked(model, made, path, output):
         between = "ONNX Runtime's probabilities and those of its logits"
         agreement.check(got, keras.ops.convert_to_numpy(activation(logits)), between)
         got = logits
-    expected = source.outputs_of(unscored, images)
+    expected = agreement.outputs_of(unscored, images)
     return agreement.check(got, expected, "ONNX Runtime and Keras", features=output == "features")

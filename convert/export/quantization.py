@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.convert.export.flatbuffer import SIGNATURE
 from convmixer_keras.utils import streams
 
 
@@ -14,8 +13,7 @@ class Mode(NamedTuple):
     """What a file in a mode is.
 
     Attributes:
-        quantise: Function that gives a float32 file's bytes integers, of (content, ranges), or None. The
-            ranges are None unless `integers`.
+        quantise: Function that gives a float32 file's bytes integers, or None.
         integers: Whether everything is computed in integers, for which images must show the ranges.
         halves: Whether float32 weights are stored as float16.
         mean_tolerance: How far the file may be from the model, as for `agreement.check`. Trained networks
@@ -30,18 +28,54 @@ class Mode(NamedTuple):
     mean_tolerance: float | None = None
 
 
-def _dynamic(content, ranges):
+def _dynamic(content, *_):
     """Gives the dense convolutions int8 weights, with a scale for each channel."""
     from ai_edge_quantizer import qtyping, quantizer
 
     work = quantizer.Quantizer(content)
     work.add_dynamic_config(regex=".*", operation_name=qtyping.TFLOperationName("CONV_2D"), num_bits=8)
-    return work.quantize()
+    with streams.quiet_python():  # Sizes and a bar.
+        return bytes(work.quantize().quantized_model)
 
 
-def _int8(content, ranges):
-    """Makes everything int8 that can be; input and output stay float32."""
-    return _int8_quantizer(content).quantize(ranges)
+def _int8(content, images, batch, takes_pixels, counted):
+    """Makes everything int8 that can be, with ranges that images show; input and output stay float32."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(content)
+    for operation in qtyping.TFLOperationName:
+        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
+            continue
+        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
+            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
+    if takes_pixels:
+        # With both ends of the range in every image, a byte of the image is a pixel as it is.
+        images = images.copy()
+        images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
+    ranges = _ranges(content, images, batch, work.get_quantization_recipe(), counted)
+    with streams.quiet_python():
+        return bytes(work.quantize(ranges).quantized_model)
+
+
+def _ranges(content, images, batch, recipe, counted):
+    """Returns the range of each tensor of a float32 file that takes `batch` images at a time."""
+    from ai_edge_quantizer import calibrator, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
+
+    from convmixer_keras.convert.export.flatbuffer import SIGNATURE
+
+    manager = recipe_manager.RecipeManager()
+    with streams.quiet_python():
+        # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
+        # which cuts off what the rarer images reach: three times the error on CIFAR-10.
+        calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+        manager.load_quantization_recipe(recipe)
+    for first, _ in enumerate(counted(images, "calibrating")):
+        if first % batch == 0:
+            together = images[np.arange(first, first + batch) % len(images)]  # The first ones fill the last.
+            with streams.quiet_python():
+                calibration.calibrate({SIGNATURE: [{"image": together}]}, manager)
+    return calibration.get_model_qsvs()
 
 
 MODES = {
@@ -55,47 +89,3 @@ MODES = {
     # that have no integer form, are float32.
     "int8": Mode(_int8, integers=True, mean_tolerance=0.97),
 }
-
-
-def quantised(content, mode, ranges):
-    """Returns the bytes of a float32 file in a mode, as far as `Mode.quantise` makes it."""
-    with streams.quiet_python():  # Sizes and a bar.
-        return bytes(MODES[mode].quantise(content, ranges).quantized_model)
-
-
-def ranges(content, images, batch, takes_pixels, counted):
-    """Returns the range of each tensor of a float32 file over images, as the quantiser takes them.
-
-    `batch` is how many images the file takes at a time.
-    """
-    from ai_edge_quantizer import calibrator, recipe_manager
-    from ai_edge_quantizer.utils import qsv_utils
-
-    if takes_pixels:
-        # With both ends of the range in every image, a byte of the image is a pixel as it is.
-        images = images.copy()
-        images[:, 0, 0, 0], images[:, -1, -1, -1] = 0, 255
-    recipe = recipe_manager.RecipeManager()
-    with streams.quiet_python():
-        # Smallest and largest over all images. The quantiser's own `calibrate` has only a moving average,
-        # which cuts off what the rarer images reach: three times the error on CIFAR-10.
-        calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
-        recipe.load_quantization_recipe(_int8_quantizer(content).get_quantization_recipe())
-    for first, _ in enumerate(counted(images, "calibrating")):
-        if first % batch == 0:
-            together = images[np.arange(first, first + batch) % len(images)]  # The first ones fill the last.
-            with streams.quiet_python():
-                calibration.calibrate({SIGNATURE: [{"image": together}]}, recipe)
-    return calibration.get_model_qsvs()
-
-
-def _int8_quantizer(content):
-    from ai_edge_quantizer import qtyping, quantizer
-
-    work = quantizer.Quantizer(content)
-    for operation in qtyping.TFLOperationName:
-        if operation.value in ("*", "INPUT", "OUTPUT", "SOFTMAX", "CUSTOM_OP"):
-            continue
-        with contextlib.suppress(ValueError):  # Not for integers: it stays float32.
-            work.add_static_config(".*", operation, activation_num_bits=8, weight_num_bits=8)
-    return work

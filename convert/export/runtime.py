@@ -44,7 +44,7 @@ class Classifier(Predictor):
         path = os.fspath(path)
         content = _read(path)
         entries = _entries(content, path)
-        takes_pixels = _checked_record(content, entries, path).get("takes_pixels")
+        takes_pixels, class_names = _stated(content, entries, path)
         self._interpreter = _interpreter(content, threads, path)
         self._input, self._output = _ends(self._interpreter, path)
         self.batch, *shape = (int(side) for side in self._input["shape"])
@@ -57,7 +57,7 @@ class Classifier(Predictor):
             shape,
             self._output["shape"][1:],
             _output_name(self._interpreter, self._output, scores, path),
-            _class_names(entries, path),
+            class_names,
             takes_pixels,
             choose_preprocessing(path, shape, takes_pixels, recorded, default, changes),
             step=float(self._output["quantization"][0]),
@@ -86,7 +86,7 @@ def _interpreter(content, threads, path):
 
 
 def _ends(interpreter, path):
-    """Returns the details of the input and the output, or raises InputError for a network of another kind."""
+    """Returns the details of input and output, or raises InputError for a network of another kind."""
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     if len(inputs) != 1 or len(outputs) != 1:
         raise InputError(
@@ -113,13 +113,6 @@ def _output_name(interpreter, output, scores, path):
     return stated or scores
 
 
-def _class_names(entries, path):
-    try:
-        return entries[LABELS_ENTRY].decode("utf-8-sig").splitlines() if LABELS_ENTRY in entries else None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the class names in {path} are damaged: {error}") from None
-
-
 def _read(path):
     check_file(path)
     if os.path.getsize(path) >= 2**31:
@@ -142,22 +135,21 @@ def _entries(content, path):
     return entries or {}
 
 
-def _checked_record(content, entries, path):
-    """Returns what a file records of its input, once the checksum of its network that it states is right.
+def _stated(content, entries, path):
+    """Returns whether a file says that it takes pixels, and its class names; None for what it does not say.
 
-    With a few wrong bits LiteRT may crash or hang.
+    Its network must have the checksum that it states: with a few wrong bits LiteRT may crash or hang.
     """
     try:
         record = json.loads(entries.get(INPUT_ENTRY, b"{}"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"the {INPUT_ENTRY} in {path} is damaged: {first_line(error)}") from None
-    if not isinstance(record, dict):
-        raise InputError(f"the {INPUT_ENTRY} in {path} is damaged: it holds no record")
-    stated = record.get("network")
-    size = stated.get("bytes") if isinstance(stated, dict) else len(content)
-    if stated is not None and (not isinstance(size, int) or stated != checksum(content[:size])):
+        network, names = record.get("network"), entries.get(LABELS_ENTRY)
+        damaged = network is not None and network != checksum(content[: network["bytes"]])
+        names = names if names is None else names.decode("utf-8-sig").splitlines()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"what {path} says about itself is damaged: {first_line(error)}") from None
+    if damaged:
         raise InputError(f"{path} is damaged: its network is not the one that was written")
-    return record
+    return record.get("takes_pixels"), names
 
 
 def checksum(network):

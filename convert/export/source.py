@@ -3,8 +3,6 @@
 import dataclasses
 import os
 
-import keras
-
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.reading import MOST_PIXELS
 from convmixer_keras.models import inputs, outputs, parts, saving
@@ -12,12 +10,10 @@ from convmixer_keras.utils.errors import InputError, arg
 
 
 def opened(model, class_names=None, preprocessing=None, size=None):
-    """Returns model, class names and `Preprocessing` of what is to be exported.
+    """Returns the model, its class names and its `Preprocessing`, either of which may be None.
 
-    Args:
-        model: A `keras.Model`, or the path of a `.keras` file, which may hold names and preprocessing.
-        class_names, preprocessing: In place of the file's, or None.
-        size: (height, width) of the images, in place of the model's own and of what is recorded, or None.
+    The model may be the path of a `.keras` file, whose names and preprocessing count where none are given.
+    `size` (height, width) of the images replaces the model's own and what is recorded.
 
     Raises:
         InputError: If the file cannot be loaded, the model is no ConvMixer with finite weights and a known
@@ -63,18 +59,10 @@ def _check_names(names, classes):
 
 
 def scored(model, logits=False):
-    """Returns the model that a file computes, in float32, and what its outputs are called.
+    """Returns the float32 model of a file, and what it gives: "probabilities", "logits" or "features".
 
-    Args:
-        model: A ConvMixer.
-        logits: Whether the scores stay as they are before a softmax or sigmoid.
-
-    Returns:
-        A `keras.Model` for any number of images at a time; "probabilities", "logits" or "features".
-
-    Raises:
-        InputError: If the classifier ends in another activation, and `logits` does not say that these are
-            the scores.
+    `logits` says that the scores stay as they are before a softmax or sigmoid. Without, it is an InputError
+    where the classifier ends in another activation.
     """
     model = inputs.in_float32(model)
     found = parts.of(model)
@@ -89,9 +77,3 @@ def scored(model, logits=False):
             f"exported as they are ({arg('logits', True)}) they may be anything"
         )
     return outputs.probabilities(model), "probabilities"
-
-
-def outputs_of(model, images):
-    """Returns what a model gives for images (batch, height, width, channels), as an array."""
-    with keras.device("cpu:0"):  # A GPU may compute convolutions with fewer bits.
-        return keras.ops.convert_to_numpy(model(images, training=False))

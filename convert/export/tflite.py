@@ -1,21 +1,14 @@
 """A ConvMixer as a `.tflite` file, quantised or not."""
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from convmixer_keras.convert import agreement
-from convmixer_keras.convert.export import (
-    archive,
-    flatbuffer,
-    metadata,
-    operation_versions,
-    quantization,
-    runtime,
-    source,
-)
+from convmixer_keras.convert.export import archive, flatbuffer, metadata, runtime, source
 from convmixer_keras.convert.export.calibration import calibration_images
 from convmixer_keras.convert.export.mobile import mobile
 from convmixer_keras.convert.export.quantization import MODES
@@ -65,11 +58,7 @@ def export(
     set. In "int8" it takes uint8 pixels (float32 where the model gives a map of features) and gives float32.
 
     XNNPACK takes every operation but GELU in "int8", for which LiteRT has its own kernel, and the
-    comparisons in the activations `sparse_plus`, `soft_shrink` and `hard_shrink`. The file says which
-    TensorFlow Lite it needs at least, 2.9 for GELU.
-
-    With TFLite metadata in it, a file that takes pixels opens in MediaPipe's `ImageClassifier`, or in its
-    `ImageEmbedder` where the model gives one vector of features.
+    comparisons in the activations `selu`, `sparse_plus`, `soft_shrink` and `hard_shrink`.
 
     Args:
         model: A ConvMixer as a `keras.Model`, or the path of a `.keras` file, whose class names and
@@ -125,10 +114,12 @@ def export(
         preprocessing = dataclasses.replace(
             preprocessing, size=shape[:2], channels=shape[2], mean=None, std=None
         )
-    say, counted = _reporters(verbose)
+    counted = partial(progress.shown, unit="images") if verbose else lambda images, *_: images
     with written_whole(path) as temporary:
         images = calibration_images(calibration, shape, takes_pixels, preprocessing, counted)
-        network = _network(small, mode, output, images, takes_pixels, say, counted)
+        if verbose:
+            print("converting the network", flush=True)
+        network = _network(small, MODES[mode], output, images, takes_pixels, counted)
         if len(small.output_shape) == 2:
             # Without metadata MediaPipe refuses a file, and there is no task for a map of features.
             described = metadata.metadata(
@@ -148,38 +139,33 @@ def export(
     return Report(len(content), takes_pixels, output, found)
 
 
-def _network(small, mode, output, images, takes_pixels, say, counted):
+def _network(small, mode, output, images, takes_pixels, counted):
     """Returns a `mobile` model as the flatbuffer's object, in its mode."""
-    say("converting the network")
     network = flatbuffer.read(_converted(small))
     # The calibration runs the file by its names.
     flatbuffer.name_ends(network, output)
-    if MODES[mode].quantise:
-        content, ranges = flatbuffer.serialize(network), None
-        if MODES[mode].integers:
-            ranges = quantization.ranges(content, images, small.input_shape[0], takes_pixels, counted)
-        say(f"quantising it: {mode}")
-        network = flatbuffer.read(quantization.quantised(content, mode, ranges))
-    if MODES[mode].integers and len(small.output_shape) == 2:
+    if mode.quantise:
+        content = flatbuffer.serialize(network)
+        network = flatbuffer.read(mode.quantise(content, images, small.input_shape[0], takes_pixels, counted))
+    if mode.integers and len(small.output_shape) == 2:
         # MediaPipe would take a map of features in a file of bytes for one long vector.
         flatbuffer.take_bytes(network)
-    if MODES[mode].halves:
+    if mode.halves:
         flatbuffer.store_as_float16(network)
     flatbuffer.name_ends(network, output)
-    operation_versions.set_versions(network)
+    flatbuffer.set_versions(network)
     return network
 
 
 def _compared(model, taken, network, content, path, output, images, mode, counted):
     """Writes the file to `path` and returns its `Agreement` with the model, in logits or features.
 
-    Args:
-        taken: Function that makes what the model takes of what the file takes.
+    `taken` makes what the model takes of what the file takes.
     """
     has_scores = output == "probabilities"
     unscored = outputs.logits_model(model) if has_scores else model
     inputs_of_model = (taken(image[None]) for image in counted(images, "running the Keras model"))
-    expected = np.concatenate([source.outputs_of(unscored, image) for image in inputs_of_model])
+    expected = np.concatenate([agreement.outputs_of(unscored, image) for image in inputs_of_model])
     file = _opened(path, flatbuffer.before_scores(network) if has_scores else content)
     got = file.outputs(counted(images, "running the file"))
     got = got.reshape(expected.shape)  # The converter may have moved the last reshape behind the scores.
@@ -202,16 +188,6 @@ def _opened(path, content):
     with open(path, "wb") as file:
         file.write(content)
     return runtime.Classifier(path)
-
-
-def _reporters(verbose):
-    """Returns two functions: one prints a line, one goes through images and says how far it is."""
-    if not verbose:
-        return lambda text: None, lambda images, what, total=None: images
-    return (
-        lambda text: print(text, flush=True),
-        lambda images, what, total=None: progress.shown(images, what, total, "images"),
-    )
 
 
 def _converted(small):

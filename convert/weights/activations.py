@@ -24,48 +24,41 @@ _ROUNDING = 1e-3  # Of float16 weights, and of sums.
 
 
 def known_name(name):
-    """Returns one of `RANGES` for the name that Keras, TensorFlow or PyTorch gives it, or None."""
-    name = {"swish": "silu", "hard_swish": "hard_silu"}.get(str(name), name)
-    return name if str(name) in RANGES else None
+    """Returns one of `RANGES` for what Keras calls an activation's function, operation or layer, or None."""
+    name = str(name).lower().replace("_", "").replace("swish", "silu")
+    return next((known for known in RANGES if known.replace("_", "") == name), None)
 
 
-def running_mean_range(recognised):
-    """Returns the least and the largest running mean of a `Recognised`, each as (value, tensor's name)."""
+def check(activation, checkpoint):
+    """Raises InputError if the running means show that an activation of `RANGES` is not the network's."""
+    remaining = allowed(checkpoint)
+    if activation in remaining:
+        return
+    (low, high), (least, largest) = RANGES[activation], _extremes(checkpoint)
+    (value, key), bound = (least, f"below {low:g}") if least[0] < low else (largest, f"above {high:g}")
+    others = f"{', '.join(remaining)} ({arg('activation')})" if remaining else "no activation that is known"
+    raise InputError(
+        f"{checkpoint.path} cannot have {activation}, which gives nothing {bound}: {key} has a running mean "
+        f"of {value:.3g}. Its running means allow {others}"
+    )
+
+
+def allowed(checkpoint):
+    """Returns the names of the activations that the running means can have come from."""
+    (least, _), (largest, _) = _extremes(checkpoint)
+    return [
+        name
+        for name, (low, high) in RANGES.items()
+        if least >= low - _ROUNDING and largest <= high + _ROUNDING
+    ]
+
+
+def _extremes(checkpoint):
+    """Returns the least and the largest running mean, each as (value, tensor's name in the file)."""
     means = [
-        (stored.read(), recognised.keys[name])
-        for name, stored in recognised.tensors.items()
+        (stored.read(), checkpoint.keys[name])
+        for name, stored in checkpoint.tensors.items()
         if name[1] == "running_mean"
     ]
     least = min((float(mean.min()), key) for mean, key in means)
     return least, max((float(mean.max()), key) for mean, key in means)
-
-
-def possible(least, largest):
-    """Returns the names of the activations that running means within these bounds can have come from."""
-    return [
-        name
-        for name, (low, high) in RANGES.items()
-        if least[0] >= low - _ROUNDING and largest[0] <= high + _ROUNDING
-    ]
-
-
-def check(activation, recognised, source):
-    """Raises InputError if the running means show that an activation is not the network's.
-
-    Args:
-        activation: One of `RANGES`.
-        recognised: A `Recognised`.
-        source: The file, for the message, which lists the activations that remain.
-    """
-    least, largest = running_mean_range(recognised)
-    remaining = possible(least, largest)
-    if activation in remaining:
-        return
-    low, high = RANGES[activation]
-    value, key = least if least[0] < low else largest
-    bound = f"below {low:g}" if least[0] < low else f"above {high:g}"
-    others = f"{', '.join(remaining)} ({arg('activation')})" if remaining else "no activation that is known"
-    raise InputError(
-        f"{source} cannot have {activation}, which gives nothing {bound}: {key} has a running mean of "
-        f"{value:.3g}. Its running means allow {others}"
-    )

@@ -7,7 +7,6 @@ inside them does not run.
 import argparse
 import fnmatch
 import json
-import math
 import os
 import re
 import warnings
@@ -15,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from convmixer_keras.utils import extras, limits
@@ -25,49 +25,35 @@ SAFETENSORS = ".safetensors"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
 WRITTEN = (SAFETENSORS, ".pth")
 
-# Names of types in the format and of NumPy's, those of ml_dtypes among them.
 _SAFETENSORS_DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
 }
 
 # Under which name training programs keep the weights, and their moving average.
 _WEIGHTS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 _EMA_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "params_ema")
 _DEEPEST = 16  # Dictionaries within one another.
-# What torch.jit.save and torch.export.save leave in their archives, and what to save instead.
-_PROGRAMS = (
-    ("constants.pkl", "TorchScript program", "torch.jit.load(FILE).state_dict() with torch.save"),
-    ("archive_format", "program of torch.export", "torch.export.load(FILE).state_dict with torch.save"),
-)
 
 
 class StoredTensor(NamedTuple):
-    """A tensor that is still in its file.
-
-    Attributes:
-        shape: Its shape, a tuple.
-        read: Function without arguments that returns it as a float32 array.
-    """
+    """A tensor that is still in its file: its shape, and a function that reads it as a float32 array."""
 
     shape: tuple
     read: Callable
 
 
 def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
-    """Reads the names and shapes of a checkpoint's tensors.
+    """Reads the names and shapes of a checkpoint's tensors into a dict from name to `StoredTensor`.
 
     Args:
         path: A `.safetensors` file, or one of any other name that PyTorch saved.
-        ema: Whether to take the moving average of the weights that a training program kept beside them.
+        ema: Whether to take the moving average of the weights that a pickled file keeps beside them.
         prefix, ignore: Which tensors to take, as in `chosen`.
-
-    Returns:
-        A dict from name to `StoredTensor`.
 
     Raises:
         InputError: If the file is missing, damaged, not a checkpoint or holds Python code; if `ema` is
@@ -76,29 +62,19 @@ def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
     """
     path = os.fspath(path)
     check_file(path)
-    if os.path.getsize(path) == 0:
-        raise InputError(f"{path} is empty")
-    if not path.endswith(SAFETENSORS):
-        return _read_pickled(path, ema, prefix, ignore)
-    if ema:
-        raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
-    return chosen(_read_safetensors(path), path, prefix, ignore)
+    if path.endswith(SAFETENSORS):
+        return chosen(_read_safetensors(path), path, prefix, ignore)
+    return _read_pickled(path, ema, prefix, ignore)
 
 
 def chosen(tensors, path, prefix="", ignore=()):
-    """Returns some of a file's tensors.
+    """Returns some of a file's tensors, a dict by name.
 
     Args:
-        tensors: Dict by name.
-        path: The file, for messages.
+        tensors, path: All of them, and the file for messages.
         prefix: What the names of the tensors to take begin with, which is left out; "" takes all.
-        ignore: Names of tensors or modules to leave out, or patterns such as "criterion.*".
-
-    Returns:
-        A dict by name.
-
-    Raises:
-        InputError: If the prefix or one of the patterns fits none.
+        ignore: Names of tensors or modules to leave out, or patterns such as "criterion.*". A prefix or a
+            pattern that fits none is an InputError.
     """
     if prefix:
         dotted = prefix.rstrip(".") + "."
@@ -121,37 +97,28 @@ def _read_safetensors(path):
     import safetensors
 
     try:
-        # The library checks the header. It cannot give NumPy bfloat16 or float8, so tensors are read below.
+        # The library checks the file. It does not give NumPy float8, so tensors are read here.
         with safetensors.safe_open(path, framework="np"):
-            pass
+            content = np.memmap(path, np.uint8, mode="r")
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged or not a .safetensors file: {error}") from None
-    with open(path, "rb") as file:
-        start_of_data = 8 + int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(start_of_data - 8))
+    start_of_data = 8 + int(content[:8].view("<u8")[0])
+    header = json.loads(content[8:start_of_data].tobytes())
     header.pop("__metadata__", None)
-    return {
-        name: StoredTensor(tuple(entry["shape"]), _safetensors_reader(path, name, entry, start_of_data))
-        for name, entry in header.items()
-    }
 
+    def stored(name, entry):
+        def read():
+            if entry["dtype"] not in _SAFETENSORS_DTYPES:
+                raise InputError(
+                    f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers"
+                )
+            numbers = content[start_of_data:][slice(*entry["data_offsets"])]
+            array = numbers.view(_SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+            return finite_float32(array, name, path)
 
-def _safetensors_reader(path, name, entry, start_of_data):
-    import ml_dtypes
+        return StoredTensor(tuple(entry["shape"]), read)
 
-    def read():
-        if entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise InputError(f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers")
-        dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-        array = np.fromfile(
-            path,
-            np.dtype(getattr(ml_dtypes, dtype, dtype)),
-            count=math.prod(entry["shape"]),
-            offset=start_of_data + entry["data_offsets"][0],
-        ).reshape(entry["shape"])
-        return finite_float32(array, name, path)
-
-    return read
+    return {name: stored(name, entry) for name, entry in header.items()}
 
 
 def _read_pickled(path, ema, prefix, ignore):
@@ -162,83 +129,71 @@ def _read_pickled(path, ema, prefix, ignore):
         )
     import torch
 
-    is_archive = _is_whole_archive(path)
     # What training programs keep beside the weights: these classes only hold values, and run nothing.
     harmless = [argparse.Namespace, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     harmless.append(np.float64(0).__reduce__()[0])  # Whose module's name depends on NumPy's version.
     try:
+        mapped = _check_archive(path) or None
         with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # On pickles of unusual versions.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive or None)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except InputError:
+        raise
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(_why_not_loaded(path, error)) from None
 
-    tensors, size = {}, 0
-    for name, tensor in _state_dict(content, ema, path, prefix, ignore).items():
-        if not isinstance(tensor, torch.Tensor):
+    def stored(name, tensor):
+        def read():
+            if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
+                raise InputError(
+                    f"{name} in {path} has type {tensor.dtype}, {tensor.layout}, on {tensor.device}; "
+                    "expected dense floating-point numbers"
+                )
+            return finite_float32(tensor.detach().to(torch.float32).numpy(), name, path)
+
+        return StoredTensor(tuple(tensor.shape), read)
+
+    tensors = _state_dict(content, ema, path, prefix, ignore)
+    for name, tensor in tensors.items():
+        if not torch.is_tensor(tensor):
             raise InputError(f"{name} in {path} is not a tensor but of type {type(tensor).__name__}")
-        size += 4 * tensor.numel()  # A tensor may show one number many times over.
-        limits.check_unpacked(path, size, "its tensors")
-        tensors[name] = StoredTensor(tuple(tensor.shape), _torch_reader(path, name, tensor))
-    return tensors
+    # A tensor may show one number many times over.
+    limits.check_unpacked(path, sum(4 * tensor.numel() for tensor in tensors.values()), "its tensors")
+    return {name: stored(name, tensor) for name, tensor in tensors.items()}
 
 
-def _torch_reader(path, name, tensor):
-    import torch
-
-    def read():
-        if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
+def _check_archive(path):
+    """Returns whether a file is an archive. Refuses programs, and wrong sums, which PyTorch does not read."""
+    if not zipfile.is_zipfile(path):
+        return False
+    limits.check_zip(path)
+    with zipfile.ZipFile(path) as archive:
+        if {"constants.pkl", "archive_format"} & {name.partition("/")[2] for name in archive.namelist()}:
             raise InputError(
-                f"{name} in {path} has type {tensor.dtype}, {tensor.layout}, on {tensor.device}; expected "
-                "dense floating-point numbers"
+                f"{path} is a program of TorchScript or torch.export, not a file of weights: open it with "
+                "torch.jit.load or torch.export.load, and save its state_dict with torch.save"
             )
-        return finite_float32(tensor.detach().to(torch.float32).numpy(), name, path)
-
-    return read
-
-
-def _is_whole_archive(path):
-    """Whether a file is an archive. Refuses programs, and checks sums, which PyTorch does not read."""
-    try:
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            names = [entry.filename.partition("/")[2] for entry in archive.infolist()]
-            for mark, kind, instead in _PROGRAMS:
-                if mark in names:
-                    raise InputError(f"{path} is a {kind}, not a file of weights: save {instead} instead")
-            limits.check_unpacked(path, sum(entry.file_size for entry in archive.infolist()))
-            for entry in archive.infolist():
-                if entry.CRC != 0:  # 0 where torch.save was told to leave the sums out.
-                    with archive.open(entry) as file:
-                        while file.read(1 << 20):
-                            pass
-            return True
-    except InputError:
-        raise
-    except Exception as error:  # A damaged archive can raise anything.
-        raise InputError(f"{path} is damaged: {_reason(error)}") from None
+        # They are 0 where torch.save was told to leave them out.
+        if any(entry.CRC for entry in archive.infolist()) and (name := archive.testzip()):
+            raise InputError(f"{path} is damaged: the checksum of {name} is wrong")
+    return True
 
 
 def _why_not_loaded(path, error):
-    message = str(error)
-    match = re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", message)
-    if match:
+    if match := re.search(r"(?:Unsupported global: |unsupported )GLOBAL (\S+)", str(error)):
         return (
             f"{path} holds Python code or objects ({match[1]}), not only tensors; it was not run. If the "
             "file is your own, save model.state_dict() instead"
         )
-    match = re.search(r"WeightsUnpickler error: (.+)|(Unsupported operand .+)", message)
-    reason = next(filter(None, match.groups())) if match else _reason(error)
+    match = re.search(r"WeightsUnpickler error: (.+)", str(error))
+    reason = match[1] if match else f"{type(error).__name__}: {first_line(error)[:200]}"
     return f"{path} is damaged or not a PyTorch checkpoint: {reason}"
-
-
-def _reason(error):
-    return f"{type(error).__name__}: {first_line(error)[:200]}"
 
 
 def _state_dict(content, ema, path, prefix, ignore):
     """Returns the dict of the tensors to take from what a training program saved."""
+    import torch
+
     names = _EMA_WEIGHTS if ema else (prefix.rstrip("."), *_WEIGHTS)
     for _ in range(_DEEPEST):
         if not isinstance(content, dict):
@@ -256,21 +211,15 @@ def _state_dict(content, ema, path, prefix, ignore):
             f"{path} holds no moving average (EMA) of the weights: none of {', '.join(names)} among its "
             f"entries, which are {entries}"
         )
-    if not _holds(content, any):  # Under other names: what holds nothing but tensors.
+    if not any(map(torch.is_tensor, content.values())):  # Under other names: what holds nothing but tensors.
         inner = {name: value for name, value in content.items() if isinstance(value, dict) and value}
-        inner = {name: value for name, value in inner.items() if _holds(value, all)}
+        inner = {name: value for name, value in inner.items() if all(map(torch.is_tensor, value.values()))}
         if not inner:
             raise InputError(f"{path} is not a checkpoint: there are no tensors among its entries, {entries}")
         content = next(iter(inner.values()))
         if len(inner) > 1:
             content = {f"{name}.{key}": value for name in inner for key, value in inner[name].items()}
     return chosen({str(name): value for name, value in content.items()}, path, prefix, ignore)
-
-
-def _holds(content, some):
-    import torch
-
-    return some(isinstance(value, torch.Tensor) for value in content.values())
 
 
 def finite_float32(array, name, path):

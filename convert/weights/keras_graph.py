@@ -11,16 +11,15 @@ import inspect
 import itertools
 import os
 import tempfile
-from typing import NamedTuple
 
 import h5py
 import keras
 import numpy as np
 
 from convmixer_keras.convert.weights import to_torch
-from convmixer_keras.convert.weights.activations import RANGES
+from convmixer_keras.convert.weights.activations import RANGES, known_name
 from convmixer_keras.convert.weights.checkpoint_file import StoredTensor
-from convmixer_keras.convert.weights.recognition import Recognised
+from convmixer_keras.convert.weights.recognition import Checkpoint
 from convmixer_keras.models import graph, outputs, parts
 from convmixer_keras.utils.errors import InputError, first_line
 
@@ -29,24 +28,6 @@ _EXACT = {"approximate": False, "alpha": 1.0, "negative_slope": 0.0, "threshold"
 _PLACES = ((1, 2), (2, 1), (-3, -2), (-2, -3))
 # Augmentation, which passes images on when a network is used. RandomCrop does not: it crops their centre.
 _AUGMENTATION = ("AugMix", "CutMix", "MixUp", "Random")
-
-
-class Network(NamedTuple):
-    """What `read` finds.
-
-    Attributes:
-        recognised: A `Recognised`.
-        activation: One of `activations.RANGES`.
-        input_statistics: (mean, std) per channel of the input, where layers in front normalise it, or None.
-        original: The file's own `keras.Model`.
-        left_out: What a conversion leaves out: layers of augmentation, and an activation of the scores.
-    """
-
-    recognised: Recognised
-    activation: str
-    input_statistics: tuple | None
-    original: keras.Model
-    left_out: list
 
 
 def load(path):
@@ -61,20 +42,11 @@ def load(path):
 
 
 def read(model, path):
-    """Reads a model's graph.
-
-    Args:
-        model: A `keras.Model`, as `load` returns it.
-        path: Its file, for messages.
-
-    Returns:
-        A `Network`.
+    """Returns the `Checkpoint` that the graph of a `keras.Model` shows.
 
     Raises:
-        InputError: If it is not exactly a ConvMixer; the message names the layer.
+        InputError: If it is not exactly a ConvMixer; the message names the file and the layer.
     """
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        raise InputError(f"{path} must hold a network with one input and one output")
     try:
         found = parts.of(_Plain().model(model))
         arrays = to_torch.torch_tensors(found)
@@ -88,26 +60,37 @@ def read(model, path):
         )
     if found.head_activation not in (None, "linear"):
         left_out.append(f"{found.head_activation} of the scores")
-    tensors = {name: StoredTensor(array.shape, lambda array=array: array) for name, array in arrays.items()}
-    keys = {name: f"{found.layers[name[0]].name}.{name[1]}" for name in tensors}
-    recognised = Recognised("Keras graph", found.sizes, tensors, keys)
-    return Network(recognised, found.activation, statistics, model, left_out)
+    return Checkpoint(
+        path=path,
+        layout="Keras graph",
+        sizes=found.sizes,
+        tensors={
+            name: StoredTensor(array.shape, lambda array=array: array) for name, array in arrays.items()
+        },
+        keys={(layer, tensor): f"{found.layers[layer].name}.{tensor}" for layer, tensor in arrays},
+        activation=found.activation,
+        input_statistics=statistics,
+        original=model,
+        left_out=left_out,
+    )
 
 
 def _in_front(found):
     """Returns (mean, std) of the layers in front of the network, or None, and the names of those left out."""
-    scale, offset, left_out = np.float64(1), np.float64(0), []
+    mean, std, left_out = np.float64(0), np.float64(1), []
     if found.input_normalization is not None:
-        scale, offset = 1 / found.std, -found.mean / found.std
+        mean, std = found.mean, found.std
     tensor = found.image
     while not isinstance(producer := graph.producer(tensor)[0], keras.layers.InputLayer):
         kind = type(producer).__name__
         if isinstance(producer, keras.layers.Rescaling):
-            offset = offset + scale * np.asarray(producer.offset, np.float64)
-            scale = scale * np.asarray(producer.scale, np.float64)
+            scale = np.asarray(producer.scale, np.float64)
+            if not np.all(scale > 0):
+                raise InputError(f"the network multiplies its input by {scale}, which must be positive")
+            mean, std = (mean - producer.offset) / scale, std / scale
         elif isinstance(producer, keras.layers.Normalization) and not producer.invert:
-            mean, std = parts.statistics(producer)
-            offset, scale = offset - scale * mean / std, scale / std
+            shift, scale = parts.statistics(producer)
+            mean, std = mean * scale + shift, std * scale
         elif kind.startswith(_AUGMENTATION) and kind != "RandomCrop":
             left_out.append(f"{producer.name} ({kind})")
         elif not outputs.passes_on(producer):
@@ -116,13 +99,10 @@ def _in_front(found):
                 "embedding, where only rescaling, normalisation and augmentation can"
             )
         tensor = graph.producer(tensor)[1][0]
-    if not np.all(scale > 0):
-        raise InputError(f"the network multiplies its input by {scale}, which must be positive")
-    if np.all(scale == 1) and np.all(offset == 0):
+    if np.all(mean == 0) and np.all(std == 1):
         return None, left_out
     channels = found.sizes.channels
-    mean, std = (tuple(np.broadcast_to(values, channels).tolist()) for values in (-offset / scale, 1 / scale))
-    return (mean, std), left_out
+    return tuple(tuple(np.broadcast_to(values, channels).tolist()) for values in (mean, std)), left_out
 
 
 class _Plain:
@@ -207,7 +187,7 @@ def _activation(operation):
         name = getattr(operation.activation, "__name__", "")
     if limit := getattr(operation, "max_value", None):
         name = f"relu{limit:g}"
-    return {known.replace("_", ""): known for known in RANGES}.get(name.lower().replace("_", ""))
+    return known_name(name)
 
 
 def _is_depthwise_half(tensor):

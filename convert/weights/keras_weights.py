@@ -15,11 +15,10 @@ from convmixer_keras.convert.weights import layouts
 from convmixer_keras.convert.weights.activations import known_name
 from convmixer_keras.convert.weights.checkpoint_file import StoredTensor, finite_float32
 from convmixer_keras.models import presets
+from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError, arg, first_line
 
 ENDINGS = (".keras", ".weights.h5", ".h5")
-# What Keras calls a layer's variables, or how it numbers them, in the order of PyTorch's names.
-_NORM, _OTHER = ("weight", "bias", "running_mean", "running_var"), ("weight", "bias")
 # With which epsilon packages build that do not write it down.
 _EPSILONS = {"kimm": 1e-5, "kmodels": 1e-5, "keras_cv": 1e-3}
 # keras-cv divides pixels by 255 and does nothing else.
@@ -37,39 +36,21 @@ def is_keras_file(path):
     """Whether a file is one of Keras', by its name or its content."""
     import h5py
 
-    if os.fspath(path).endswith(ENDINGS) or not os.path.isfile(path):
-        return os.fspath(path).endswith(ENDINGS)
-    return h5py.is_hdf5(path) or _is_archive(path)
-
-
-def _is_archive(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
+    if os.fspath(path).endswith(ENDINGS) or h5py.is_hdf5(path):
+        return True
+    return "config.json" in (limits.read_entries(path, "config.json") or ())
 
 
 def read(path, epsilon=None):
-    """Reads the names and shapes of a Keras file's arrays.
+    """Reads the names and shapes of the arrays in a `.keras`, `.weights.h5` or Keras 2 `.h5` file.
 
     Running variances come out as if the network had PyTorch's epsilon, 1e-5: larger by the difference of the
     two epsilons, which is the same function.
 
-    Args:
-        path: A `.keras`, `.weights.h5` or Keras 2 `.h5` file.
-        epsilon: That of the network's normalisations, or None for what the file says or its class is known
-            to have.
-
     Returns:
         A tuple: a dict from name to `StoredTensor`, with PyTorch's names of tensors and axes; the name of the
-        activation, or None where the file does not say; (mean, std) per channel in units of 0..255 where the
-        network is known to normalise its input, or None; and "kimm", "kmodels" or "keras_cv" where the file
-        is known to be of that package, or None.
-
-    Raises:
-        InputError: If the file is damaged or not a Keras file, or if neither it nor `epsilon` says which
-            epsilon its normalisations have.
+        activation; (mean, std) per channel in units of 0..255 with which the network normalises its input;
+        "kimm", "kmodels" or "keras_cv". Each of the last three is None where the file does not say.
     """
     try:
         return _read(path, epsilon)
@@ -82,7 +63,6 @@ def read(path, epsilon=None):
 def _read(path, epsilon):
     import h5py
 
-    config = {}
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         config = json.loads(archive.read("config.json"))
@@ -92,8 +72,11 @@ def _read(path, epsilon):
         config = json.loads(weights.attrs.get("model_config", "{}"))
         weights = weights.get("model_weights", weights)
 
-    layers = _keras_2_layers(weights) if "layer_names" in weights.attrs else _keras_3_layers(weights)
-    package = "keras_cv" if _is_keras_cv(weights) else str(config.get("registered_name")).partition(">")[0]
+    names = _texts(weights, "layer_names")  # Of Keras 2.
+    layers = _keras_2_layers(weights, names) if names else _keras_3_layers(weights)
+    # keras-cv's layers call TensorFlow's GELU themselves.
+    keras_cv = any(name.startswith("tf.nn.gelu") for name in names)
+    package = "keras_cv" if keras_cv else str(config.get("registered_name")).partition(">")[0]
     package = package if package in _EPSILONS else None
     epsilon = epsilon or _stated_epsilon(config) or _EPSILONS.get(package)
     if epsilon is None:
@@ -104,20 +87,23 @@ def _read(path, epsilon):
     tensors = {}
     for layer, name in _numbered(layers).items():
         arrays = layers[layer]
-        for tensor, array in zip(_NORM if len(arrays) == 4 else _OTHER, arrays, strict=False):
+        kind = layouts.NORM_TENSORS if len(arrays) == 4 else ("weight", "bias")
+        for tensor, array in zip(kind, arrays, strict=False):
             shift = epsilon - layouts.EPSILON if tensor == "running_var" else 0.0
             tensors[f"{name}.{tensor}"] = _stored(array, f"{name}.{tensor}", path, shift)
-    activation = "gelu" if package == "keras_cv" else _stated_activation(config)
-    return tensors, activation, _input_statistics(config, weights, package), package
+    if keras_cv:
+        rescales = any(name.startswith("rescaling") for name in names)
+        return tensors, "gelu", _KERAS_CV_PIXELS if rescales else None, package
+    return tensors, _stated_activation(config), _input_statistics(config, package), package
 
 
-def _keras_2_layers(weights):
+def _keras_2_layers(weights, names):
     """Returns the arrays of each layer, by the path that its weights' names begin with."""
     layers = {}
-    for layer in weights.attrs["layer_names"]:
-        for name in weights[layer].attrs["weight_names"]:
-            path = _text(name).split("/")[:-1]
-            path = path if path[:1] == [_text(layer)] else [_text(layer), *path]
+    for layer in names:
+        for name in _texts(weights[layer], "weight_names"):
+            path = name.split("/")[:-1]
+            path = path if path[:1] == [layer] else [layer, *path]
             layers.setdefault(tuple(path), []).append(weights[layer][name])
     return layers
 
@@ -128,16 +114,14 @@ def _keras_3_layers(weights):
     layers = {}
 
     def note(name, item):
-        *path, _, number = name.split("/") if "/vars/" in name else ("", "", "")
-        if number.isdecimal() and isinstance(item, h5py.Dataset):
-            layers.setdefault(tuple(part for part in path if part != "layers"), []).append(item)
+        path, _, number = name.rpartition("/vars/")
+        path = tuple(part for part in path.split("/") if part != "layers")
+        is_layer = not any(re.sub(r"_\d+$", "", part) in _NOT_LAYERS for part in path)
+        if is_layer and number.isdecimal() and isinstance(item, h5py.Dataset):
+            layers.setdefault(path, []).append(item)
 
     weights.visititems(note)
-    return {
-        path: arrays
-        for path, arrays in layers.items()
-        if not any(re.sub(r"_\d+$", "", part) in _NOT_LAYERS for part in path)
-    }
+    return layers
 
 
 def _numbered(paths):
@@ -185,10 +169,7 @@ def _stated_activation(config):
     return stated.pop() if len(stated) == 1 else None
 
 
-def _input_statistics(config, weights, package):
-    if package == "keras_cv":
-        rescales = any(_text(name).startswith("rescaling") for name in weights.attrs["layer_names"])
-        return _KERAS_CV_PIXELS if rescales else None
+def _input_statistics(config, package):
     settings = config.get("config", {})
     for name, std in _NORMALIZES.items():
         if package and settings.get(name) is True:
@@ -211,10 +192,6 @@ def _layers(config):
         yield from _layers(value)
 
 
-def _is_keras_cv(weights):
-    """Whether a Keras 2 file has keras-cv's layers, which call TensorFlow's GELU themselves."""
-    return any(_text(name).startswith("tf.nn.gelu") for name in weights.attrs.get("layer_names", ()))
-
-
-def _text(name):
-    return name.decode() if isinstance(name, bytes) else str(name)
+def _texts(group, attribute):
+    texts = group.attrs.get(attribute, ())
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in texts]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convmixer_keras.convert.weights.layouts import TIMM
+from convmixer_keras.convert.weights.layouts import module_names
 
 _ACTIVATIONS = {
     "elu": nn.ELU,
@@ -33,13 +33,8 @@ class _Residual(nn.Module):
 def torch_convmixer(hidden_dim, depth, kernel_size, patch_size, channels=3, classes=1000, activation="gelu"):
     """Builds the network as an `nn.Sequential` whose tensors are named as in timm.
 
-    Args:
-        hidden_dim, depth, kernel_size, patch_size, channels: The sizes.
-        classes: Number of classes, or None for a network that ends in pooled features.
-        activation: One of `activations.RANGES`.
-
-    Returns:
-        A module from float32 images (batch, channels, height, width) to logits (batch, classes).
+    It takes float32 images (batch, channels, height, width), and gives logits (batch, classes), or pooled
+    features where `classes` is None. The activation is one of `activations.RANGES`.
     """
     act = _ACTIVATIONS[activation]
 
@@ -59,34 +54,21 @@ def torch_convmixer(hidden_dim, depth, kernel_size, patch_size, channels=3, clas
     return nn.Sequential(OrderedDict(parts | {"head": head}))
 
 
-def outputs(sizes, activation, arrays, images):
-    """Runs the network with given weights.
-
-    Args:
-        sizes: A `Sizes`.
-        activation: One of `activations.RANGES`.
-        arrays: Dict from (layer, tensor), as in `Recognised.tensors`, to a float32 array in PyTorch's
-            memory layout. The weights are used where they are, not copied.
-        images: Iterable of float32 arrays (batch, height, width, channels), normalised.
-
-    Returns:
-        A float32 array: logits (batch, classes), or pooled features (batch, hidden_dim) where
-        `sizes.classes` is None.
-    """
-    modules = TIMM.module_names(sizes.depth)
-    state = {f"{modules[layer]}.{tensor}": _shared(array) for (layer, tensor), array in arrays.items()}
+def outputs(checkpoint, images):
+    """Returns what the network gives with the weights of a `Checkpoint` for batches of normalised images."""
+    sizes = checkpoint.sizes
     with torch.device("meta"):
-        model = torch_convmixer(**sizes._asdict(), activation=activation)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.zeros_like(tensor, device="cpu")
-    model.load_state_dict(state, strict=True, assign=True)
+        model = torch_convmixer(**sizes._asdict(), activation=checkpoint.activation)
+    modules = module_names("timm", sizes.depth)
+    state = {f"{modules[layer]}.{name}": _read(t) for (layer, name), t in checkpoint.tensors.items()}
+    counters = {name for name in model.state_dict() if name.endswith("num_batches_tracked")}
+    model.load_state_dict(state | dict.fromkeys(counters, torch.tensor(0)), assign=True)
     model.eval()
     with torch.inference_mode():
         results = [model(torch.from_numpy(batch.transpose(0, 3, 1, 2).copy())).numpy() for batch in images]
     return np.concatenate(results)
 
 
-def _shared(array):
-    array = np.ascontiguousarray(array)
+def _read(stored):
+    array = np.ascontiguousarray(stored.read())
     return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,15 +1,19 @@
 """Which ConvMixer a set of named tensors is: from their structure, whatever their names."""
 
+import dataclasses
+import itertools
 import re
-from collections import Counter
+from statistics import mode
 from typing import NamedTuple
 
 import numpy as np
 
+from convmixer_keras.convert.weights import timm_config
 from convmixer_keras.convert.weights.checkpoint_file import StoredTensor
-from convmixer_keras.convert.weights.layouts import LAYOUTS, NORM_TENSORS, tensor_shape
+from convmixer_keras.convert.weights.layouts import LAYOUTS, module_names, tensor_shape
 from convmixer_keras.convert.weights.structure import by_structure
-from convmixer_keras.models.presets import Sizes
+from convmixer_keras.images import preprocessing
+from convmixer_keras.models.presets import Preset, Sizes
 from convmixer_keras.utils.errors import InputError, arg
 
 OWN_NAMES = "own"
@@ -23,78 +27,82 @@ _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 _NAMED_FAULTS = 4  # How many of a broken checkpoint's tensors an error names.
 
 
-class Recognised(NamedTuple):
-    """A checkpoint whose sizes are known and whose tensors all fit.
+class Checkpoint(NamedTuple):
+    """A ConvMixer in another program's file, its weights still in there.
 
     Attributes:
-        layout: Whose names its tensors have: a name of `LAYOUTS`, or `OWN_NAMES`.
+        path: The file.
+        layout: Whose names its tensors have: one of `LAYOUTS`, `OWN_NAMES`, or "Keras graph".
         sizes: Its `Sizes`.
-        tensors: Dict from (layer, tensor), such as ("block0_depthwise", "weight"), to the stored tensor.
+        tensors: Dict from (layer, tensor), such as ("block0_depthwise", "weight"), to a `StoredTensor`.
         keys: Dict from (layer, tensor) to the tensor's name in the file.
+        activation: Name of the Keras activation, or None where the file does not say.
+        input_statistics: (mean, std) per channel in units of 0..255 where the network normalises its input
+            by itself, or None.
+        preset: The published variant that it is, or None.
+        original: The file's own `keras.Model`, where it holds its graph.
+        left_out: What of that the conversion leaves out.
     """
 
+    path: str
     layout: str
     sizes: Sizes
     tensors: dict
     keys: dict
+    activation: str | None = None
+    input_statistics: tuple | None = None
+    preset: Preset | None = None
+    original: object = None
+    left_out: tuple = ()
+
+    def __str__(self):
+        known = f", as {self.preset.name}" if self.preset else ""
+        return f"{self.layout} layout, {self.sizes}, {self.activation}{known}"
+
+    def preprocessing(self, image_size=None):
+        """Returns the `Preprocessing` that the file or its published variant states, or None.
+
+        `image_size` is the side of the images in pixels, in place of the stated one.
+        """
+        record = timm_config.from_file(self.path)
+        if record is None and self.preset and self.sizes.channels == len(self.preset.mean):
+            record = preprocessing.published(self.preset, takes_pixels=self.input_statistics is not None)
+        return record and dataclasses.replace(record, size=image_size or record.size)
 
     def modules(self):
         """Returns lines that name the module of each layer, a line for each block."""
-        keys = {}
-        for (layer, _), key in self.keys.items():
-            keys.setdefault(layer, []).append(key)
-        names = {layer: _module_name(found) for layer, found in keys.items()}
-        lines = [f"stem: convolution {names['stem_conv']}, normalisation {names['stem_bn']}"]
-        for i in range(self.sizes.depth):
-            block = f"block{i}_"
-            lines.append(
-                f"block {i}: depthwise {names[block + 'depthwise']}, normalisation "
-                f"{names[block + 'depthwise_bn']}, pointwise {names[block + 'pointwise']}, normalisation "
-                f"{names[block + 'pointwise_bn']}"
-            )
-        return [*lines, f"head: {names['head']}"] if "head" in names else lines
+        lines = {}
+        for (layer, tensor), key in self.keys.items():
+            if tensor == "weight":
+                block, _, part = layer.partition("_")
+                kind = "normalisation" if part.endswith("bn") else part.replace("conv", "convolution")
+                lines.setdefault(block, []).append(f"{kind} {key.rpartition('.')[0] or key}".strip())
+        return [f"{block.replace('block', 'block ')}: {', '.join(parts)}" for block, parts in lines.items()]
 
 
-def _module_name(keys):
-    """What the names of a module's tensors begin with; all of them where their ends are not PyTorch's."""
-    ends = [key.rpartition(".")[2] for key in keys]
-    if ends in (list(NORM_TENSORS), ["weight", "bias"], ["weight"]) and all("." in key for key in keys):
-        return keys[0].rpartition(".")[0]
-    return f"({', '.join(keys)})"
+def recognise(tensors, path, include_top=True):
+    """Returns the `Checkpoint` that the names and shapes of a file's tensors show, without its activation.
 
-
-def recognise(tensors, source, include_top=True, in_order=False):
-    """Finds out which ConvMixer a checkpoint holds, from the names and shapes of its tensors.
-
-    Args:
-        tensors: Dict from a tensor's name in the file to an object with a `shape`.
-        source: The file's name, for messages.
-        include_top: Whether the classifier is wanted; without, it is not needed.
-        in_order: Whether the tensors come in the order in which the network's modules were defined.
-
-    Returns:
-        A `Recognised`.
-
-    Raises:
-        InputError: If the tensors are not a ConvMixer's, or some are missing, left over or of the wrong
-            shape; the message names them.
+    Takes a dict from a tensor's name in the file to an object with a `shape`. Without `include_top` the
+    classifier is not needed. Tensors that are missing, left over or of the wrong shape are an InputError that
+    names them.
     """
-    found, original = _unwrapped(tensors, source)
-    names = by_structure(found, source, include_top, in_order)
+    found, original = _unwrapped(tensors, path)
+    names = by_structure(found, path, include_top)
     complete = _complete({name: found[key] for name, key in names.items()})
-    sizes = _sizes(complete, source)
+    sizes = _sizes(complete, path)
     wrong = [
         f"{original[key]} has shape {tuple(complete[name].shape)}, expected {expected}"
         for name, key in names.items()
         if tuple(complete[name].shape) != (expected := tensor_shape(*name, sizes))
     ]
     if wrong:
-        raise InputError(f"{source} is not a ConvMixer: {'; '.join(wrong[:_NAMED_FAULTS])}")
+        raise InputError(f"{path} is not a ConvMixer: {'; '.join(wrong[:_NAMED_FAULTS])}")
     keys = {name: original[key] for name, key in names.items()}
-    return Recognised(_layout(names, sizes.depth), sizes, complete, keys)
+    return Checkpoint(path, _layout(names, sizes.depth), sizes, complete, keys)
 
 
-def _unwrapped(tensors, source):
+def _unwrapped(tensors, path):
     """Returns the weights by names without wrappers' prefixes, and a dict from those to the file's names."""
     original = {}
     for key in tensors:
@@ -102,17 +110,11 @@ def _unwrapped(tensors, source):
             continue
         short = _WRAPPERS.sub("", key)
         if short in original:
-            raise InputError(
-                f"{source} holds {short} twice, with and without a prefix: {arg('prefix')} takes one"
-            )
+            raise InputError(f"{path} holds {short} with and without a prefix: {arg('prefix')} takes one")
         original[short] = key
-    modules = [key.split(".")[:-1] for key in original]
-    shared = 0
-    while (
-        all(len(parts) > shared + 1 for parts in modules) and len({parts[shared] for parts in modules}) == 1
-    ):
-        shared += 1
-    original = {".".join(short.split(".")[shared:]): key for short, key in original.items()}
+    around = zip(*(short.split(".")[:-2] for short in original), strict=False)
+    shared = len(list(itertools.takewhile(lambda words: len(set(words)) == 1, around)))
+    original = {short.split(".", shared)[-1]: key for short, key in original.items()}
     return {short: tensors[key] for short, key in original.items()}, original
 
 
@@ -129,31 +131,28 @@ def _complete(tensors):
     return complete
 
 
-def _sizes(tensors, source):
+def _sizes(tensors, path):
     """Returns the sizes that most tensors agree on, so that one of the wrong shape does not decide."""
-    kernels = [stored.shape for (layer, _), stored in tensors.items() if layer.endswith("_depthwise")]
-    kernels = [shape for shape in kernels if len(shape) == 4]
-    kernel_size = Counter(shape[3] for shape in kernels).most_common(1)[0][0]
-    widths = Counter(stored.shape[0] for (layer, _), stored in tensors.items() if layer != "head")
+    kernels = [
+        stored.shape
+        for (layer, tensor), stored in tensors.items()
+        if layer.endswith("_depthwise") and tensor == "weight"
+    ]
+    width = mode(stored.shape[0] for (layer, _), stored in tensors.items() if layer != "head")
     stem, head = tensors["stem_conv", "weight"].shape, tensors.get(("head", "weight"))
-    sizes = Sizes(
-        widths.most_common(1)[0][0],
-        len(kernels),
-        kernel_size,
-        stem[3],
-        stem[1],
-        None if head is None else head.shape[0],
-    )
+    kernel_size = mode(shape[3] for shape in kernels)
+    classes = None if head is None else head.shape[0]
+    sizes = Sizes(width, len(kernels), kernel_size, stem[3], stem[1], classes)
     for name, size in sizes._asdict().items():
         if size is not None and size < 1:
-            raise InputError(f"{source} is not a ConvMixer: {name} is {size}")
+            raise InputError(f"{path} is not a ConvMixer: {name} is {size}")
     return sizes
 
 
 def _layout(names, depth):
     """Returns whose names the tensors have."""
     for layout in LAYOUTS:
-        modules = layout.module_names(depth)
+        modules = module_names(layout, depth)
         if all(key == f"{modules[layer]}.{tensor}" for (layer, tensor), key in names.items()):
-            return layout.name
+            return layout
     return OWN_NAMES

@@ -13,18 +13,11 @@ _ENTRY = "pretrained_cfg"
 
 
 def to_metadata(preprocessing, sizes, mean_and_std=None):
-    """Returns the metadata of a network's weights.
+    """Returns what a network's weights say of its `Preprocessing`, or None, and its `Sizes`.
 
-    Args:
-        preprocessing: Its `Preprocessing`, or None.
-        sizes: Its `Sizes`.
-        mean_and_std: Mean and deviation per channel in units of 0..1, where the Keras model normalises by
-            itself; None for those of `preprocessing`.
-
-    Returns:
-        A dict from string to string.
+    `mean_and_std`, per channel in units of 0..1, are those of a Keras model that normalises by itself.
     """
-    preset = next((p for p in presets.PRESETS if p.timm_name and _is(p, sizes)), None)
+    preset = next((p for p in presets.PRESETS if p.timm_name and not sizes.differences(p)), None)
     config = {"num_classes": sizes.classes, "first_conv": "stem.0", "classifier": "head"}
     if preset:
         config["architecture"] = preset.timm_name
@@ -41,22 +34,11 @@ def to_metadata(preprocessing, sizes, mean_and_std=None):
     return {_ENTRY: json.dumps(config)}
 
 
-def _is(preset, sizes):
-    return all(
-        getattr(preset, name) == getattr(sizes, name)
-        for name in ("hidden_dim", "depth", "kernel_size", "patch_size")
-    )
-
-
 def from_file(path):
-    """Returns the `Preprocessing` that a `.safetensors` file states, or None.
-
-    Raises:
-        InputError: If what it states is damaged.
-    """
+    """Returns the `Preprocessing` that a `.safetensors` file states, or None."""
     if not path.endswith(".safetensors"):
         return None
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, "numpy") as file:
@@ -64,16 +46,7 @@ def from_file(path):
         if not {"input_size", "crop_pct", "interpolation", "mean", "std"} <= config.keys():
             return None
         channels, *size = config["input_size"]
-        return Preprocessing(
-            tuple(size),
-            channels,
-            config["crop_pct"],
-            config["interpolation"],
-            "stored",
-            tuple(config["mean"]),
-            tuple(config["std"]),
-        )
-    except (OSError, SafetensorError):
-        return None  # Reading the weights will say what is wrong.
+        crop = config["crop_pct"], config["interpolation"]
+        return Preprocessing(size, channels, *crop, "stored", config["mean"], config["std"])
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} holds a damaged {_ENTRY}: {error}") from None

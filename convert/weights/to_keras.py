@@ -1,79 +1,23 @@
 """Other programs' ConvMixer weights to Keras models with the same outputs."""
 
-import dataclasses
 import os
 import re
-from typing import NamedTuple
 
-from convmixer_keras.convert.weights import activations, checkpoint_file, keras_weights, layouts, timm_config
-from convmixer_keras.convert.weights.recognition import Recognised, recognise
-from convmixer_keras.images import preprocessing
+from convmixer_keras.convert.weights import activations, checkpoint_file, keras_weights, layouts
+from convmixer_keras.convert.weights.recognition import recognise
 from convmixer_keras.models import presets
 from convmixer_keras.models.keras_file import check_weights_file
-from convmixer_keras.utils import hub
+from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError, arg
 
 # Which file of a hub's repository to take, the best first.
-HUB_FILES = (
-    "model.safetensors",
-    checkpoint_file.SAFETENSORS,
-    "pytorch_model.bin",
-    *checkpoint_file.PICKLED,
-)
-
-
-class Checkpoint(NamedTuple):
-    """A checkpoint that has been recognised, its weights still in the file.
-
-    Attributes:
-        path: The file.
-        recognised: Its `Recognised`.
-        activation: Name of the Keras activation.
-        preset: The published variant that it is, or None.
-        input_statistics: (mean, std) per channel in units of 0..255 where the file's network normalises its
-            input by itself, or None.
-        original: The file's own `keras.Model`, where it holds its graph.
-        left_out: What of that the conversion leaves out.
-    """
-
-    path: str
-    recognised: Recognised
-    activation: str
-    preset: presets.Preset | None
-    input_statistics: tuple | None
-    original: object
-    left_out: list
-
-    def __str__(self):
-        known = f", as {self.preset.name}" if self.preset else ""
-        return f"{self.recognised.layout} layout, {self.recognised.sizes}, {self.activation}{known}"
-
-    def preprocessing(self, image_size=None):
-        """Returns the `Preprocessing` that the file or its published variant states, or None.
-
-        Args:
-            image_size: Side of the images in pixels; None for the stated one.
-        """
-        record = timm_config.from_file(self.path)
-        if record is None and self.preset and self.recognised.sizes.channels == len(self.preset.mean):
-            record = preprocessing.published(self.preset, takes_pixels=self.input_statistics is not None)
-        if record is None or image_size is None:
-            return record
-        return dataclasses.replace(record, size=image_size)
+HUB_FILES = ("model.safetensors", checkpoint_file.SAFETENSORS, "pytorch_model.bin", *checkpoint_file.PICKLED)
 
 
 def open_checkpoint(
-    path,
-    *,
-    activation=None,
-    variant=None,
-    ema=False,
-    include_top=True,
-    epsilon=None,
-    prefix="",
-    ignore=(),
+    path, *, activation=None, variant=None, ema=False, include_top=True, epsilon=None, prefix="", ignore=()
 ):
-    """Recognises the network in a checkpoint.
+    """Returns the `Checkpoint` in a file, with its activation.
 
     Args:
         path: A PyTorch checkpoint, the file of another program's Keras ConvMixer (.keras, .weights.h5 or
@@ -87,48 +31,39 @@ def open_checkpoint(
         epsilon: That of the batch normalisations in a Keras file that does not say it; PyTorch's is 1e-5.
         prefix, ignore: Which tensors to take, as in `checkpoint_file.chosen`.
 
-    Returns:
-        A `Checkpoint`.
-
     Raises:
         InputError: If the file is not a complete ConvMixer checkpoint, or not of that variant; or if nothing
             says which activation it has, or its running means contradict it.
     """
     name = os.fspath(path)
     path = hub.download(path, HUB_FILES) if hub.is_name(path) else name
-    if activation is not None and activation not in activations.RANGES:
-        raise InputError(
-            f"{arg('activation')} must be one of {', '.join(activations.RANGES)}, got {activation!r}"
-        )
-    package = stated = statistics = original = None
-    left_out = []
-    if not keras_weights.is_keras_file(path):
+    checks.one_of("activation", activation, (None, *activations.RANGES))
+    package, is_keras_file = None, keras_weights.is_keras_file(path)
+    if ema and (is_keras_file or path.endswith(checkpoint_file.SAFETENSORS)):
+        raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
+    if not is_keras_file:
         if epsilon is not None:
             raise InputError(f"epsilon is only for Keras files, got {path}")
         tensors = checkpoint_file.read_checkpoint(path, ema=ema, prefix=prefix, ignore=ignore)
-        in_order = not path.endswith(checkpoint_file.SAFETENSORS)
-        recognised = recognise(tensors, path, include_top, in_order)
-    elif ema:
-        raise InputError(f"{path} is a Keras file, and holds no moving average (EMA) beside the weights")
-    elif network := _read_graph(path, include_top):
-        recognised, stated, statistics, original, left_out = network
+        checkpoint = recognise(tensors, path, include_top)
+    elif checkpoint := _read_graph(path, include_top):
         if epsilon is not None:
             raise InputError(f"{path} states its epsilon, got {epsilon}")
     else:
         tensors, stated, statistics, package = keras_weights.read(path, epsilon)
-        recognised = recognise(checkpoint_file.chosen(tensors, path, prefix, ignore), path, include_top)
-    if None not in (activation, stated) and activation != stated:
-        raise InputError(f"{path} states the activation {stated}, got {activation}")
-    activation = activation or stated
+        checkpoint = recognise(checkpoint_file.chosen(tensors, path, prefix, ignore), path, include_top)
+        checkpoint = checkpoint._replace(activation=stated, input_statistics=statistics)
+    if None not in (activation, checkpoint.activation) and activation != checkpoint.activation:
+        raise InputError(f"{path} states the activation {checkpoint.activation}, got {activation}")
 
-    known = package or recognised.layout in [layout.name for layout in layouts.LAYOUTS]
-    preset = _preset(recognised.sizes, variant, name, known)
-    activation = activation or (preset and preset.activation)
+    known = package or checkpoint.layout in layouts.LAYOUTS
+    preset = _preset(checkpoint.sizes, variant, name, known)
+    activation = activation or checkpoint.activation or (preset and preset.activation)
     if activation is None:
-        raise InputError(_which_activation(path, recognised))
-    if original is None and package is None:
-        activations.check(activation, recognised, path)
-    return Checkpoint(path, recognised, activation, preset, statistics, original, left_out)
+        raise InputError(_which_activation(checkpoint))
+    if checkpoint.original is None and package is None:
+        activations.check(activation, checkpoint)
+    return checkpoint._replace(activation=activation, preset=preset)
 
 
 def _read_graph(path, include_top):
@@ -143,12 +78,12 @@ def _read_graph(path, include_top):
         raise InputError(
             f"{path} is this package's own model: convmixer-convert --to timm makes a PyTorch file of it"
         )
-    network = keras_graph.read(model, path)
-    if include_top and network.recognised.sizes.classes is None:
+    checkpoint = keras_graph.read(model, path)
+    if include_top and checkpoint.sizes.classes is None:
         raise InputError(
             f"{path} has no classifier: {arg('include_top', False)} or {arg('classes')} goes without"
         )
-    return network
+    return checkpoint
 
 
 def convert_checkpoint(
@@ -190,21 +125,18 @@ def build(checkpoint, normalization=None, pooling="avg", classes=None, image_siz
 
     Args:
         checkpoint: A `Checkpoint`. Without a classifier, and without `classes`, the model gives features.
-        normalization: (mean, std), each per channel in units of 0..1, for a model that takes raw pixels and
+        normalization: (mean, std) per channel in units of 0..1, for a model that takes raw pixels and
             normalises them; None for one that takes what the checkpoint's network takes.
         pooling: "avg", or None for a model that gives the map of features.
         classes, image_size: As in `convert_checkpoint`.
-
-    Returns:
-        A `keras.Model`.
     """
     from convmixer_keras.models.convmixer import ConvMixer
 
-    sizes, preset = checkpoint.recognised.sizes, checkpoint.preset
+    sizes, preset = checkpoint.sizes, checkpoint.preset
     mean, std = checkpoint.input_statistics or (None, None)
     if normalization:
         mean, std = ([255 * v for v in values] for values in normalization)
-    replaced = {"head"} if classes is not None or pooling is None else set()
+    new_head = classes is not None
     classes = (classes or sizes.classes) if pooling else None
     model = ConvMixer(
         sizes.hidden_dim,
@@ -220,63 +152,50 @@ def build(checkpoint, normalization=None, pooling="avg", classes=None, image_siz
         input_shape=(image_size, image_size, sizes.channels),
         name=None if preset is None else preset.name,
     )
-    arrays = {}
-    for (layer, tensor), stored in checkpoint.recognised.tensors.items():
-        if layer in replaced:
-            continue
-        array = stored.read()
+
+    def weight(layer, tensor):
+        array = checkpoint.tensors[layer, tensor].read()
         if tensor == "running_var" and (array < 0).any():
-            key = checkpoint.recognised.keys[layer, tensor]
+            key = checkpoint.keys[layer, tensor]
             raise InputError(f"{key} in {checkpoint.path} holds negative values, and is a variance")
-        arrays.setdefault(layer, []).append(layouts.to_keras_axes(layer, array))
-        if len(arrays[layer]) == len(model.get_layer(layer).weights):
-            model.get_layer(layer).set_weights(arrays.pop(layer))
+        return layouts.to_keras_axes(layer, array)
+
+    for layer in layouts.module_names("timm", sizes.depth):
+        if layer != "head" or (classes is not None and not new_head):
+            weights = [weight(layer, tensor) for tensor in layouts.tensor_names(layer)]
+            model.get_layer(layer).set_weights(weights)
     return model
 
 
 def _preset(sizes, variant, name, known):
     """Returns the published variant that a file of these sizes is, or None.
 
-    Args:
-        sizes: The file's `Sizes`.
-        variant: As in `open_checkpoint`.
-        name: The file's name, which may name the variant.
-        known: Whether the file's tensors are called as in files of published weights.
+    Without `variant` its name has to say so, or its tensors be called as in published files (`known`).
     """
     if variant is None:
-        fitting = [preset for preset in presets.PRESETS if not _differences(sizes, preset)]
+        fitting = [preset for preset in presets.PRESETS if not sizes.differences(preset)]
         named = re.search(rf"convmixer_?{sizes.hidden_dim}_{sizes.depth}", os.path.basename(name).lower())
         return fitting[0] if fitting and (known or named) else None
     if not isinstance(variant, presets.Preset):
         names = {preset.name: preset for preset in presets.PRESETS}
-        if variant not in names:
-            raise InputError(f"variant must be one of {', '.join(names)}, got {variant!r}")
+        checks.one_of("variant", variant, names)
         variant = names[variant]
-    differences = _differences(sizes, variant)
+    differences = sizes.differences(variant)
     if differences:
         raise InputError(f"{name} is not {variant.name}: {', '.join(differences)}")
     return variant
 
 
-def _differences(sizes, preset):
-    """Says in which of the sizes that make a variant the two differ; fine-tuning may change the rest."""
-    return [
-        f"{name} is {getattr(sizes, name)} in the checkpoint and {getattr(preset, name)} in {preset.name}"
-        for name in ("hidden_dim", "depth", "kernel_size", "patch_size")
-        if getattr(sizes, name) != getattr(preset, name)
-    ]
-
-
-def _which_activation(path, recognised):
-    sizes = recognised.sizes
+def _which_activation(checkpoint):
+    sizes = checkpoint.sizes
     near = [preset for preset in presets.PRESETS if (preset.hidden_dim, preset.depth) == sizes[:2]]
     hint = "".join(
-        f" ({'; '.join(_differences(sizes, preset)) or f'only of the sizes of {preset.name}'})"
+        f" ({'; '.join(sizes.differences(preset)) or f'only of the sizes of {preset.name}'})"
         for preset in near
     )
-    possible = ", ".join(activations.possible(*activations.running_mean_range(recognised)))
+    possible = ", ".join(activations.allowed(checkpoint)) or "none"
     return (
-        f"{path} does not say which activation its network has, and neither its name nor its tensors' are a "
-        f"published variant's: {sizes}{hint}. Give {arg('activation')}; its running means "
-        f"allow {possible or 'none'}"
+        f"{checkpoint.path} does not say which activation its network has, and neither its name nor its "
+        f"tensors' are a published variant's: {sizes}{hint}. Give {arg('activation')}; its running means "
+        f"allow {possible}"
     )

@@ -3,10 +3,9 @@
 import numpy as np
 
 from convmixer_keras.convert.weights import layouts
-from convmixer_keras.convert.weights.layouts import OFFICIAL, TIMM
+from convmixer_keras.convert.weights.layouts import LAYOUTS
+from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
-
-TARGETS = {layout.name: layout for layout in (TIMM, OFFICIAL)}
 
 
 def to_state_dict(model, layout="timm"):
@@ -25,13 +24,12 @@ def to_state_dict(model, layout="timm"):
     """
     from convmixer_keras.models import parts  # Imports Keras.
 
-    if layout not in TARGETS:
-        raise InputError(f"layout must be one of {', '.join(TARGETS)}, got {layout!r}")
+    checks.one_of("layout", layout, LAYOUTS)
     found = parts.of(model)
     if found.head is None:
         raise InputError(f"{model.name} has no classifier ('head'), and PyTorch's ConvMixer always has one")
     state = {}
-    modules = TARGETS[layout].module_names(found.sizes.depth)
+    modules = layouts.module_names(layout, found.sizes.depth)
     for (layer, tensor), array in torch_tensors(found).items():
         state[f"{modules[layer]}.{tensor}"] = array
         if tensor == "running_var":
@@ -40,17 +38,11 @@ def to_state_dict(model, layout="timm"):
 
 
 def torch_tensors(found):
-    """Returns the weights of a ConvMixer as PyTorch's has them.
+    """Returns the weights of a model's `Parts` by (layer, tensor), such as ("block0_depthwise", "weight").
 
-    Args:
-        found: A model's `Parts`.
-
-    Returns:
-        A dict from (layer, tensor), such as ("block0_depthwise", "weight"), to a float32 array with PyTorch's
-        axes. Variances are those that with PyTorch's epsilon, 1e-5, give the same function.
-
-    Raises:
-        InputError: If it is an ablation, which PyTorch's network cannot be, or weights are not finite.
+    They are float32 with PyTorch's axes, and variances are those that with PyTorch's epsilon, 1e-5, give the
+    same function. Raises InputError for an ablation, which PyTorch's network cannot be, and for weights that
+    are not finite.
     """
     if not found.residual:
         where = found.blocks[0].pointwise.layer.name

@@ -6,18 +6,18 @@ import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from convmixer_keras.convert import agreement
 from convmixer_keras.images import listing, preprocessing
+from convmixer_keras.models import inputs, presets
 from convmixer_keras.models import outputs as endings
-from convmixer_keras.models import presets
 from convmixer_keras.utils import extras, limits, progress
 from convmixer_keras.utils.errors import InputError, first_line
 from convmixer_keras.utils.text import one_line
 
 _BATCH = 4
+_RANDOM_IMAGES = 2
 # With this many patches a side, edges and inner places both count; less where the patches are large.
 _PATCHES, _LARGEST_SIDE = 16, 1024
 _MOST_MEMORY = 2 * 2**30
@@ -29,26 +29,16 @@ _NOT_COVERED = (
 
 
 class Images(NamedTuple):
-    """Images to compare on, which are not kept in memory.
-
-    Attributes:
-        name: What messages call them.
-        batches: Function without arguments that gives batches (batch, height, width, channels), float32, of
-            normalised channels.
-    """
+    """What messages call them, and a function that gives float32 batches of them, of normalised channels."""
 
     name: str
     batches: Callable
 
 
 class Expected(NamedTuple):
-    """What a converted network has to give.
+    """What a converted network has to give for `Images`: logits (batch, classes), or pooled features.
 
-    Attributes:
-        images: `Images`.
-        outputs: Logits (batch, classes) for these; pooled features of a network without classifier.
-        whose: What gave them, for messages.
-        not_covered: What a comparison with them leaves open, for messages.
+    `whose` and `not_covered` are for messages: what gave them, and what a comparison with them leaves open.
     """
 
     images: Images
@@ -58,109 +48,95 @@ class Expected(NamedTuple):
 
 
 def expected(checkpoint, *, folder=None, reference_file=None, in_torch=False, required=False):
-    """Returns what a checkpoint's own network gives.
+    """Returns what a checkpoint's own network gives, as a list of `Expected`.
 
-    That is the graph in a Keras file, and for tensors alone the published network in PyTorch.
+    That is the graph in a Keras file, and for tensors alone, or `in_torch`, the published network in PyTorch.
+    Where there is nothing to compare with, it prints why.
 
     Args:
-        checkpoint: A `to_keras.Checkpoint`.
+        checkpoint: A `Checkpoint`.
         folder: A folder of images to compare on besides random ones, or None.
         reference_file: As in `reference`, in place of random images; or None.
-        in_torch: Whether to run PyTorch's network although there is a graph.
         required: Whether it is an error if PyTorch is needed and not installed.
-
-    Returns:
-        A list of `Expected`; empty, after a line that says why, where there is nothing to compare with.
     """
-    sizes, original = checkpoint.recognised.sizes, checkpoint.original
-    in_torch = in_torch or original is None
-    known = [reference(reference_file, sizes, checkpoint.input_statistics)] if reference_file else []
-    if known and folder is None:
-        return known
+    known = []
+    if reference_file:
+        known.append(reference(reference_file, checkpoint.sizes, checkpoint.input_statistics))
+        if folder is None:
+            return known
+    in_torch = in_torch or checkpoint.original is None
+    if in_torch and required:
+        extras.require("torch")
+    size = _size(checkpoint)
     if in_torch and not extras.is_installed("torch"):
-        if required:
-            extras.require("torch")
-        return _not_verified("PyTorch is not installed", known)
-    if original is not None and (dtype := _compute_dtype(original)) != "float32":
-        return _not_verified(f"the file's network computes in {dtype}", known)
-    size = _size(sizes, original)
-    if _memory(sizes, size) > _MOST_MEMORY:
-        return _not_verified(f"images of {size[0]} x {size[1]} would take over 2 GiB", known)
-    sets = [] if known else [random_images(size, sizes.channels)]
-    if folder is not None:
-        sets.append(photographs(folder, size, checkpoint))
-    tensors = {name: stored.read() for name, stored in checkpoint.recognised.tensors.items() if in_torch}
-    for images in sets:
-        if in_torch:
-            outputs = torch_outputs(sizes, checkpoint.activation, tensors, images)
-            known.append(Expected(images, outputs, "PyTorch", _NOT_COVERED if original is None else ""))
-        else:
-            outputs = keras_outputs(original, images, checkpoint.input_statistics)
-            known.append(Expected(images, outputs, "the file's own graph"))
+        print("not verified: PyTorch is not installed")
+    elif _memory(checkpoint.sizes, size) > _MOST_MEMORY:
+        print(f"not verified: images of {size[0]} x {size[1]} would take over 2 GiB")
+    else:
+        sets = [] if known else [_random_images(size, checkpoint.sizes.channels)]
+        sets += [_photographs(folder, size, checkpoint)] if folder is not None else []
+        for images in sets:
+            if in_torch:
+                from convmixer_keras.convert.weights import network
+
+                whose, outputs = "PyTorch", network.outputs(checkpoint, images.batches())
+            else:
+                whose = "the file's own graph"
+                outputs = _keras_outputs(checkpoint.original, images, checkpoint.input_statistics)
+            not_covered = _NOT_COVERED if checkpoint.original is None else ""
+            known.append(Expected(images, outputs, whose, not_covered))
     return known
 
 
-def _not_verified(why, known):
-    print(f"not verified: {why}")
-    return known
+def _size(checkpoint):
+    """Returns (height, width) of the images to compare on: the graph's own, where it states them."""
+    patch_size, original = checkpoint.sizes.patch_size, checkpoint.original
+    patches = max(1, min(_PATCHES, _LARGEST_SIDE // patch_size))
+    stated = (None, None) if original is None else original.inputs[0].shape[1:3]
+    return tuple(side or patches * patch_size for side in stated)
 
 
-def _compute_dtype(model):
-    return next((layer.compute_dtype for layer in model.layers if layer.weights), "float32")
-
-
-def _size(sizes, model=None):
-    """Returns (height, width) of the images to compare on: the model's own, where it states them."""
-    patches = max(1, min(_PATCHES, _LARGEST_SIDE // sizes.patch_size))
-    stated = (None, None) if model is None else model.inputs[0].shape[1:3]
-    return tuple(side or patches * sizes.patch_size for side in stated)
-
-
-def _memory(sizes, size, images=2, maps=4):
-    """How many bytes a network takes for images and maps of features, roughly."""
+def _memory(sizes, size):
+    """How many bytes a network takes for the random images and four maps of their features, roughly."""
     patches = (size[0] // sizes.patch_size) * (size[1] // sizes.patch_size)
-    return 4 * images * maps * (size[0] * size[1] * sizes.channels + patches * sizes.hidden_dim)
+    numbers = size[0] * size[1] * sizes.channels + patches * sizes.hidden_dim
+    return np.float32().nbytes * 4 * _RANDOM_IMAGES * numbers
 
 
 def compare(model, expected, statistics=None, features=False):
-    """Runs a Keras model, and prints how well it agrees.
+    """Runs a Keras model on what a list of `Expected` says, and prints how well it agrees.
 
-    Args:
-        model: A `keras.Model`.
-        expected: A list of `Expected`.
-        statistics: (mean, std) with which the model itself normalises its input, or None.
-        features: Whether the model gives features and not logits.
-
-    Raises:
-        Failure: If it does not agree with one of them.
+    `statistics` are (mean, std) with which the model itself normalises its input, or None; `features` says
+    that it gives features and not logits. Raises Failure if it does not agree with one of them.
     """
     for images, theirs, whose, not_covered in expected:
-        ours = keras_outputs(model, images, statistics)
+        ours = _keras_outputs(model, images, statistics)
         found = agreement.check(ours, theirs, f"Keras and {whose}", features=features)
         print(f"verified on {images.name}, against {whose}: {found}{not_covered}")
 
 
-def random_images(size, channels, count=2):
-    """Returns noise within +-2 as `Images`; `size` is (height, width)."""
+def _keras_outputs(model, images, statistics):
+    """Returns a model's scores before their activation, or the means over places of its features."""
+    model = inputs.in_float32(model)
+    if endings.ending(model).kind is not None:
+        model = endings.logits_model(model)
+    mean, std = (np.float32(values) for values in statistics or (0, 1))
+    results = [agreement.outputs_of(model, batch * std + mean) for batch in images.batches()]
+    results = np.concatenate(results)
+    return results.mean(axis=(1, 2)) if results.ndim == 4 else results
 
+
+def _random_images(size, channels):
     def batches():
-        yield np.random.default_rng(0).uniform(-2, 2, (count, *size, channels)).astype(np.float32)
+        random = np.random.default_rng(0)
+        yield random.uniform(-2, 2, (_RANDOM_IMAGES, *size, channels)).astype(np.float32)
 
-    return Images(f"{count} random images, {size[0]} x {size[1]}", batches)
+    return Images(f"{_RANDOM_IMAGES} random images, {size[0]} x {size[1]}", batches)
 
 
-def photographs(folder, size, checkpoint):
-    """Returns the images under a folder as `Images`, prepared as a checkpoint's variant evaluates them.
-
-    Args:
-        folder: The folder.
-        size: (height, width).
-        checkpoint: A `to_keras.Checkpoint`. Without a published variant, ImageNet's preparation is taken.
-
-    Raises:
-        InputError: If there are none, or the network takes no RGB; while they are read, if one is damaged.
-    """
-    paths, channels = image_paths(folder), checkpoint.recognised.sizes.channels
+def _photographs(folder, size, checkpoint):
+    """Images under a folder, prepared as a checkpoint's published variant evaluates them, or ImageNet's."""
+    paths, channels = image_paths(folder), checkpoint.sizes.channels
     if channels != 3:
         raise InputError(f"--images have 3 channels, and the network takes {channels}")
     preset = checkpoint.preset or presets.CONVMIXER_1536_20
@@ -187,19 +163,10 @@ def image_paths(folder):
 
 
 def reference(path, sizes, statistics=None):
-    """Reads what the user's own program took and gave.
+    """Returns what the user's own program took and gave, as an `Expected`.
 
-    Args:
-        path: A `.npz` file of two arrays: `inputs`, with channels last or, as in PyTorch, second, and
-            `logits` (batch, classes).
-        sizes: The network's `Sizes`.
-        statistics: (mean, std) with which the program's network itself normalises its input, or None.
-
-    Returns:
-        An `Expected`.
-
-    Raises:
-        InputError: If the file does not hold these arrays, or they do not fit the network.
+    A `.npz` file holds `inputs`, with channels last or, as in PyTorch, second, and `logits` (batch, classes).
+    `statistics` are (mean, std) with which the program's network itself normalises its input, or None.
     """
     limits.check_zip(path)
     try:
@@ -221,35 +188,3 @@ def reference(path, sizes, statistics=None):
     return Expected(
         Images(f"{len(inputs)} inputs of {one_line(path)}", lambda: [inputs]), logits, "your program"
     )
-
-
-def keras_outputs(model, images, statistics=None):
-    """Returns a Keras model's logits of `Images`, or the means over places of its features.
-
-    Args:
-        model: A `keras.Model`; an activation of its scores is left out.
-        images: `Images`.
-        statistics: (mean, std) with which the model itself normalises its input, or None.
-    """
-    if endings.ending(model).kind is not None:
-        model = endings.logits_model(model)
-    mean, std = statistics or (0, 1)
-    results = []
-    for batch in images.batches():
-        fixed = model.inputs[0].shape[0] or len(batch)
-        for start in range(0, len(batch), fixed):
-            part = batch[start : start + fixed]
-            part = part * np.float32(std) + np.float32(mean)
-            filled = np.concatenate([part, np.repeat(part[-1:], fixed - len(part), axis=0)])
-            # The CPU, as PyTorch's model: a GPU may compute convolutions with fewer bits.
-            with keras.device("cpu:0"):
-                results.append(model.predict_on_batch(filled)[: len(part)])
-    results = np.concatenate(results)
-    return results.mean(axis=(1, 2)) if results.ndim == 4 else results
-
-
-def torch_outputs(sizes, activation, tensors, images):
-    """Returns what a PyTorch ConvMixer gives for `Images`; other arguments as in `network.outputs`."""
-    from convmixer_keras.convert.weights import network
-
-    return network.outputs(sizes, activation, tensors, images.batches())

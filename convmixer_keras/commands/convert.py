@@ -63,7 +63,7 @@ def _parser():
     )
     parser.add_argument(
         "--to",
-        choices=to_torch.TARGETS,
+        choices=to_torch.LAYOUTS,
         help="write a PyTorch state dict, with timm's names or those of the authors' nn.Sequential",
     )
     parser.add_argument(
@@ -191,7 +191,7 @@ def _to_keras(arguments):
         # Of the checkpoint's own network and the Keras model, no more than two are in memory at once.
         expected = _expected(checkpoint, arguments)
         checkpoint = checkpoint._replace(original=None)
-        statistics, features = checkpoint.input_statistics, checkpoint.recognised.sizes.classes is None
+        statistics, features = checkpoint.input_statistics, checkpoint.sizes.classes is None
         if normalization is not None:
             statistics = tuple([255 * value for value in values] for values in normalization)
         model = to_keras.build(checkpoint, normalization)
@@ -223,16 +223,16 @@ def _expected(checkpoint, arguments):
 
 def _describe(checkpoint, arguments):
     print(f"{one_line(arguments.input)}: {one_line(checkpoint)}")
-    if checkpoint.recognised.layout == OWN_NAMES:
+    if checkpoint.layout == OWN_NAMES:
         print("recognised by its structure; the layers are:")
-        print("\n".join(f"  {one_line(line)}" for line in checkpoint.recognised.modules()))
+        print("\n".join(f"  {one_line(line)}" for line in checkpoint.modules()))
     if checkpoint.input_statistics is not None:
         print("the model takes what the file's network takes, and normalises it as that does")
     for what in checkpoint.left_out:
         print(f"left out: {one_line(what)}")
     if arguments.classes is not None:
         print(f"the classifier of {arguments.classes} classes is new, with random weights")
-    patch_size = checkpoint.recognised.sizes.patch_size
+    patch_size = checkpoint.sizes.patch_size
     if arguments.image_size is not None and arguments.image_size < patch_size:
         raise InputError(
             f"--image-size must be at least the patch size, {patch_size}, got {arguments.image_size}"
@@ -242,7 +242,7 @@ def _describe(checkpoint, arguments):
 def _preprocessing(checkpoint, arguments):
     """Returns what the checkpoint or its published variant states, and the flags; None where neither does."""
     changes = flags.given(arguments, Preprocessing)
-    record, channels = checkpoint.preprocessing(arguments.image_size), checkpoint.recognised.sizes.channels
+    record, channels = checkpoint.preprocessing(arguments.image_size), checkpoint.sizes.channels
     if checkpoint.input_statistics is not None and ("mean" in changes or "std" in changes):
         raise InputError(f"the network of {arguments.input} normalises by itself: leave out --mean and --std")
     if record is not None:
@@ -271,22 +271,18 @@ def write_torch(path, output, layout, verify=None, images=None):
 
     model = load_model(path)
     state = to_torch.to_state_dict(model, layout)
-    network = keras_graph.read(model, path)
-    print(f"{one_line(path)}: {network.recognised.sizes}, {network.activation}")
-    if network.input_statistics is not None:
+    checkpoint = keras_graph.read(model, path)
+    print(f"{one_line(path)}: {checkpoint.sizes}, {checkpoint.activation}")
+    if checkpoint.input_statistics is not None:
         print("the input's normalisation is left out: the PyTorch weights take channels that are normalised")
-    for what in network.left_out:
+    for what in checkpoint.left_out:
         print(f"left out: {one_line(what)}")
-    checkpoint = to_keras.Checkpoint(path, preset=None, **network._asdict())
-    required = bool(verify or images)
-    expected = (
-        []
-        if verify is False
-        else verification.expected(checkpoint, folder=images, in_torch=True, required=required)
-    )
-    verification.compare(model, expected, network.input_statistics)
-    in_units = [[value / 255 for value in values] for values in network.input_statistics or ()]
-    metadata = timm_config.to_metadata(preprocessing_module.of(path), network.recognised.sizes, in_units)
+    if verify is not False:
+        required = bool(verify or images)
+        expected = verification.expected(checkpoint, folder=images, in_torch=True, required=required)
+        verification.compare(model, expected, checkpoint.input_statistics)
+    in_units = [[value / 255 for value in values] for values in checkpoint.input_statistics or ()]
+    metadata = timm_config.to_metadata(preprocessing_module.of(path), checkpoint.sizes, in_units)
     checkpoint_file.write_checkpoint(state, output, metadata)
 
 

@@ -32,6 +32,14 @@ class Sizes(NamedTuple):
             f"{self.channels} channels, {classes}"
         )
 
+    def differences(self, preset):
+        """Says in which of the sizes that make a variant the two differ; fine-tuning may change the rest."""
+        return [
+            f"{name} is {getattr(self, name)} in the checkpoint and {getattr(preset, name)} in {preset.name}"
+            for name in ("hidden_dim", "depth", "kernel_size", "patch_size")
+            if getattr(self, name) != getattr(preset, name)
+        ]
+
 
 @dataclass(frozen=True)
 class Preset:

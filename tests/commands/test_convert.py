@@ -77,7 +77,7 @@ NORMALIZED = ("--mean", "0.5", "0.4", "0.3", "--std", "0.2", "--image-size", "40
 
 
 @pytest.mark.parametrize(
-    "flags", [(), ("--include-preprocessing", *NORMALIZED), NORMALIZED, ("--image-size", "40")]
+    "flags", [("--include-preprocessing", *NORMALIZED), NORMALIZED, ("--image-size", "40")]
 )
 def test_it_verifies_on_a_folder_of_images(flags, checkpoint, tmp_path, image_folder, convmixer_convert):
     outcome = convmixer_convert(

@@ -71,7 +71,6 @@ def assert_all_delegated(path):
                 ("float16", {"pooling": "max"}),
                 ("dynamic", {"include_top": False}),
                 ("float16", {"kernel_size": 15}),
-                ("float32", {"activation": "selu"}),
             )
         ),
     ],

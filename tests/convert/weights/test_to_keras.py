@@ -17,16 +17,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convmixer_keras as ck
-from convmixer_keras.convert.weights import recognition, to_keras
+from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
 
 # hidden_dim, depth, kernel, patch, classes, channels
 SHAPES = [(24, 3, 5, 2, 10, 3), (8, 1, 3, 1, 7, 1), (32, 2, 7, 4, 1000, 4), (16, 2, 9, 7, 2, 3)]
-
-
-def whose(layout):
-    return layout if layout in ("timm", "official") else recognition.OWN_NAMES
 
 
 SMALL = (16, 2, 3, 2, 10, 3)
@@ -42,12 +38,8 @@ def logits(model, batch):
     return keras.ops.convert_to_numpy(model(batch, training=False))
 
 
-def saved(path, model, prefix=""):
-    state = {prefix + name: tensor for name, tensor in model.state_dict().items()}
-    if path.suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save(state, path)
+def saved(path, model):
+    (save_file if path.suffix == ".safetensors" else torch.save)(model.state_dict(), path)
     return path
 
 
@@ -57,8 +49,14 @@ def assert_same_logits(model, reference, batch, tolerance=1e-4):
     np.testing.assert_allclose(logits(model, batch), expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        *((layout, SHAPES[0]) for layout in torch_reference.LAYOUTS),
+        *(("timm", shape) for shape in SHAPES[1:]),
+    ],
+    ids=str,
+)
 def test_logits_of_every_layout(layout, shape, tmp_path):
     reference = torch_reference.random_model(layout, *shape)
     path = saved(tmp_path / "m.safetensors", reference)
@@ -66,14 +64,11 @@ def test_logits_of_every_layout(layout, shape, tmp_path):
     assert_same_logits(model, reference, images(shape[3], shape[5]))
 
 
-@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
 @pytest.mark.parametrize("ending", [".pth", ".pth.tar", ".pt", ".bin", ".safetensors"])
-def test_every_file_kind_holds_the_same_weights(layout, ending, tmp_path):
-    reference = torch_reference.random_model(layout, *SMALL)
-    checkpoint = to_keras.open_checkpoint(
-        saved(tmp_path / f"m{ending}", reference), activation="relu"
-    ).recognised
-    assert checkpoint.layout == whose(layout)
+def test_every_file_kind_holds_the_same_weights(ending, tmp_path):
+    reference = torch_reference.random_model("official", *SMALL)
+    checkpoint = to_keras.open_checkpoint(saved(tmp_path / f"m{ending}", reference), activation="relu")
+    assert checkpoint.layout == "official"
     assert len(checkpoint.keys) == len(
         [name for name in reference.state_dict() if "num_batches_tracked" not in name]
     )
@@ -81,18 +76,6 @@ def test_every_file_kind_holds_the_same_weights(layout, ending, tmp_path):
         np.testing.assert_array_equal(
             checkpoint.tensors[name].read(), reference.state_dict()[key].numpy(), strict=True
         )
-
-
-@pytest.mark.parametrize("layout", torch_reference.LAYOUTS)
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
-def test_wrappers_prefixes(layout, prefix, ending, tmp_path):
-    reference = torch_reference.random_model(layout, *SMALL)
-    path = saved(tmp_path / f"m{ending}", reference, prefix)
-    checkpoint = to_keras.open_checkpoint(path, activation="gelu")
-    assert checkpoint.recognised.layout == whose(layout)
-    assert checkpoint.recognised.sizes == (16, 2, 3, 2, 3, 10)
-    assert all(key.startswith(prefix) for key in checkpoint.recognised.keys.values())
 
 
 def test_names_that_pytorch_itself_gives_wrapped_models(tmp_path):

@@ -46,5 +46,5 @@ def test_weights_that_are_not_finite_stay_in_keras():
 
 
 def test_unknown_layout():
-    with pytest.raises(InputError, match="timm, official"):
+    with pytest.raises(InputError, match="'timm', 'official'"):
         to_torch.to_state_dict(ck.ConvMixer(8, 1, 3, 2, input_shape=(8, 8, 3)), "labml")
