@@ -128,7 +128,7 @@ def test_kmodels(activation, tmp_path):
     model.save_weights(tmp_path / "kmodels.weights.h5")  # As its releases are.
     logits, _ = converted(tmp_path / "kmodels.weights.h5", activation=activation, epsilon=1e-5)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
-    with pytest.raises(InputError, match="--epsilon 1e-5"):
+    with pytest.raises(InputError, match="give epsilon, 1e-5"):
         converted(tmp_path / "kmodels.weights.h5", activation=activation)
 
 
@@ -245,7 +245,7 @@ def test_an_adapted_normalisation_is_not_dropped(tmp_path):
     front = layers.Normalization()
     front.adapt(IMAGES)
     keras.Model(*network(lambda name: None, "relu", 1e-3, [front])).save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(InputError, match=r"found normalization\w*\.weight.*--ignore"):
+    with pytest.raises(InputError, match=r"found normalization\w*\.weight.*ignore leaves out"):
         to_keras.open_checkpoint(tmp_path / "m.weights.h5", activation="relu", epsilon=1e-3)
 
 
