@@ -57,6 +57,7 @@ def test_dtype_policies(policy, built, tmp_path):
     check_files(tmp_path, expected)
 
 
+@pytest.mark.slow
 def test_settings_of_keras_in_a_file(tmp_path):
     settings = {"floatx": "float16", "image_data_format": "channels_first", "backend": "tensorflow"}
     (tmp_path / "keras.json").write_text(json.dumps(settings | {"epsilon": 1e-7}))

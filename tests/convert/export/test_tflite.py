@@ -111,6 +111,20 @@ def kernels(path):
     return [shapes[s["inputs"][1]][1:3] for s in steps if s["op_name"] == "DEPTHWISE_CONV_2D"]
 
 
+def versions(path):
+    """The version of each operation in a file, and the runtime that it says it needs."""
+    model = schema.Model.GetRootAs(path.read_bytes())
+    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
+    entries = {model.Metadata(i).Name(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
+    runtime = model.Buffers(entries[b"min_runtime_version"]).DataAsNumpy().tobytes()
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items()}
+    return {names[code.BuiltinCode()]: code.Version() for code in codes}, runtime.rstrip(b"\0")
+
+
+# Of integers, as LiteRT's op_version.cc and runtime_version.cc have them.
+INT8 = {"ADD": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "GELU": 2, "MEAN": 2, "PAD": 2}
+
+
 def test_int8_is_integer_throughout(tmp_path):
     path = tmp_path / "m.tflite"
     tflite.export(build(**PIXELS, classifier_activation="softmax"), path, "int8", calibration=photos())
@@ -130,6 +144,9 @@ def test_int8_is_integer_throughout(tmp_path):
             assert weights["dtype"] == np.int8
             channels = weights["shape"][3 if step["op_name"] == "DEPTHWISE_CONV_2D" else 0]
             assert len(weights["quantization_parameters"]["scales"]) == channels
+    found, runtime = versions(path)
+    assert INT8.items() <= found.items()
+    assert runtime == b"2.9.0"  # Of GELU.
 
 
 def test_dynamic_quantises_what_pays(tmp_path):
@@ -151,6 +168,8 @@ def test_dynamic_quantises_what_pays(tmp_path):
     assert seen["CONV_2D"] == {(np.int8, np.float32)}
     assert (np.float16, np.float16) in seen["DEPTHWISE_CONV_2D"]
     assert (np.float16, np.float32) not in seen["DEPTHWISE_CONV_2D"]
+    # Weights with a scale for each channel, and unpacking float16.
+    assert {"CONV_2D": 5, "DEQUANTIZE": 3}.items() <= versions(path)[0].items()
 
 
 def test_a_bias_that_several_operations_share(tmp_path):
@@ -175,26 +194,6 @@ def test_weights_are_inside_the_flatbuffer(tmp_path):
         if buffer.DataLength():
             start = buffer._tab.Vector(buffer._tab.Offset(4))
             assert start % 16 == 0
-
-
-@pytest.mark.parametrize("mode", tflite.MODES)
-def test_versions_are_those_of_tensorflows_exporter(mode, tmp_path):
-    """Read by TensorFlow and written again, the file has the same versions in it."""
-    from tensorflow.lite.python import convert
-
-    path = tmp_path / "m.tflite"
-    arguments = {"hidden_dim": 272, "depth": 1, "kernel_size": 7, "activation": "relu"}
-    tflite.export(build(**arguments, **PIXELS), path, mode, calibration=photos())
-    assert versions(path.read_bytes()) == versions(convert.mlir_sparsify(path.read_bytes()))
-
-
-def versions(content):
-    """The version of each operation in a file, and the runtime that it says it needs."""
-    model = schema.Model.GetRootAs(content)
-    codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
-    entries = {model.Metadata(i).Name(): model.Metadata(i).Buffer() for i in range(model.MetadataLength())}
-    runtime = model.Buffers(entries[b"min_runtime_version"]).DataAsNumpy().tobytes()
-    return {code.BuiltinCode(): code.Version() for code in codes}, runtime.rstrip(b"\0")
 
 
 @pytest.mark.parametrize("mode", ["float32", "int8"])
@@ -232,23 +231,23 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-@pytest.mark.parametrize("mode", ["float32", "int8"])
 @pytest.mark.parametrize(
-    ("arguments", "logits", "name", "scores"),
+    ("mode", "arguments", "logits", "name", "scores"),
     [
-        ({}, False, "probabilities", softmax),
-        ({}, True, "logits", None),
-        ({"classifier_activation": "softmax"}, False, "probabilities", softmax),
-        ({"classifier_activation": "softmax"}, True, "logits", None),
-        ({"classifier_activation": "sigmoid"}, False, "probabilities", sigmoid),
+        ("float32", {}, False, "probabilities", softmax),
+        ("int8", {}, True, "logits", None),
+        ("int8", {"classifier_activation": "softmax"}, False, "probabilities", softmax),
+        ("float32", {"classifier_activation": "softmax"}, True, "logits", None),
+        ("float32", {"classifier_activation": "sigmoid"}, False, "probabilities", sigmoid),
         # One logit says yes or no: a softmax of it would be 1 for every image.
-        ({"classes": 1}, False, "probabilities", sigmoid),
-        ({"classes": 1, "classifier_activation": "sigmoid"}, True, "logits", None),
-        ({"classifier_activation": "relu"}, True, "logits", lambda x: np.maximum(x, 0)),
-        ({"include_top": False, "pooling": "avg"}, False, "features", None),
+        ("int8", {"classes": 1}, False, "probabilities", sigmoid),
+        ("float32", {"classes": 1, "classifier_activation": "sigmoid"}, True, "logits", None),
+        ("float32", {"classifier_activation": "relu"}, True, "logits", lambda x: np.maximum(x, 0)),
+        ("float32", {"include_top": False, "pooling": "avg"}, False, "features", None),
+        ("int8", {"include_top": False, "pooling": "avg"}, False, "features", None),
     ],
 )
-def test_what_a_file_gives(arguments, logits, name, scores, mode, tmp_path):
+def test_what_a_file_gives(mode, arguments, logits, name, scores, tmp_path):
     """Against NumPy, which makes scores of the logits of a network with the same weights."""
     model = build(depth=1, **arguments)
     plain = build(depth=1, **{**arguments, "classifier_activation": None})
