@@ -174,7 +174,7 @@ def test_normalised_channels_need_arrays(tmp_path, pictures):
     classifier = Classifier(tmp_path / "m.tflite")
     assert classifier.takes_pixels is False
     assert not classifier.has_names
-    with pytest.raises(InputError, match="--mean and --std"):
+    with pytest.raises(InputError, match="give mean and std"):
         classifier.predict(pictures)
     assert classifier.top(np.zeros((13, 15, 3)), k=1)[0][0][1] in "01234"
 
