@@ -269,7 +269,7 @@ def test_what_a_file_gives(mode, arguments, logits, name, scores, tmp_path):
 def test_a_head_that_gives_neither_logits_nor_probabilities(tmp_path):
     for activation in ("relu", "tanh"):
         model = build(depth=1, classifier_activation=activation)
-        with pytest.raises(InputError, match=f"ends in '{activation}', .*--logits"):
+        with pytest.raises(InputError, match=f"ends in '{activation}', .*logits=True"):
             tflite.export(model, tmp_path / "m.tflite")
     with pytest.raises(InputError, match="softmax over one class, which is 1 for every image"):
         tflite.export(build(classes=1, classifier_activation="softmax"), tmp_path / "m.tflite")

@@ -195,7 +195,7 @@ def test_published_variants_tell_their_activation(sizes, name, activation, tmp_p
 @pytest.mark.parametrize("sizes", [(16, 2, 3, 2), (768, 32, 9, 7), (768, 31, 7, 7), (1536, 20, 9, 8)])
 def test_no_activation_is_guessed(sizes, tmp_path):
     path = hollow_checkpoint(tmp_path / "m.pth", *sizes)
-    with pytest.raises(InputError, match="--activation"):
+    with pytest.raises(InputError, match="Give activation"):
         to_keras.open_checkpoint(path)
 
 

@@ -263,7 +263,7 @@ def test_one_of_two_networks(kind, tmp_path):
     content, teacher = two_networks(kind)
     torch.save(content, tmp_path / "m.pth")
     if kind != "beside the model":
-        with pytest.raises(InputError, match=r"--prefix|--ignore"):
+        with pytest.raises(InputError, match=r"prefix|ignore"):
             to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu")
     for prefix in ("teacher", "teacher."):
         found = to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu", prefix=prefix)
