@@ -180,9 +180,7 @@ class _Graph:
             group=kernel.shape[2] if depthwise else 1,
         )
         x = self.activation(x, name, layer.activation.__name__)
-        if isinstance(norm, keras.layers.BatchNormalization):
-            return self.batch_normalization(x, f"{name}_bn", norm)
-        return self.layer_normalization(x, f"{name}_ln", norm)
+        return self.normalization(x, f"{name}_norm", norm)
 
     def activation(self, x, name, kind):
         name = f"{name}_{kind}"
@@ -191,9 +189,8 @@ class _Graph:
         if kind == "silu":
             return self.add("Mul", x, self.add("Sigmoid", x, name=f"{name}_gate"), name=name)
         if kind == "relu6":
-            return self.add(
-                "Clip", x, self.weight(f"{name}.0", 0.0), self.weight(f"{name}.6", 6.0), name=name
-            )
+            bounds = self.weight(f"{name}.0", 0.0), self.weight(f"{name}.6", 6.0)
+            return self.add("Clip", x, *bounds, name=name)
         if kind == "gelu" and self.opset < 20:  # x / 2 * (1 + erf(x / sqrt(2)))
             scaled = self.add("Mul", x, self.weight(f"{name}.scale", 0.5**0.5), name=f"{name}_scaled")
             y = self.add("Erf", scaled, name=f"{name}_erf")
@@ -206,15 +203,13 @@ class _Graph:
         operation, attributes = _ACTIVATIONS[kind]
         return self.add(operation, x, name=name, **attributes)
 
-    def batch_normalization(self, x, name, layer):
-        names = [self.weight(f"{name}.{weight.name}", weight) for weight in layer.weights]
-        return self.add("BatchNormalization", x, *names, name=name, epsilon=layer.epsilon)
-
-    def layer_normalization(self, x, name, layer):
+    def normalization(self, x, name, layer):
+        weights = [self.weight(f"{name}.{weight.name}", weight) for weight in layer.weights]
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return self.add("BatchNormalization", x, *weights, name=name, epsilon=layer.epsilon)
         x = self.add("Transpose", x, name=f"{name}_last", perm=[0, 2, 3, 1])
-        names = [self.weight(f"{name}.{weight.name}", weight) for weight in layer.weights]
-        x = self.add("LayerNormalization", x, *names, name=f"{name}_norm", axis=-1, epsilon=layer.epsilon)
-        return self.add("Transpose", x, name=name, perm=[0, 3, 1, 2])
+        x = self.add("LayerNormalization", x, *weights, name=name, axis=-1, epsilon=layer.epsilon)
+        return self.add("Transpose", x, name=f"{name}_first", perm=[0, 3, 1, 2])
 
     def top(self, x, parts):
         """Pooling, classifier and its activation, as far as there are any."""
@@ -225,9 +220,8 @@ class _Graph:
         if parts.head is None:
             return x
         kernel, bias = parts.head.get_weights()
-        x = self.add(
-            "Gemm", x, self.weight("head.weight", kernel), self.weight("head.bias", bias), name=_LOGITS
-        )
+        weights = self.weight("head.weight", kernel), self.weight("head.bias", bias)
+        x = self.add("Gemm", x, *weights, name=_LOGITS)
         return self.activation(x, "head", parts.head_activation)
 
 
