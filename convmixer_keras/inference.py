@@ -31,8 +31,8 @@ def load(source=None, include_top=True, *, scores=None, default=None, **changes)
             `.tflite` file gives what it was exported for.
         scores: "logits" or "probabilities": what the file's outputs are, where it does not say.
         default: Function from the (height, width, channels) that the model takes, None for sides that it
-            leaves open, and from whether it takes raw pixels, to the `Preprocessing` of a recipe where the file
-            records none. None for crop_pct 1 and bicubic. A note on standard error says which.
+            leaves open, and from whether it takes raw pixels, to the `Preprocessing` of a recipe where the
+            file records none. None for crop_pct 1 and bicubic. A note on standard error says which.
         changes: Fields of `Preprocessing` to take in place of what the file says, such as
             `orientation="exif"`. With `size`, a model of a `.keras` file is run at that size, also where its
             own is fixed.

@@ -161,11 +161,13 @@ def _make_weights(preset, weights, record, known):
         with written_whole(record) as temporary, open(temporary, "w") as file:
             json.dump(new | {"converted_sha256": sha256_of(weights)}, file, indent=1)
         return
-    (hub_url, hub_name), (release_url, release_name) = sources(preset)
+    url, name = sources(preset)[0]
+    bundled = presets.CONVMIXER_256_8_P2.name
+    # What failed stands in the middle, which a command leaves out of a long line.
     raise InputError(
-        f"the ImageNet weights of {preset.name} cannot be fetched: {'; '.join(failures)}. To put them there "
-        f"by hand, save {hub_url} as {os.path.join(cache_folder(), hub_name)}, or {release_url} as "
-        f"{os.path.join(cache_folder(), release_name)}"
+        f"the ImageNet weights of {preset.name} cannot be fetched; {bundled} works offline: "
+        f"--from, --init-from or --model {bundled}. What failed: {'; '.join(failures)}. To put the weights "
+        f"there by hand, save {url} as {os.path.join(cache_folder(), name)}"
     )
 
 

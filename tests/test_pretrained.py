@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 import convmixer_keras as ck
 from convmixer_keras import pretrained
+from convmixer_keras.commands import predict
 from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
 
@@ -190,7 +191,7 @@ def test_the_hash_of_a_redirection_counts(server, tmp_path):
     assert cached() == CONVERTED
 
 
-def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkeypatch):
+def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkeypatch, here):
     with contextlib.closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -201,6 +202,14 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
     by_hand = pathlib.Path(pretrained.cache_folder()) / "convmixer_768_32.in1k.safetensors"
     assert f"save {nobody}{HUB_FILE} as {by_hand}" in str(error.value)
     assert "\n" not in str(error.value)
+    photo = ROOT / "examples" / "photos" / "dog" / "0000.jpg"
+    started = time.monotonic()
+    done = here(predict.main, photo, "--model", "ConvMixer1024_20")
+    assert (done.code, time.monotonic() - started < 10) == (2, True)
+    address = f"{nobody}/timm/convmixer_1024_20_ks9_p14.in1k/resolve/main/model.safetensors"
+    file = f"{pretrained.cache_folder()}/convmixer_1024_20_ks9_p14.in1k.safetensors"
+    assert "--from, --init-from or --model ConvMixer256_8_P2" in done.stderr
+    assert done.stderr.endswith(f" save {address} as {file}\n")
 
     reference = reference_of(SMALL)
     by_hand.write_bytes(safetensors_bytes(reference, tmp_path))

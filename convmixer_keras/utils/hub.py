@@ -54,6 +54,7 @@ def download(text, wanted, folder=None):
     hub = api()
     options = {"revision": name.revision, "cache_dir": folder}
     try:
+        _check_answers(hub, name.repository)
         file = name.file
         if file is None:
             file = _choose(hub.list_repo_files(name.repository, revision=name.revision), wanted, text)
@@ -68,6 +69,15 @@ def download(text, wanted, folder=None):
             raise InputError(f"cannot fetch {text}: {reason(error)}") from None
     _check_hash(path, text)
     return path
+
+
+def _check_answers(hub, repository):
+    """Raises the error of one request where the hub is not there; other requests try again for 25 seconds."""
+    try:
+        hub.model_info(repository, timeout=10)
+    except Exception as error:
+        if (_status(error) or 500) >= 500:
+            raise
 
 
 def _fetched_before(hub, name, wanted, text, options):
