@@ -178,7 +178,7 @@ def _to_keras(arguments):
             ignore=arguments.ignore or (),
         )
         _describe(checkpoint, arguments)
-        classes = arguments.classes or checkpoint.recognised.sizes.classes
+        classes = arguments.classes or checkpoint.sizes.classes
         if names is None:
             names = _published_names(checkpoint.preset, classes) if keep_head else None
         elif len(names) != classes:
