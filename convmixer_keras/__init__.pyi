@@ -1,3 +1,4 @@
+from . import convert as convert
 from . import data as data
 from . import inference as inference
 from . import recipes as recipes

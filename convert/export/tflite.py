@@ -89,6 +89,7 @@ def export(
         InputError: If an argument does not fit the model or the others, or the file cannot be written.
         Failure: If the file disagrees with the model beyond what its mode explains; nothing is written.
     """
+    checks.tensorflow_backend("the export to TFLite")
     checks.one_of("mode", mode, MODES)
     if MODES[mode].quantise:
         extras.require("ai_edge_quantizer")

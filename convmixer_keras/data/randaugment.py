@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from convmixer_keras.utils import extras
+from convmixer_keras.utils import checks, extras
 
 PIXEL_RANGE = (0, 255)
 DRAWS = 4  # Of an operation: which, whether, how strong, which sign.
@@ -134,6 +134,7 @@ def operations(channels, fill, interpolation="bilinear"):
     outside, 0..255 for each channel.
     """
     extras.require("keras_cv")
+    checks.tensorflow_backend("augmentation with keras-cv")
     from keras_cv import layers
 
     fill = tf.constant(fill, tf.float32)

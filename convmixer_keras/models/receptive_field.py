@@ -5,6 +5,7 @@ import numpy as np
 
 from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
+from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
 
@@ -19,8 +20,7 @@ def effective_receptive_field(model, block, share=0.95, images=None):
         middle place's patch that holds `share` of it, at most the image's longer side; and the side of the
         largest square that could matter, which may exceed the image.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise InputError("receptive fields are measured on Keras' TensorFlow backend only")
+    checks.tensorflow_backend("a receptive field")
     import tensorflow as tf  # Here, because the other backends work without it.
 
     parts = anatomy.of(model)

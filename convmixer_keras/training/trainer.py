@@ -29,6 +29,7 @@ from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.training.step.averaging import SwapAverages
 from convmixer_keras.training.step.network import build_model, start_from, thawed
 from convmixer_keras.training.step.training_model import training_twin
+from convmixer_keras.utils import checks
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.progress import keras_verbosity
@@ -76,6 +77,7 @@ def train(
         Terminated: On SIGTERM to any process of the run, in all of them, once the checkpoint is written.
         KeyboardInterrupt: On Ctrl-C, once the checkpoint is written; the other processes raise `Terminated`.
     """
+    checks.tensorflow_backend("training.train")
     settings = settings or Settings()
     name, workers = distribution.choose_strategy(settings.strategy)
     if settings.steps_per_execution > 1 and name == "mirrored":  # It cannot exchange anything in a loop.

@@ -27,3 +27,14 @@ def one_of(name, value, allowed):
     if not isinstance(value, (str, type(None))) or value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise InputError(f"{arg(name)} must be one of {choices}, got {value!r}")
+
+
+def tensorflow_backend(what):
+    """Raises InputError, which says what needs TensorFlow, where Keras has another backend."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend != "tensorflow":
+        raise InputError(
+            f"{what} needs KERAS_BACKEND=tensorflow, set before Keras is imported; it is {backend}"
+        )

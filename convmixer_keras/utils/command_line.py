@@ -13,6 +13,7 @@ import signal
 import sys
 import warnings
 
+from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import Failure, InputError, call_by
 from convmixer_keras.utils.files import remove_temporary_folders
 from convmixer_keras.utils.text import one_line
@@ -126,10 +127,7 @@ def need_tensorflow():
     """
     wanted = os.environ.get("KERAS_BACKEND", "tensorflow")
     if "keras" in sys.modules:
-        import keras
-
-        if keras.backend.backend() != "tensorflow":
-            raise InputError(f"this command needs Keras' TensorFlow backend, got {keras.backend.backend()}")
+        checks.tensorflow_backend("this command")
     elif wanted != "tensorflow":
         print(f"note: this command needs TensorFlow; KERAS_BACKEND={wanted} is ignored", file=sys.stderr)
     os.environ["KERAS_BACKEND"] = "tensorflow"

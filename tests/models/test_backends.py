@@ -49,3 +49,41 @@ def test_backends_agree(backend, tmp_path):
     with np.load(tmp_path / "outputs.npz") as found:
         for name, array in zip(found.files, expected, strict=True):
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-4)
+
+
+NEEDS = """
+import dataclasses, keras
+import convmixer_keras as ck
+recipe = dataclasses.replace(ck.recipes.DIGITS, randaugment_ops=1)
+model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(8, 8, 3))
+for function, arguments in (
+    (ck.training.train, (recipe, "run")),
+    (ck.training.fused_twin, (model,)),
+    (ck.data.load, (recipe,)),
+    (ck.convert.export.tflite.export, (model, "m.tflite")),
+    (ck.visualization.depthwise_kernels, (model,)),
+):
+    try:
+        function(*arguments)
+    except ValueError as error:
+        print(error)
+# What needs only tf.data works.
+images, labels = next(iter(ck.data.load(ck.recipes.DIGITS).validation))
+model = ck.ConvMixer(8, 1, 3, 2, classes=10, input_shape=(8, 8, 1))
+model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+model.fit(images.numpy(), labels.numpy(), verbose=0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_what_needs_tensorflow_says_so_in_one_line(backend, tmp_path):
+    pytest.importorskip(backend)
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run(
+        [sys.executable, "-c", NEEDS], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    end = f" needs KERAS_BACKEND=tensorflow, set before Keras is imported; it is {backend}"
+    assert [line.endswith(end) for line in done.stdout.splitlines()] == [True] * 5
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from convmixer_keras.training.step import cpu_ops, replicas
+from convmixer_keras.utils import checks
 
 
 class FusedBatchNormalization(keras.layers.Layer):
@@ -171,7 +172,11 @@ def fused_twin(model, over_replicas=True):
 
     Returns:
         A functional `keras.Model` to train; `model` sees every change of the weights.
+
+    Raises:
+        InputError: If Keras has another backend than TensorFlow.
     """
+    checks.tensorflow_backend("fused_twin")
 
     def replace(layer):
         if isinstance(layer, keras.layers.BatchNormalization):
