@@ -11,7 +11,8 @@ from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError, arg
 
 # What changes neither the order nor the meaning of scores in prediction. `keras.ops` have no public classes.
-_PASSING_LAYERS = (layers.InputLayer, layers.Identity, layers.Dropout, layers.Flatten, layers.Reshape)
+_PASSING_LAYERS = (layers.InputLayer, layers.Identity, layers.Flatten, layers.Reshape)
+_PASSING_LAYERS += (layers.Dropout, layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise)
 _PASSING_OPERATIONS = ("Cast", "ExpandDims", "Flatten", "Identity", "Reshape", "Squeeze")
 _ACTIVATION_LAYERS = (layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU, layers.Softmax)
 _ACTIVATION_OPERATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}

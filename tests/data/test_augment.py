@@ -47,13 +47,17 @@ def test_files_of_images(image_folder):
 
 
 @pytest.mark.slow
-def test_a_fit_of_ones_own():
+def test_a_fit_of_ones_own(tmp_path):
     model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(16, 16, 3), input_mean=120, input_std=60)
     optimizer = ck.training.build_optimizer(SMALL, model, total_steps=4)
     ck.training.compile_model(model, optimizer, classes=3)
     history = model.fit(examples().apply(ck.data.augment(SMALL, classes=3)), epochs=2, verbose=0)
     assert len(history.history["loss"]) == 2
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
+    model.save(tmp_path / "m.keras")  # With its loss, metrics and optimizer.
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    images = examples().apply(ck.data.validation_batches(SMALL, classes=3))
+    assert again.evaluate(images, verbose=0) == model.evaluate(images, verbose=0)
 
 
 def test_validation_is_pillows_and_a_runs(image_folder):

@@ -159,6 +159,7 @@ class TrainingModel(keras.Model):
             self._symbolic_build(data_batch=(like(self.inputs[0]), like(self.outputs[0])))
 
 
+@keras.saving.register_keras_serializable("convmixer_keras")
 def is_in_top(labels, scores, k):
     """Whether the true class is one of the `k` with the highest scores; of equal ones the first count.
 

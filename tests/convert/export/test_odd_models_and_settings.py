@@ -16,6 +16,7 @@ from processes import started
 from small_models import build
 
 from convmixer_keras.convert.export import onnx, tflite
+from convmixer_keras.convert.weights import to_torch
 from convmixer_keras.utils.errors import Failure, InputError
 
 SMALL = {"hidden_dim": 16, "depth": 1, "kernel_size": 3}
@@ -88,6 +89,13 @@ def dropout_in_front_of_a_softmax(body):
     return keras.Model(image, keras.layers.Softmax()(keras.layers.Dropout(0.5)(body(image))))
 
 
+def regularized_before_the_head(body):
+    x = body.get_layer("pool").output
+    for kind in ("Dropout", "AlphaDropout", "GaussianDropout", "GaussianNoise"):
+        x = getattr(keras.layers, kind)(0.5)(x)
+    return keras.Model(body.input, body.get_layer("head")(x))
+
+
 def softmax_behind_a_reshape(body):
     return keras.Model(body.input, keras.ops.softmax(keras.layers.Reshape((5,))(body.output)))
 
@@ -97,13 +105,22 @@ def sequential(body):
 
 
 @pytest.mark.parametrize(
-    "wrap", [fixed_batch, dropout_in_front_of_a_softmax, softmax_behind_a_reshape, sequential]
+    "wrap",
+    [
+        fixed_batch,
+        dropout_in_front_of_a_softmax,
+        regularized_before_the_head,
+        softmax_behind_a_reshape,
+        sequential,
+    ],
 )
 def test_wrapped_models(wrap, tmp_path):
     body = build(**SMALL)
     expected = softmax(body.predict(IMAGES, verbose=0))
     export_both(wrap(body), tmp_path)
     check_files(tmp_path, expected)
+    for name, array in to_torch.to_state_dict(wrap(body)).items():
+        np.testing.assert_array_equal(array, to_torch.to_state_dict(body)[name])
 
 
 def quantized():
