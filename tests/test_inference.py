@@ -15,6 +15,8 @@ from small_models import build, randomize
 
 import convmixer_keras as ck
 from convmixer_keras import applications, inference
+from convmixer_keras.convert.weights import to_keras
+from convmixer_keras.images import reading
 from convmixer_keras.images.predictor import Predictor
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
@@ -286,3 +288,19 @@ print(sorted(name for _, name, _ in opened.top(np.zeros((13, 15, 3)))[0]))
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "['cat', 'dog']\n"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "m.keras", "m.tflite", "m.safetensors", "m.weights.h5"])
+def test_a_pointer_of_git_lfs_is_named_as_what_it_is(name, tmp_path):
+    """By whatever opens such a file, image or model."""
+    path = tmp_path / name
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1234\n")
+    readers = {
+        ".jpg": reading.read,
+        ".keras": inference.load,
+        ".tflite": inference.load,
+        ".safetensors": to_keras.convert_checkpoint,
+        ".h5": lambda path: ck.ConvMixer(8, 1, 3, 2, classes=2, weights=path),
+    }
+    with pytest.raises(InputError, match=rf"{name} is only a pointer of Git LFS.*git lfs pull"):
+        readers[path.suffix](str(path))

@@ -1,6 +1,7 @@
 """The images that a `.tflite` file is calibrated and checked with."""
 
 import os
+import warnings
 
 import numpy as np
 
@@ -53,8 +54,15 @@ def _folder_images(folder, preprocessing, counted):
         raise InputError(f"there are no images in {folder}")
     # Spread over the folder, as its classes may stand one after the other.
     chosen = np.unique(np.linspace(0, len(paths) - 1, CALIBRATION_IMAGES).round().astype(int))
-    images = (preprocessing(paths[i]) for i in chosen)
-    return np.stack(list(counted(images, "reading", len(chosen))))
+    images = []
+    for i in counted(chosen, "reading", len(chosen)):
+        try:
+            images.append(preprocessing(paths[i]))
+        except InputError as error:
+            warnings.warn(f"{error}; it is left out", stacklevel=2)
+    if not images:
+        raise InputError(f"no image in {folder} can be read")
+    return np.stack(images)
 
 
 def _training_images(folder):

@@ -16,7 +16,7 @@ from convmixer_keras.data.tfdata import shuffle
 from convmixer_keras.images.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
 from convmixer_keras.images.splits import base_name, part, slice_of
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 
 DIGITS_TEST_SHARE = 0.2
 TURNS = 16  # Files to read at a time, and images of each in its turn.
@@ -79,6 +79,12 @@ class Source(NamedTuple):
     parts: Callable[[str], list[tuple[str, int, int]]]
     class_names: list[str]
     channels: int
+
+
+def resolved(name):
+    """Returns the absolute path of a folder, which is good from anywhere, and a data set's name as it is."""
+    path = os.path.expanduser(name)
+    return os.path.abspath(path) if name != "digits" and os.path.isdir(path) else name
 
 
 def open_source(recipe, data_dir=None):
@@ -194,6 +200,9 @@ def _builder(name, data_dir):
     extras.require("tensorflow_datasets")
     import tensorflow_datasets as tfds
 
+    # tensorflow-datasets would make it, and download everything to a mistyped place.
+    if data_dir and "//" not in str(data_dir) and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise InputError(f"{arg('data_dir')} must be an existing folder, got {data_dir}")
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
@@ -218,7 +227,10 @@ def _tfds(name, data_dir):
     # AssertionError: of files that have to be downloaded by hand.
     except (OSError, AssertionError, tfds.download.DownloadError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"dataset {name} cannot be downloaded and prepared: {reason}") from error
+        raise InputError(
+            f"dataset {name} cannot be downloaded and prepared: {reason}; a folder with its images as "
+            f"SPLIT/CLASS/*.jpg works as well: {arg('dataset', 'FOLDER')}"
+        ) from error
     splits = builder.info.splits
 
     def read(split):

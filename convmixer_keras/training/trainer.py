@@ -9,6 +9,7 @@ from functools import partial
 import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
+from convmixer_keras.data.datasets import resolved
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.training.processes import distribution, peers, termination
 from convmixer_keras.training.run import checkpoint, run_folder
@@ -79,6 +80,8 @@ def train(
     """
     checks.tensorflow_backend("training.train")
     settings = settings or Settings()
+    recipe = dataclasses.replace(recipe, dataset=resolved(recipe.dataset))
+    settings = dataclasses.replace(settings, data_dir=settings.data_dir and resolved(settings.data_dir))
     name, workers = distribution.choose_strategy(settings.strategy)
     if settings.steps_per_execution > 1 and name == "mirrored":  # It cannot exchange anything in a loop.
         raise InputError(

@@ -508,6 +508,13 @@ def test_downloads_that_fail_say_why_in_one_line(empty_server, tmp_path, monkeyp
         with pytest.raises(ValueError, match=f"dataset {name} cannot be downloaded.*{reason}") as raised:
             data.load(plain(name), data_dir=tmp_path)
         assert "\n" not in str(raised.value)
+        assert "; a folder with its images as SPLIT/CLASS/*.jpg works as well" in str(raised.value)
+
+
+def test_a_wrong_data_dir_is_not_made(tmp_path):
+    with pytest.raises(InputError, match=r"data_dir must be an existing folder, got .*mistyped"):
+        data.load(CIFAR10_FAST, data_dir=str(tmp_path / "mistyped"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, caplog):

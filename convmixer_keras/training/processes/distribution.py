@@ -204,9 +204,12 @@ def check_same(strategy, workers, recipe, settings, resume):
     """
     if workers.count == 1:
         return
-    # Each machine may keep the weights at a path of its own; those of a resumed run are in its checkpoint.
+    # Each machine may keep weights and images at a path of its own; the weights of a resumed run are in its
+    # checkpoint.
     body = "" if resume or not settings.init_from else sha256_of(settings.init_from)
-    same = (recipe, dataclasses.replace(settings, init_from=None), resume, body)
+    recipe = dataclasses.replace(recipe, dataset=os.path.basename(recipe.dataset))
+    settings = dataclasses.replace(settings, init_from=None, data_dir=None)
+    same = (recipe, settings, resume, body)
     own = zlib.crc32(repr(same).encode())
     chiefs = tf.Variable(own, dtype=tf.int64)
     broadcast(strategy, [chiefs])

@@ -9,8 +9,9 @@ from convmixer_keras.data.datasets import check_dataset
 from convmixer_keras.training.run.run_folder import CHECKPOINT, CONFIG
 from convmixer_keras.utils.errors import InputError, arg
 
-# These change neither the checkpoint's network nor the data set's images.
+# These change neither the checkpoint's network nor the data set's images, which `check_data` looks at.
 CHANGEABLE = (
+    "dataset",
     "learning_rate",
     "weight_decay",
     "clip_norm",

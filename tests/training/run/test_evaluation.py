@@ -5,13 +5,19 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+import torch
+import torch_reference
 from scipy.special import softmax
-from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
 import convmixer_keras as ck
 from convmixer_keras import recipes
+from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.data import pipeline as data
+from convmixer_keras.images.listing import image_paths
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.training.run import evaluation
+from convmixer_keras.utils.errors import InputError
 
 RECIPE = dataclasses.replace(recipes.DIGITS, batch_size=100)
 SIZES = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "classes": 10}
@@ -52,6 +58,31 @@ def test_a_free_image_size_takes_the_recipes(tmp_path):
     ck.save_model(model, tmp_path / "m.keras")
     scores = evaluation.evaluate(tmp_path / "m.keras", dataclasses.replace(RECIPE, image_size=12))
     assert scores.images == 360
+
+
+def test_another_size_than_the_models_own(image_folder, tmp_path):
+    """As PyTorch's network computes at that size, which takes any."""
+    reference = torch_reference.random_model("timm", 8, 2, 5, 4, n=3)
+    torch.save(reference.state_dict(), tmp_path / "m.pth")
+    model = to_keras.convert_checkpoint(tmp_path / "m.pth", activation="gelu", image_size=16)
+    record = Preprocessing(16, 3, 0.8, mean=(0.5, 0.4, 0.3), std=0.2)
+    names = ["blue", "green", "red"]
+    ck.save_model(model, tmp_path / "m.keras", names, record)
+    recipe = dataclasses.replace(recipes.PHOTOS, dataset=str(image_folder))
+    files = [path for name in names for path in image_paths(image_folder / "val" / name)]
+    for size in (16, 26):  # The second is no multiple of the patch.
+        at_size = dataclasses.replace(record, size=size)
+        logits = torch_reference.logits(reference, np.stack([at_size(path) for path in files]))
+        found = evaluation.evaluate(tmp_path / "m.keras", recipe, changes={"size": size})
+        labels = np.repeat([0, 1, 2], 5)
+        assert found.top1 == np.mean(logits.argmax(1) == labels)
+        assert found.loss == pytest.approx(log_loss(labels, softmax(logits, 1)), rel=1e-3)
+    flat = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(3, "softmax")]
+    )
+    flat.save(tmp_path / "flat.keras")
+    with pytest.raises(InputError, match=r"flat\.keras cannot be run in float32 on images of 16x16"):
+        evaluation.evaluate(tmp_path / "flat.keras", recipe, changes={"size": 16})
 
 
 @pytest.mark.parametrize(
