@@ -201,7 +201,7 @@ def _builder(name, data_dir):
     import tensorflow_datasets as tfds
 
     # tensorflow-datasets would make it, and download everything to a mistyped place.
-    if data_dir and "//" not in str(data_dir) and not os.path.isdir(os.path.expanduser(data_dir)):
+    if data_dir and "://" not in str(data_dir) and not os.path.isdir(os.path.expanduser(data_dir)):
         raise InputError(f"{arg('data_dir')} must be an existing folder, got {data_dir}")
     try:
         return tfds.builder(name, data_dir=data_dir)
