@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data import bad_images
-from convmixer_keras.data.datasets import Split, open_source
+from convmixer_keras.data.datasets import open_source
+from convmixer_keras.data.source import Split
 from convmixer_keras.data.training import training_batches
 from convmixer_keras.data.validation import filled_up, prepared_batches
 from convmixer_keras.images.splits import check_apart, training_split, validation_split

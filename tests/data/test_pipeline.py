@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow_datasets.core.download import downloader
 
-from convmixer_keras.data import datasets
+from convmixer_keras.data import named
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
@@ -429,7 +429,7 @@ def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, mon
     assert len(builder.info.splits["train"].file_instructions) == 5
     recipe = plain("shapes", image_size=8, mean=(0.5,), std=(0.5,), batch_size=5, train_split="train[10%:]")
     size = builder.info.splits["train"].num_bytes
-    monkeypatch.setattr(datasets, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
+    monkeypatch.setattr(named, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
 
     def passes():
         loaded = data.load(recipe, data_dir=tmp_path)
@@ -518,7 +518,7 @@ def test_a_wrong_data_dir_is_not_made(tmp_path):
 
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(datasets, "DOWNLOAD_SECONDS", 0.2)
+    monkeypatch.setattr(named, "DOWNLOAD_SECONDS", 0.2)
     plain_function = getattr(downloader._open_with_requests, "func", downloader._open_with_requests)
     monkeypatch.setattr(downloader, "_open_with_requests", plain_function)
     with socket.create_server(("127.0.0.1", 0)) as silent:
