@@ -50,6 +50,16 @@ def test_links_lead_somewhere(page):
             assert anchor in [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
+def test_the_reference_has_every_public_name():
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^(?:::: |      heading: )(?:convmixer_keras\.)?([\w.]+)$", pages, re.MULTILINE))
+    for room in ("", "data.", "training."):
+        stub = ROOT / "convmixer_keras" / room.rstrip(".") / "__init__.pyi"
+        for name in re.findall(r"^from .* as (\w+)$", stub.read_text(), re.MULTILINE):
+            is_page = (ROOT / "docs" / "api" / f"{name}.md").exists()
+            assert is_page or f"{room}{name}" in shown or name == "preprocessing" or name[0] == "_", name
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 

@@ -49,7 +49,7 @@ ENTRY_POINTS = dict(
 NOT_RUN = {
     r"pip install|python -m venv|source ": "downloads packages: .ci/run installs them in a fresh environment",
     r"pytest": "these tests themselves: .ci/run runs them",
-    r"ruff": "works on the checkout: .ci/run runs it",
+    r"ruff|mkdocs": "works on the checkout: .ci/run runs it",
     r"srun ": "needs Slurm: tests/training/processes/test_machines.py trains in a cluster of its own",
     r".* gs://": "needs a TPU",
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
@@ -224,6 +224,9 @@ def test_other_commands_are_understood(command, monkeypatch, tmp_path):
             assert "/" not in word or (ROOT / word.partition("::")[0]).exists()
     elif words[0] == "ruff":
         subprocess.run([sys.executable, "-m", *words, "--help"], check=True, capture_output=True)
+    elif words[0] == "mkdocs":
+        assert words[1] in ("build", "serve")
+        assert (ROOT / "mkdocs.yml").exists()
     elif words[1:3] == ["-m", "venv"]:
         subprocess.run([sys.executable, *words[1:], "--without-pip"], cwd=tmp_path, check=True)
         assert (tmp_path / words[-1] / "bin" / "python").exists()

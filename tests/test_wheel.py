@@ -7,6 +7,7 @@ import sys
 import sysconfig
 import tarfile
 import venv
+import zipfile
 
 import pytest
 from conftest import ROOT
@@ -70,6 +71,21 @@ def test_the_source_archive_is_complete(unpacked):
     names.remove(".gitignore")
     changed = [name for name in names if (unpacked / name).read_bytes() != (ROOT / name).read_bytes()]
     assert changed == ["setup.cfg"]  # setuptools adds [egg_info].
+
+
+def test_an_index_takes_the_archives(archives):
+    """Their description is shown as it is, and no link in it is relative."""
+    pytest.importorskip("twine")
+    paths = [path for path in archives.iterdir() if path.suffix in (".gz", ".whl")]
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *paths], check=True)
+    (wheel,) = archives.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        text = archive.read(name).decode()
+    assert "Project-URL: Documentation, https://" in text
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20
+    assert all(link.startswith("https://") for link in links)
 
 
 def test_the_source_archive_works(unpacked):
