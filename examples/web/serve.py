@@ -16,6 +16,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 
 import certificate
 import fetch_litert
@@ -28,6 +29,7 @@ ADDRESS = "127.0.0.1"
 TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
@@ -56,8 +58,8 @@ def main(argv=None):
             litert = arguments.litert
             fetch_litert.check(litert)
         server.files = site(arguments.model, litert)
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is its good end.
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C is its good end.
             print(
                 f"http{'s' if arguments.network else ''}://{address}:{server.server_port}/  (Ctrl-C ends it)",
                 flush=True,
@@ -66,7 +68,8 @@ def main(argv=None):
                 print("The browser warns once: this machine made its certificate itself.", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
-            return command_line.DONE
+            print("stopped")
+            command_line.leave(command_line.DONE)  # Whatever is still being sent.
 
 
 def parse(argv):
@@ -103,7 +106,7 @@ def bind(port, address=ADDRESS):
     if not 0 <= port < 65536:
         raise InputError(f"--port must be 0..65535, got {port}")
     try:
-        return http.server.ThreadingHTTPServer((address, port), Handler)
+        return Server((address, port), Handler)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise InputError(f"port {port} is in use: choose another with --port") from None
@@ -120,12 +123,20 @@ def site(model, litert):
         files |= _files(HERE, pattern, "/")
     for pattern in ("core/dist/*.js", "core/wasm/*.js", "core/wasm/*.wasm", "wasm-utils/dist/*.js"):
         files |= _files(litert, pattern, "/litert/")
+    files |= _files(HERE.parent / "photos", "*/0000.jpg", "/photos/")
     return {**files, "/": HERE / "index.html", "/model.tflite": model.resolve()}
 
 
 def _files(folder, pattern, prefix):
     paths = [path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink()]
     return {prefix + path.relative_to(folder).as_posix(): path for path in paths}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Says nothing of a browser that has left, or does not trust the certificate."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -388,6 +388,32 @@ def test_bad_files(page, address, picture, tmp_path):
         page.get_by_role("alert").filter(has_text=message).wait_for()
     assert choose(page, picture)
     assert page.is_hidden("#problem")
+    page.set_input_files("#file", tmp_path / "text.png")
+    problem(page)
+    for old in ("#results", "#photo"):  # The answer before is none to this file.
+        assert page.is_hidden(old)
+    assert "ms" not in page.text_content("#time")
+
+
+def test_samples_have_the_answers_of_the_file(page):
+    """The photographs that the page offers, by the file that it runs where none is given."""
+    file = WEB.parent / "cifar10.tflite"
+    known = Classifier(file)
+    with served(file) as (address, _):
+        open_page(page, address)
+        page.wait_for_function("document.querySelectorAll('#samples button:not([hidden])').length === 10")
+        for path in sorted((WEB.parent / "photos").glob("*/0000.jpg")):
+            page.evaluate("document.getElementById('results').replaceChildren()")
+            page.get_by_role("button", name=f"Sample photo: {path.parent.name}").click()
+            page.wait_for_selector("#results li", timeout=180_000)
+            check_same(shown(page), known.predict(path)[0], 0.02)
+
+
+def test_a_phone_may_take_a_photo(browser, address):
+    with browser.new_context(has_touch=True, is_mobile=True) as context:
+        page = context.new_page()
+        open_page(page, address)
+        assert page.get_by_label("Choose or take a photo").get_attribute("type") == "file"
 
 
 def without_archive(content):
@@ -579,6 +605,7 @@ def test_contrast(browser, address, picture, tmp_path, scheme):
         open_page(page, address)
         contrasts += page.evaluate(CONTRASTS)
         choose(page, picture)
+        contrasts += page.evaluate(CONTRASTS)
         page.set_input_files("#file", tmp_path / "text.png")
         problem(page)
         contrasts += page.evaluate(CONTRASTS)

@@ -6,11 +6,15 @@ import {DEFAULT_PREPROCESSING, fetchModel} from './model_file.js';
 import {decodePhoto, toInput} from './pixels.js';
 import {Problem, firstLine} from './problem.js';
 import {
-  announce, element, hideProblem, showPreparing, showProblem, showProgress, showReady, showResult, showStage,
-  showUnusable,
+  announce, element, hideProblem, showPreparing, showProblem, showProgress, showReady, showResult, showSamples,
+  showStage, showUnusable,
 } from './view.js';
 
 const MODEL = 'model.tflite';
+// Of examples/photos/; a site without them offers none.
+const SAMPLES = ['airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck'].map(
+  (name) => `photos/${name}/0000.jpg`
+);
 // Between two announcements of what the camera sees, so that a screen reader can finish the first.
 const QUIET_MILLISECONDS = 3000;
 
@@ -34,6 +38,14 @@ async function load() {
   classNames = file.classNames;
   preprocessing = file.preprocessing ?? DEFAULT_PREPROCESSING;
   showReady(classifier, file);
+  showSamples(SAMPLES, (address) => guarded(() => classifySample(address)));
+}
+
+/** @param {string} address */
+async function classifySample(address) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Problem(`There is no ${address} any more (HTTP status ${response.status}).`);
+  await classifyPhoto(new File([await response.blob()], address.split('/').slice(-2).join('/')));
 }
 
 /** @param {File} file */
@@ -141,10 +153,18 @@ async function guarded(action) {
     await action();
   } catch (error) {
     if (!(error instanceof Problem)) console.error(error);
+    if (classifier) {
+      // An answer stands only beside its picture, and not beside a problem.
+      asked++;
+      endCamera();
+      showStage('empty');
+    }
     showProblem(error instanceof Problem ? error.message : `Something went wrong: ${firstLine(error)}`);
   }
 }
 
+// Phones then ask which of the two; the text stands behind the input in its label.
+if (matchMedia('(pointer: coarse)').matches) element('file').nextSibling.data = 'Choose or take a photo';
 element('file').addEventListener('change', ({target}) => {
   const [file] = target.files;
   target.value = ''; // So that the same file can be chosen again.

@@ -45,6 +45,29 @@ export function showReady({input, classes, backend}, file) {
   announce('The model is ready.');
 }
 
+/**
+ * Offers photographs to try, as far as the server has them.
+ *
+ * @param {string[]} addresses Of image files, each in a folder that says what is on it.
+ * @param {(address: string) => void} onChoice
+ */
+export function showSamples(addresses, onChoice) {
+  for (const address of addresses) {
+    const [button, image] = [document.createElement('button'), document.createElement('img')];
+    button.type = 'button';
+    button.ariaLabel = `Sample photo: ${address.split('/').at(-2)}`;
+    button.hidden = true;
+    button.addEventListener('click', () => onChoice(address));
+    image.alt = '';
+    image.addEventListener('load', () => {
+      button.hidden = element('samples').hidden = false;
+    });
+    image.src = address;
+    button.append(image);
+    element('samples').querySelector('.strip').append(button);
+  }
+}
+
 /** The model cannot be loaded. */
 export function showUnusable() {
   element('loading').hidden = true;
