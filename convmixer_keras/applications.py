@@ -4,7 +4,7 @@ import os
 import sys
 
 from convmixer_keras import pretrained
-from convmixer_keras.models import presets
+from convmixer_keras.models import arguments, presets
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError
@@ -29,14 +29,19 @@ def _builder(preset, about):
         if input_shape is None and input_tensor is None:
             input_shape = (preset.image_size, preset.image_size, 3)
         _check_weights(weights, preset)
+        channels = arguments.image_shape(input_shape, input_tensor, preset.patch_size)[-1]
+
+        def pixels(values):
+            return [255 * value for value in presets.for_channels(values, channels)]
+
         model = ConvMixer(
             preset.hidden_dim,
             preset.depth,
             preset.kernel_size,
             preset.patch_size,
             activation=preset.activation,
-            input_mean=[255 * m for m in preset.mean] if include_preprocessing else None,
-            input_std=[255 * s for s in preset.std] if include_preprocessing else None,
+            input_mean=pixels(preset.mean) if include_preprocessing else None,
+            input_std=pixels(preset.std) if include_preprocessing else None,
             include_top=include_top,
             weights=None if weights in pretrained.NAMES else weights,
             input_tensor=input_tensor,

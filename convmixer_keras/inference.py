@@ -9,7 +9,6 @@ import re
 import numpy as np
 
 from convmixer_keras.images import preprocessing as preprocessing_module
-from convmixer_keras.images.class_names import published_classes
 from convmixer_keras.images.predictor import Predictor, choose_preprocessing
 from convmixer_keras.models import presets
 from convmixer_keras.utils import hub
@@ -73,8 +72,7 @@ def _published(name, include_top, default, changes):
     preset = next(preset for preset in presets.PRESETS if preset.name == name)
     model = getattr(applications, name)(weights=preset.weights, include_preprocessing=True)
     recorded = preprocessing_module.published(preset, takes_pixels=True)
-    names = published_classes(preset.weights)
-    return KerasPredictor(model, name, include_top, names, None, recorded, default, changes)
+    return KerasPredictor(model, name, include_top, preset.class_names, None, recorded, default, changes)
 
 
 def _of_tflite(path, include_top, scores, default, changes):

@@ -41,21 +41,17 @@ def load_published_weights(model, preset):
 
     The classifier's are left out where the model has none, or one with another number of classes.
 
+    The patch embedding is fitted to the number of channels that the model takes, as timm's `in_chans` does.
+
     Args:
         model: A `keras.Model` from the builder of `preset`.
         preset: A variant whose weights are published.
 
     Raises:
-        InputError: If the variant's weights are not published or the model does not take 3 channels; or if
-            the weights can neither be found in the cache nor fetched: the message says which file to put
-            where.
+        InputError: If the variant's weights are not published; or if they can neither be found in the cache
+            nor fetched: the message says which file to put where.
     """
-    channels = model.inputs[0].shape[-1]
-    if channels != len(preset.mean):
-        raise InputError(
-            f"weights={preset.weights!r} are for images of {len(preset.mean)} channels, got {channels}"
-        )
-    load_weights(model, weights_file(preset), any_classes=True)
+    load_weights(model, weights_file(preset), any_classes=True, any_channels=True)
 
 
 def open_body(source):
@@ -78,6 +74,9 @@ def open_body(source):
     stored.source = source
     mean, std = (255 * np.array(values) for values in (preset.mean, preset.std))
     stored.facts |= {"activation": preset.activation, "mean": mean, "std": std}
+    stored.class_names = preset.class_names
+    stored.prepared = {"size": (preset.image_size, preset.image_size)}
+    stored.prepared |= {name: getattr(preset, name) for name in ("crop_pct", "interpolation")}
     return stored
 
 

@@ -335,7 +335,7 @@ def run_folder_cases(folder):
         '{"recipe": {"epochs": 1e400}}',
         '{"recipe": {"mean": "x"}}',
     ]
-    contents += ['{"recipe": {}, "settings": 3}', '{"recipe": {}, "settings": {"patience": null}}']
+    contents += ['{"recipe": {}, "settings": 3}', '{"recipe": {}, "settings": {"freeze": null}}']
     contents += [
         json.dumps({"recipe": {name: value}})
         for name in ("seed", "dataset", "flip")

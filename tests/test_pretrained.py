@@ -293,12 +293,24 @@ def test_cifar10_weights_for_other_classes_are_those_of_the_body():
             np.testing.assert_array_equal(ours, theirs)
 
 
-def test_other_channels_are_refused_before_anything_is_fetched(server):
-    with pytest.raises(InputError, match="'imagenet' are for images of 3 channels"):
-        ck.ConvMixer768_32(weights="imagenet", input_shape=(28, 28, 1))
-    with pytest.raises(InputError, match="'cifar10' are for images of 3 channels"):
-        ck.ConvMixer256_8_P2(weights="cifar10", input_shape=(28, 28, 1))
-    assert server.asked == []
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_other_channels_are_those_of_timms_in_chans(channels):
+    """Grey sums the patch embedding's kernel; more channels repeat it in turn, scaled by 3 / channels."""
+    shape = (32, 32, channels)
+    model = ck.ConvMixer256_8_P2(weights="cifar10", input_shape=shape, include_preprocessing=True)
+    whole = ck.ConvMixer256_8_P2(weights="cifar10", include_preprocessing=True)
+    kernel, expected = (network.get_layer("stem_conv").get_weights()[0] for network in (whole, model))
+    kernel = torch.tensor(kernel).permute(3, 2, 0, 1)  # PyTorch's order, which timm repeats in.
+    if channels == 1:
+        kernel = kernel.sum(1, keepdim=True)
+    elif channels != 3:
+        kernel = kernel.repeat(1, 3, 1, 1)[:, :channels] * (3 / channels)
+    np.testing.assert_allclose(expected, kernel.permute(2, 3, 1, 0), rtol=0, atol=1e-6)
+    if channels == 1:  # A grey image is the same in both, but for what the averaged mean changes.
+        grey = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 1)).astype(np.float32)
+        one, other = model.predict(grey, verbose=0), whole.predict(grey.repeat(3, -1), verbose=0)
+        assert (one.argmax(1) == other.argmax(1)).all()
+        assert np.abs(one - other).max() < 0.2 * np.abs(other).max()
 
 
 def test_real_addresses(monkeypatch):

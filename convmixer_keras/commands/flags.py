@@ -54,13 +54,15 @@ def _image_size(text):
     return sides[0], sides[-1]
 
 
+def as_given(value):
+    """Returns a value as it is given to its flag, numbers of a tuple with four digits."""
+    return " ".join(f"{v:.4g}" for v in value) if isinstance(value, tuple) else str(value)
+
+
 def _flag(field, default):
     """The `add_argument` keywords of a field; flags that are not given set nothing."""
-    text = field.metadata["help"].replace("%", "%%")
-    if default is not None:
-        shown = " ".join(f"{v:.4g}" for v in default) if isinstance(default, tuple) else default
-        text += f" (default: {shown})"
-    flag = {"default": argparse.SUPPRESS, "help": text}
+    shown = "" if default is None else f" (default: {as_given(default)})"
+    flag = {"default": argparse.SUPPRESS, "help": field.metadata["help"].replace("%", "%%") + shown}
     if field.type is bool:
         return {**flag, "action": argparse.BooleanOptionalAction}
     if field.metadata["choices"]:

@@ -4,6 +4,7 @@
   python train_keras.py --recipe cifar10_fast                  CIFAR-10 through tensorflow-datasets
   python train_keras.py --recipe imagenet --data-dir /data     ImageNet, prepared by tensorflow-datasets
   python train_keras.py --dataset photos/                      a folder photos/CLASS/*.jpg
+  python train_keras.py --dataset photos/ --init-from ConvMixer1024_20     the same from a trained network
   python train_keras.py --evaluate runs/digits/model.keras     loss, top-1 and top-5 of a saved model
 
 A recipe sets everything; each flag below overrides one of its values. The defaults shown are those of the
@@ -11,7 +12,6 @@ recipe that is named: try --recipe imagenet --help.
 """
 
 import dataclasses
-import json
 import os
 import shlex
 import sys
@@ -20,14 +20,14 @@ import warnings
 from convmixer_keras.commands import evaluate, flags, preview
 from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.scores import SCORES
-from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, recipe_name_for
+from convmixer_keras.models import presets
+from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, for_variant, recipe_name_for
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.text import one_line
+from convmixer_keras.utils.text import counted, one_line
 
-DEFAULT_RECIPE = "digits"
 # Settings whose flags the help shows first, beside --recipe, --output, --resume and --evaluate.
 COMMON = (
     "dataset",
@@ -39,6 +39,7 @@ COMMON = (
     "depth",
     "init_from",
 )
+VARIANTS = {preset.name: preset for preset in presets.PRESETS}
 
 
 def main(argv=None):
@@ -58,7 +59,6 @@ def train(arguments, recipe):
     from convmixer_keras.training.processes.distribution import choose_strategy
     from convmixer_keras.training.processes.termination import Terminated
     from convmixer_keras.training.run import run_folder
-    from convmixer_keras.training.step.network import recipe_for
 
     extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
@@ -73,7 +73,7 @@ def train(arguments, recipe):
             recipe, settings = settings_of_run(arguments, recipe, folder.path)
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
-            recipe = dataclasses.replace(recipe_for(recipe, settings.init_from), **arguments.overrides)
+            recipe = with_body(recipe, settings.init_from, arguments.overrides)
     print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
     warn_of_slow_precision(recipe)
     go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
@@ -98,7 +98,29 @@ def train(arguments, recipe):
         report(folder, history)
         if recipe.test_split is not None:
             test(folder, recipe, settings)
+        print(f"\nuse the model\n{next_commands(folder, recipe)}")
     return command_line.DONE
+
+
+def with_body(recipe, source, overrides):
+    """Returns a recipe with the network and the preparation of a trained body, and says what it is.
+
+    Flags override them, and a line says so.
+    """
+    from convmixer_keras.training.step.network import facts_of_body
+
+    found, source = facts_of_body(source), one_line(source)
+    own = ("image_size", "crop_pct", "interpolation", "mean", "std")
+    stated = [f"{name} {flags.as_given(found[name])}" for name in own if name in found]
+    missing = [name for name in own if name not in found]
+    unknown = f"; it does not say {', '.join(missing)}: those are the recipe's" if missing else ""
+    print(f"body {source}: {', '.join(stated) or 'a file of weights'}{unknown}")
+    for name, value in overrides.items():
+        if name in found and flags.as_given(found[name]) != flags.as_given(value):
+            print(
+                f"{name} is {flags.as_given(value)} by its flag; {source} has {flags.as_given(found[name])}"
+            )
+    return dataclasses.replace(recipe, **{**found, **overrides})
 
 
 def warn_of_slow_precision(recipe):
@@ -135,10 +157,12 @@ def test(folder, recipe, settings):
 
 def recipe_text(recipe, name):
     size = f"{recipe.image_size}x{recipe.image_size}"
+    if unseen := recipe.image_size % recipe.patch_size:
+        size += f" ({recipe.image_size - unseen} of {recipe.image_size} are seen in whole patches)"
     return (
         f"recipe {name}: ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, "
         f"kernel {recipe.kernel_size}, on {one_line(recipe.dataset)} at {size}: "
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}"
+        f"{counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}"
     )
 
 
@@ -151,7 +175,6 @@ def report(folder, history):
         )
     best = max(history, key=lambda row: row["val_accuracy"])
     last = history[-1]
-    model = folder[run_folder.BEST_MODEL]
     rows = (
         (run_folder.BEST_MODEL, f"the best epoch, {best['epoch']} of {last['epoch']}"),
         (run_folder.LAST_MODEL, "the last epoch"),
@@ -166,24 +189,31 @@ def report(folder, history):
     )
     for name, what in rows:
         print(f"  {folder[name]:<32}  {what}")
-    # In double quotes, so that the shell's single quotes around the whole need no escapes.
-    quoted = json.dumps(model, ensure_ascii=False)
-    show = f"import keras; keras.saving.load_model({quoted}).summary()"
-    print(
-        "\nuse the model\n"
-        f"  {shlex.join([*command_line.started_as(), '--evaluate', model])}\n"
-        f"  {shlex.join(['python', '-c', show])}"
+
+
+def next_commands(folder, recipe):
+    from convmixer_keras.training.run import run_folder
+
+    model = folder[run_folder.BEST_MODEL]
+    commands = (
+        ["convmixer-predict", "PHOTO", "--model", model],
+        ["convmixer-tflite", model, "model.tflite", "--mode", "int8", "--calibrate", recipe.dataset],
+        [*command_line.started_as(), "--evaluate", model],
     )
+    return "\n".join(f"  {shlex.join(command)}" for command in commands)
 
 
 def parse(argv):
     """Returns the parsed arguments and the recipe with its overrides."""
     chooser = command_line.Parser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES)
+    chooser.add_argument("--model", choices=VARIANTS)
     chooser.add_argument("--dataset")
+    chooser.add_argument("--init-from")
     chosen = chooser.parse_known_args(argv)[0]
-    name = chosen.recipe or recipe_name_for(chosen.dataset or RECIPES[DEFAULT_RECIPE].dataset)
-    recipe = RECIPES[name]
+    variant = VARIANTS.get(chosen.model)
+    name = chosen.recipe or recipe_name_for(chosen.dataset, variant, chosen.init_from)
+    recipe = for_variant(name, variant) if variant else RECIPES[name]
     if chosen.dataset:
         recipe = for_dataset(recipe, chosen.dataset)
 
@@ -207,6 +237,7 @@ def parse(argv):
     first = dict.fromkeys(COMMON, common)
     flags.add_flags(parser, recipe, first=first)
     run = parser.add_argument_group("the run")
+    run.add_argument("--model", choices=VARIANTS, help="a published network in place of the recipe's")
     run.add_argument("--overwrite", action="store_true", help="remove the run in --output first")
     run.add_argument(
         "--accept-changed-data",
@@ -236,6 +267,8 @@ def parse(argv):
         parser.error("--resume is not allowed with --overwrite")
     if arguments.accept_changed_data and not arguments.resume:
         parser.error("--accept-changed-data needs --resume")
+    if variant and (arguments.resume or chosen.init_from):
+        parser.error("--model is not for --resume and --init-from, which have a network")
     for flag in ("report", "scores"):
         if getattr(arguments, flag) is not None and arguments.evaluate is None:
             parser.error(f"--{flag} needs --evaluate")

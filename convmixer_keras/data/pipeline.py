@@ -44,6 +44,7 @@ class Data(NamedTuple):
             Keras warns that such a pass "ran out of data", and goes on as it should.
         errors_named: Function without arguments to the context in which to take batches: an image that cannot
             be read, or a label that is none, is an InputError there and not TensorFlow's.
+        plain: A `Validation` of all training images, and one of all validation images, in every process.
     """
 
     train: tf.data.Dataset
@@ -59,6 +60,7 @@ class Data(NamedTuple):
     epoch: tf.Variable
     first_batch: tf.Variable
     errors_named: Callable
+    plain: tuple
 
 
 def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **checks):
@@ -105,12 +107,6 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **ch
         )
     if len(source.class_names) < 2:
         raise InputError(f"dataset {recipe.dataset} must have at least two classes, has {source.class_names}")
-    for name in ("mean", "std"):
-        if len(getattr(recipe, name)) not in (1, source.channels):
-            raise InputError(
-                f"{arg(name)} must have one value, or one for each of the {source.channels} channels of "
-                f"{recipe.dataset}, got {getattr(recipe, name)}"
-            )
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     first_batch = tf.Variable(0, dtype=tf.int64, trainable=False)
     classes, steps = len(source.class_names), train.size // recipe.batch_size
@@ -139,6 +135,7 @@ def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **ch
         epoch=epoch,
         first_batch=first_batch,
         errors_named=errors_named,
+        plain=tuple(_validation(source, recipe, split, preprocessing) for split in splits[:2]),
     )
 
 

@@ -85,7 +85,7 @@ POLICIES = {"timm": TIMM, "torchvision": TORCHVISION}
 def rand_augment(recipe, channels):
     """Builds RandAugment: a function of uint8 images and uniform draws (n, randaugment_ops, DRAWS)."""
     policy = POLICIES[recipe.randaugment_policy]
-    mean = recipe.mean if len(recipe.mean) == channels else recipe.mean * channels
+    mean = recipe.for_channels(channels).mean
     fill = [round(255 * m) for m in mean] if policy.filled else [0.0] * channels
     apply = operations(channels, fill, policy.interpolation)
     names = [name for name in policy.arguments if name in apply]

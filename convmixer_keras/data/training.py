@@ -73,6 +73,7 @@ def training_batches(
         shard: How many workers share every batch, and which this one is.
         class_weights: Float32 array (classes,), or None.
     """
+    recipe = recipe.for_channels(channels)
     batch_size = recipe.batch_size // shard[0]
     transform = augmentation.batch_transform(recipe, channels, classes)
 

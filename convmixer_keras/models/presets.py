@@ -8,11 +8,18 @@ the same weights. Parameter and multiply-add counts are our own, taken from the 
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from convmixer_keras.images.class_names import published_classes
+
 # Per channel, in units of 0..1, as PyTorch's ImageNet models use them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2471, 0.2435, 0.2616)
+
+
+def for_channels(values, channels):
+    """Returns a mean or deviation for each channel: as given, or of another number their average."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 class Sizes(NamedTuple):
@@ -64,6 +71,8 @@ class Preset:
         top1, top5: Accuracy in percent that was published, or for our own weights measured; or None.
         weights: What a builder's `weights` calls the published ones: "imagenet", "cifar10", or None where
             there are none.
+        recipe: Name of the recipe with its authors' settings.
+        epochs: How long the authors trained it; None where their code does not say: as long as the recipe.
     """
 
     name: str
@@ -78,6 +87,8 @@ class Preset:
     top1: float | None = None
     top5: float | None = None
     weights: str | None = None
+    recipe: str = "imagenet"
+    epochs: int | None = None
     classes: int = 1000
     image_size: int = 224
     crop_pct: float = 0.96
@@ -85,6 +96,11 @@ class Preset:
     orientation: str = "stored"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def class_names(self):
+        """Those of the published classifier, a list of strings."""
+        return published_classes(self.weights)
 
 
 _CIFAR10 = {"classes": 10, "image_size": 32, "crop_pct": 1.0, "mean": CIFAR10_MEAN, "std": CIFAR10_STD}
@@ -116,6 +132,7 @@ CONVMIXER_768_32 = Preset(
     top1=80.16,
     top5=95.08,
     weights="imagenet",
+    epochs=300,
 )
 
 CONVMIXER_1024_20 = Preset(
@@ -165,6 +182,7 @@ CONVMIXER_256_8 = Preset(
     kernel_size=9,
     parameters=706_570,
     multiply_adds=707_529_216,
+    recipe="cifar10_paper",
     **_CIFAR10,
 )
 
@@ -180,6 +198,7 @@ CONVMIXER_256_8_P2 = Preset(
     top1=89.44,
     top5=99.66,
     weights="cifar10",
+    recipe="cifar10_fast",
     orientation="exif",
     **_CIFAR10,
 )

@@ -4,15 +4,16 @@ import math
 import os
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from convmixer_keras.images import preprocessing
+from convmixer_keras.images.class_names import is_same_class
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.keras_file import check_weights_file
-from convmixer_keras.models.presets import Sizes
-from convmixer_keras.models.saving import load_model
+from convmixer_keras.models.presets import Sizes, for_channels
+from convmixer_keras.models.saving import load_class_names, load_model
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line
 
@@ -33,6 +34,9 @@ class Stored:
         facts: Dictionary of what is known of `activation`, `normalization`, `epsilon`, `residual`, `pooling`,
             `mean` and `std`, as in `Parts`; the last two also where the file only records them.
         arrays: Dictionary from the name of a layer in `ConvMixer` to its weights, a list of arrays.
+        class_names: List of the classifier's classes, or None where the file does not say.
+        prepared: Dictionary of what is known of how photographs became its input: `size`, (height, width),
+            `crop_pct` and `interpolation`, as in `Preprocessing`.
     """
 
     source: str
@@ -40,6 +44,29 @@ class Stored:
     takes_pixels: bool
     facts: dict
     arrays: dict
+    class_names: list | None = None
+    prepared: dict = field(default_factory=dict)
+
+    def match_classes(self, class_names):
+        """Puts the classifier's outputs into the order of these classes, and drops it if it knows others.
+
+        Classes that the file does not name are taken to be the same where they are as many.
+
+        Returns:
+            Whether the classifier is there, for these classes.
+        """
+        names = self.class_names
+        if self.sizes.classes != len(class_names):
+            return False
+        if names is None or all(map(is_same_class, names, class_names)):
+            return True
+        if set(names) == set(class_names):
+            order = [names.index(name) for name in class_names]
+            self.arrays["head"] = [array[..., order] for array in self.arrays["head"]]
+            return True
+        del self.arrays["head"]
+        self.sizes = self.sizes._replace(classes=None)
+        return False
 
 
 def open_weights(source):
@@ -59,18 +86,22 @@ def open_weights(source):
     return _of_model(source, path) if zipfile.is_zipfile(path) else _of_weights(source, path)
 
 
-def load_weights(model, source, any_classes=False):
+def load_weights(model, source, any_classes=False, any_channels=False):
     """Loads weights into a ConvMixer, or raises InputError, which says how they are another network's.
 
     Args:
         model: A `keras.Model` that `ConvMixer` built.
         source: As in `open_weights`, or a `Stored`.
         any_classes: Whether the classifier, and with it the pooling, may be another: it then stays as it is.
+        any_channels: Whether images may have another number of channels, to which the patch embedding is
+            fitted by `for_image_channels`.
     """
     stored = source if isinstance(source, Stored) else open_weights(source)
     ours = anatomy.of(model)
     body_only = any_classes and stored.sizes.classes != ours.sizes.classes
     theirs = stored.sizes._replace(classes=ours.sizes.classes) if body_only else stored.sizes
+    if any_channels:
+        theirs = theirs._replace(channels=ours.sizes.channels)
     refused = f"the weights of {stored.source} do not fit"
     if theirs != ours.sizes:
         raise InputError(f"{refused}: they are {stored.sizes}; the model is {ours.sizes}")
@@ -87,10 +118,27 @@ def load_weights(model, source, any_classes=False):
     for name, layer in ours.layers.items():
         if body_only and name == "head":
             continue
+        arrays = stored.arrays[name]
+        if name == "stem_conv" and any_channels:
+            arrays = [for_image_channels(arrays[0], ours.sizes.channels), *arrays[1:]]
         try:
-            layer.set_weights(stored.arrays[name])
+            layer.set_weights(arrays)
         except ValueError as error:
             raise InputError(f"{refused}: {name}: {first_line(error)}") from None
+
+
+def for_image_channels(kernel, channels):
+    """Returns a patch embedding's kernel (p, p, any, h) for images of so many channels, as timm's `in_chans`.
+
+    For grey images the channels are summed. Otherwise they are repeated in turn, and scaled so that images
+    whose channels are all alike give what they gave before.
+    """
+    given = kernel.shape[2]
+    if given == channels:
+        return kernel
+    if channels == 1:
+        return kernel.sum(2, keepdims=True)
+    return np.take(kernel, np.arange(channels) % given, 2) * (given / channels)
 
 
 def _same(one, other):
@@ -99,7 +147,11 @@ def _same(one, other):
 
 def _differences_of_input(stored, ours):
     """Says how what the weights were trained on differs from what the model gives to its first layer."""
-    mean, std = stored.facts.get("mean"), stored.facts.get("std")
+    channels = ours.sizes.channels
+    mean, std = (
+        None if values is None else np.array(for_channels(values, channels))
+        for values in map(stored.facts.get, ("mean", "std"))
+    )
     if ours.mean is None and stored.takes_pixels:
         by = "" if mean is None else f" (mean {_numbers(mean)}, deviation {_numbers(std)})"
         return [
@@ -122,17 +174,22 @@ def _numbers(values):
 def _of_model(source, path):
     """Opens a `.keras` file, which holds its network's configuration."""
     try:
-        parts = anatomy.of(load_model(path))
+        model = load_model(path)
+        parts = anatomy.of(model)
     except InputError as error:
         raise InputError(f"the weights of {source} cannot be taken: {error}") from None
     facts = {name: getattr(parts, name) for name in _FACTS}
-    record = preprocessing.of(path)
+    record, sides = preprocessing.of(path), model.input_shape[1:3]
+    prepared = {} if None in sides else {"size": sides}
+    if record is not None:
+        prepared = {name: getattr(record, name) for name in ("size", "crop_pct", "interpolation")}
     if parts.mean is not None:
         facts |= {"mean": parts.mean, "std": parts.std}
     elif record is not None and record.mean is not None:
         facts |= {"mean": 255 * np.array(record.mean), "std": 255 * np.array(record.std)}
     arrays = {name: layer.get_weights() for name, layer in parts.layers.items()}
-    return Stored(source, parts.sizes, parts.mean is not None, facts, arrays)
+    names = load_class_names(path)
+    return Stored(source, parts.sizes, parts.mean is not None, facts, arrays, names, prepared)
 
 
 def _of_weights(source, path):

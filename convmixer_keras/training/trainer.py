@@ -28,12 +28,14 @@ from convmixer_keras.training.run.resume import (
 from convmixer_keras.training.run.run_writer import RunWriter
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.training.step.averaging import SwapAverages
+from convmixer_keras.training.step.head import train_head
 from convmixer_keras.training.step.network import build_model, start_from, thawed
 from convmixer_keras.training.step.training_model import training_twin
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.progress import keras_verbosity
+from convmixer_keras.utils.text import counted
 
 
 def train(
@@ -88,6 +90,10 @@ def train(
             f"{arg('steps_per_execution')} must be 1 with {arg('strategy')} {name}, "
             f"got {settings.steps_per_execution}"
         )
+    if recipe.head_epochs and not resume and settings.init_from is None:
+        raise InputError(
+            f"{arg('head_epochs')} must be 0 without {arg('init_from')}, got {recipe.head_epochs}"
+        )
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     with peers.meeting(workers, settings.peer_timeout):
         if folder:
@@ -125,7 +131,8 @@ def train(
         with strategy.scope():
             model = build_model(recipe, data.channels, len(data.class_names))
             # A checkpoint has the weights, but what is frozen stays so.
-            start_from(model, None if resume else settings.init_from, settings.freeze)
+            body = None if resume else settings.init_from
+            with_head = start_from(model, body, data.class_names, settings.freeze)
             twin, metrics = training_twin(model, recipe, settings, data.steps, several=workers.count > 1)
         run.callback(twin.let_go)
         restore = partial(_restore, folder, twin, metrics, strategy, workers)
@@ -139,6 +146,8 @@ def train(
             check_folder(folder, recipe, settings.data_dir, resume, overwrite)  # Another may have begun here.
             folder.remove_run()
             folder.write_config(_config(recipe, settings, data, model, devices, command))
+        if recipe.head_epochs and not resume:
+            _train_head(model, recipe, data, strategy, workers, with_head, verbose)
         history = folder.read_history(progress.epochs) if folder else []
         preprocessing = recipe.preprocessing(data.channels)
         writer = RunWriter(folder, model, data.class_names, history, workers.count == 1, preprocessing)
@@ -147,7 +156,7 @@ def train(
         average = SwapAverages(swap_on_epoch=True) if recipe.ema_momentum else None
         keep_run = KeepRun(writer, data, progress, metrics, settings.checkpoint_every, average)
         callbacks = [*([average] if average else []), *callbacks, keep_run]
-        callbacks.append(StopEarly(writer.history, settings.patience))
+        callbacks.append(StopEarly(writer.history, recipe.patience))
         if verbose and folder:
             verbose = keras_verbosity() if verbose == "auto" else verbose
             callbacks.append(display := Display(keep_run, recipe, verbose, settings.log_every))
@@ -170,14 +179,28 @@ def train(
             if progress.batches:  # Keras wants epochs of equal length: the rest of one is a separate fit.
                 fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
                 progress = restore()
-            if not exhausted(writer.history, settings.patience):
+            if not exhausted(writer.history, recipe.patience):
                 fit(initial_epoch=progress.epochs)
     return writer.history
 
 
+def _train_head(model, recipe, data, strategy, workers, with_head, verbose):
+    """Trains a new head alone, in the chief, and gives it to every process."""
+    if with_head:
+        text = "head: the body's, which knows these classes"
+    elif workers.is_chief:
+        with data.errors_named():
+            images, accuracy = train_head(model, recipe, data)
+        passes = counted(recipe.head_epochs, "epoch")
+        text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
+    if workers.count > 1:
+        distribution.broadcast(strategy, model.get_layer("head").weights)
+    if verbose and workers.is_chief:
+        print(text.replace("%", " %"), flush=True)
+
+
 @contextlib.contextmanager
 def _curves_drawn(writer):
-    """Draws the curves at the end of the block, however it ends."""
     try:
         yield
     except BaseException:

@@ -25,3 +25,8 @@ def one_line(text, longest=LONGEST):
         return text
     half = (longest - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def counted(number, noun):
+    """Returns "1 epoch", "2 epochs", "1,000 epochs"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

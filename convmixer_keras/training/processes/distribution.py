@@ -24,20 +24,10 @@ TPU_SECONDS = 20  # How long to wait for the answer of a TPU, or of the service 
 
 
 def choose_strategy(name="auto"):
-    """Says which strategy a run takes, and which processes it has, without starting any.
+    """Returns the strategy of a run, one of `--strategy` but "auto", and its `Workers`; starts nothing.
 
-    Args:
-        name: "one" device; "mirrored" over all GPUs of this machine, or where it has none over its logical
-            CPUs; "multiworker" over the processes that the environment variable TF_CONFIG lists, or the tasks
-            of a Slurm job; "tpu", the one of this machine or of the environment variable TPU_NAME. "auto"
-            takes "tpu" where there is one, "multiworker" where there are several processes, "mirrored" where
-            there are several GPUs, and else "one".
-
-    Returns:
-        One of the other names, and the `Workers`.
-
-    Raises:
-        InputError: If the processes that the environment names cannot be used, or "multiworker" has none.
+    "mirrored" takes all GPUs of this machine, or where it has none its logical CPUs; "multiworker" the
+    processes of TF_CONFIG or of a Slurm job; "tpu" the one of this machine or of TPU_NAME.
     """
     if name == "auto":
         name = _best_strategy()
@@ -53,17 +43,9 @@ def choose_strategy(name="auto"):
 
 
 def start_strategy(name, workers=ALONE, timeout=600):
-    """Makes the strategy to build and train a model under, before anything else of TensorFlow runs.
+    """Makes what `choose_strategy` chose, before anything else of TensorFlow runs.
 
-    Args:
-        name, workers: What `choose_strategy` returns.
-        timeout: After how many seconds to give up; TensorFlow would wait for other processes forever.
-
-    Returns:
-        A `tf.distribute.Strategy`.
-
-    Raises:
-        InputError: If there is no TPU.
+    TensorFlow would wait for other processes for ever; this gives up after `timeout` seconds.
     """
     if name == "one":
         return tf.distribute.get_strategy()
@@ -129,17 +111,7 @@ def _answering_within(seconds):
 
 
 def summary(name, workers, replicas, batch_size, passes=1):
-    """One line: which strategy, how many replicas, and how many images each gets of a batch.
-
-    Args:
-        name, workers: What `choose_strategy` returns.
-        replicas: Number of replicas of all workers.
-        batch_size: Images in a step, over all replicas.
-        passes: In how many parts a replica takes its images.
-
-    Raises:
-        InputError: If the replicas and their passes cannot share a batch evenly.
-    """
+    """Returns a line about replicas and their images; raises InputError if they cannot share a batch."""
     if batch_size % (replicas * passes):
         parts = f"{replicas} replicas" + (f" times {passes} passes" if passes > 1 else "")
         raise InputError(f"{arg('batch_size')} must be a multiple of the {parts}, got {batch_size}")
@@ -152,17 +124,7 @@ def summary(name, workers, replicas, batch_size, passes=1):
 
 
 def distribute(strategy, batches, steps, batch_size):
-    """Shares a worker's batches among its replicas.
-
-    Args:
-        strategy: The strategy.
-        batches: This worker's part of each batch, a `tf.data.Dataset`.
-        steps: Number of batches.
-        batch_size: Images in a step, over all replicas of all workers.
-
-    Returns:
-        What `fit` and `evaluate` take: without a strategy `batches` itself.
-    """
+    """Returns what `fit` takes: a worker's part of each batch (`batches`), shared among its replicas."""
     if strategy is tf.distribute.get_strategy():
         return batches
     replicas = strategy.num_replicas_in_sync
@@ -174,12 +136,7 @@ def distribute(strategy, batches, steps, batch_size):
 
 
 def broadcast(strategy, variables):
-    """Gives every worker the chief's values of variables, such as what it has read from a file.
-
-    Args:
-        strategy: The strategy.
-        variables: List of `tf.Variable` or `keras.Variable`; the same on every worker.
-    """
+    """Gives every worker the chief's values of a list of variables, the same on every worker."""
     variables = [v.value if isinstance(v, keras.Variable) else v for v in variables]
 
     @tf.function
@@ -197,11 +154,7 @@ def broadcast(strategy, variables):
 
 
 def check_same(strategy, workers, recipe, settings, resume):
-    """Makes sure that every worker has the chief's recipe, settings and weights to start from.
-
-    Raises:
-        InputError: If this worker's differ.
-    """
+    """Raises InputError unless this worker has the chief's recipe, settings and weights to start from."""
     if workers.count == 1:
         return
     # Each machine may keep weights and images at a path of its own; the weights of a resumed run are in its

@@ -33,12 +33,7 @@ class PeerLost(Failure):
 def losses_named(workers, output, shared_errors=()):
     """Within this block, TensorFlow's error about a lost process becomes a `PeerLost`.
 
-    Of an error of this process the others are told.
-
-    Args:
-        workers: The `Workers`.
-        output: The folder of the run.
-        shared_errors: Exceptions that end the block in every process alike.
+    Of an error of this process the others are told, but for `shared_errors`, which all of them raise.
     """
     try:
         yield
@@ -102,16 +97,7 @@ def meeting(workers, timeout):
     """Waits until every process is here. What the chief refuses in the block, all refuse.
 
     They meet at the address where the chief's TensorFlow listens afterwards: there is no further port to open
-    in a firewall.
-
-    Args:
-        workers: The `Workers`; nothing happens where this process is alone.
-        timeout: For how many seconds to wait.
-
-    Raises:
-        PeerLost: If one does not start in time.
-        InputError: If the chief raises one in the block, if another process has the same place, or if the
-            chief cannot listen at its address.
+    in a firewall. A process that does not come within `timeout` seconds is a `PeerLost`.
     """
     if workers.count == 1:
         yield

@@ -14,10 +14,8 @@ TF_CONFIG = '{"cluster": {"worker": ["HOST:PORT", ...]}, "task": {"type": "worke
 class Workers(NamedTuple):
     """The processes that train together, and which of them this one is.
 
-    Attributes:
-        addresses: Dictionary from the name of each, such as "worker 1", to its "host:port", in TensorFlow's
-            order; empty where there is only this one.
-        index: Which of them this is. Number 0 is the chief: it alone writes files.
+    `addresses`: from the name of each, such as "worker 1", to its "host:port", in TensorFlow's order; empty
+    where there is only this one. Number 0 is the chief: it alone writes files.
     """
 
     addresses: dict[str, str]
@@ -40,7 +38,6 @@ class Workers(NamedTuple):
         return next(iter(self.addresses))
 
     def named(self, name):
-        """Returns the name of one of them with its address."""
         return f"{name} ({self.addresses[name]})"
 
 
@@ -52,9 +49,6 @@ def find_workers():
 
     `ALONE` where there are neither, where TF_CONFIG names no cluster (as hosted notebooks set it), and for a
     single task.
-
-    Raises:
-        InputError: If they cannot be used.
     """
     if text := os.environ.get("TF_CONFIG"):
         return workers_of_tf_config(text)
@@ -64,11 +58,7 @@ def find_workers():
 
 
 def workers_of_tf_config(text):
-    """Returns the `Workers` that a value of the environment variable TF_CONFIG lists.
-
-    Raises:
-        InputError: If it does not list them, has other jobs, or gives two of them the same address.
-    """
+    """Returns the `Workers` that a value of the environment variable TF_CONFIG lists."""
     usable = False
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
         config = json.loads(text)
@@ -103,9 +93,6 @@ def workers_of_slurm():
 
     The ports follow from the number of the job, so that two jobs on one machine do not clash.
     (TensorFlow's `SlurmClusterResolver` fails without GPUs, and sorts node10 before node2.)
-
-    Raises:
-        InputError: If Slurm does not name the tasks' machines, or has distributed the tasks cyclically.
     """
     try:
         tasks, index, node, job, step = (

@@ -22,13 +22,11 @@ class NonFiniteLoss(Failure):
 class KeepRun(keras.callbacks.Callback):
     """Writes models, history and checkpoint after each epoch, and checkpoints in between.
 
-    The checkpoint comes last: a run that is killed in between repeats that epoch.
+    A run that is killed before the checkpoint of an epoch repeats that epoch: until then its other files wait
+    in a folder of their own (`RunFolder.unsettled`).
 
     Between the steps it works at the beginning of the next one: Keras waits for the device before it calls
     `on_train_batch_end`, and not before `on_train_batch_begin`.
-
-    Attributes:
-        asked: The `Asked` of this process.
 
     Args:
         writer: The `RunWriter` of the run.
@@ -103,7 +101,6 @@ class KeepRun(keras.callbacks.Callback):
         return tuple(float(keras.ops.convert_to_numpy(variable)) for variable in self.sums)
 
     def _write_checkpoint(self, sums):
-        """Writes a checkpoint from within an epoch."""
         self._stop_unless_finite(writing=True)
         progress = Progress(self.progress.epochs, self.batches, self._seconds(), sums)
         self.writer.write_checkpoint(self.model, progress)
@@ -159,12 +156,7 @@ class KeepRun(keras.callbacks.Callback):
 
 
 class StopEarly(keras.callbacks.Callback):
-    """Ends training when the validation accuracy has not become better for a while.
-
-    Args:
-        history: List of the finished epochs, to which `KeepRun`, before this callback, appends.
-        patience: Number of epochs; 0 never ends it.
-    """
+    """Ends training when `exhausted`; `KeepRun`, before this callback, appends to the history."""
 
     def __init__(self, history, patience):
         super().__init__()

@@ -16,14 +16,7 @@ _SCALING = "loss_scaling"  # Of mixed_float16.
 
 
 class Progress(NamedTuple):
-    """How far a run is.
-
-    Attributes:
-        epochs: Number of finished epochs.
-        batches: Number of finished batches of the epoch after those.
-        seconds: How long these batches took.
-        sums: The state of the metrics after them: sums and counts, a list of numbers.
-    """
+    """How far a run is. `sums` are those and the counts of the metrics after `batches` of the next epoch."""
 
     epochs: int = 0
     batches: int = 0
@@ -63,11 +56,7 @@ def _variables(model):
 
 
 def restore(model, path):
-    """Loads what `write` wrote into a compiled model of the same kind, and returns its `Progress`.
-
-    Raises:
-        InputError: If the file is damaged or of another model.
-    """
+    """Loads what `write` wrote into a compiled model of the same kind, and returns its `Progress`."""
     try:
         check_weights(path)
         with h5py.File(path) as file:

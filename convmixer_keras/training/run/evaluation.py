@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
-
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
@@ -52,8 +50,8 @@ def open_model(path, recipe=None, scores=None, changes=None):
         record = dataclasses.replace(recipe.preprocessing(channels), size=size)
         if takes_pixels is not False:
             return record
-        mean, std = (_average_for_grey(values, channels) for values in (recipe.mean, recipe.std))
-        return dataclasses.replace(record, mean=mean, std=std)
+        network = recipe.for_channels(channels)
+        return dataclasses.replace(record, mean=network.mean, std=network.std)
 
     return inference.load(path, scores=scores, default=recipe and by_recipe, **(changes or {}))
 
@@ -74,8 +72,3 @@ def evaluate_opened(opened, recipe, data_dir=None, verbose=0, **checks):
     return found._replace(
         split=data.split, class_names=list(source.class_names), named_images=data.examples.named_images
     )
-
-
-def _average_for_grey(values, channels):
-    """Returns one value for each channel, or one for all; of three for a grey image their mean."""
-    return values if len(values) in (1, channels) else (float(np.mean(values)),)

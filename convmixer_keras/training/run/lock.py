@@ -13,14 +13,8 @@ NAME = ".lock"
 def take(folder):
     """Locks a folder for this process. The system unlocks it where the process ends in any way.
 
-    Args:
-        folder: The folder, which exists.
-
     Returns:
         The open file that holds the lock until it is closed; remove it first.
-
-    Raises:
-        InputError: If the folder cannot be written to, or another process has locked it.
     """
     path = os.path.join(folder, NAME)
     try:

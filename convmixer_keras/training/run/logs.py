@@ -11,12 +11,7 @@ _EVENTS = "events.out.tfevents.*"
 
 
 class Logs:
-    """Writes the epochs of a run for TensorBoard, those before a resume included: one unbroken run.
-
-    Args:
-        folder: The folder of the logs.
-        history: List of the epochs that are finished already.
-    """
+    """Writes a run's epochs for TensorBoard, those before a resume (`history`) included: one unbroken run."""
 
     def __init__(self, folder, history=()):
         remove_logs(folder)
@@ -27,7 +22,7 @@ class Logs:
             self.write(row)
 
     def write(self, row):
-        """Writes one epoch, a dictionary from column to number. The last step is that of the last epoch."""
+        """Writes one epoch, a dictionary from column to number."""
         for name, value in row.items():
             if name in ("epoch", "seconds"):
                 continue

@@ -16,24 +16,14 @@ CHANGEABLE = (
     "weight_decay",
     "clip_norm",
     "epochs",
+    "patience",
     "dtype_policy",
     "test_split",
 )
 
 
 def changes(saved, recipe):
-    """Returns what differs between the recipe of a run and the one to resume it with.
-
-    Args:
-        saved: The run's `Recipe`.
-        recipe: The `Recipe` to resume it with.
-
-    Returns:
-        A dictionary from the name of a field to its value before and now.
-
-    Raises:
-        InputError: If a field differs that must not change.
-    """
+    """Returns what differs between two recipes, name: [before, now]; raises InputError where it must not."""
     found = {}
     for field in dataclasses.fields(saved):
         before, now = getattr(saved, field.name), getattr(recipe, field.name)
@@ -77,13 +67,7 @@ def facts(data):
 
 
 def check_data(folder, data, accepted):
-    """Raises InputError where images are not those that a run began with.
-
-    Args:
-        folder: The `RunFolder`.
-        data: The `Data` to go on with.
-        accepted: Whether other images of the same classes are meant.
-    """
+    """Raises InputError where images are not those that a run began with, or others are `accepted`."""
     began, now = folder.read_config(), facts(data)
     if missing := [name for name in now if name not in began]:
         raise InputError(f"{folder[CONFIG]} lacks {missing[0]!r}")
@@ -101,15 +85,7 @@ def check_data(folder, data, accepted):
 
 
 def note_changes(folder, progress, recipe, settings, data, devices, command):
-    """Notes in a run's config what a resume changes, and after how many epochs.
-
-    Args:
-        folder: The `RunFolder`, or None in a process that writes nothing.
-        progress: The `Progress` of the checkpoint.
-        recipe, settings, data: What the run goes on with.
-        devices: One line about the devices that it goes on with.
-        command: The command of the resume.
-    """
+    """Notes in a run's config what a resume changes, and after how many epochs."""
     if not folder:
         return
     config, before = folder.read_config(), dataclasses.asdict(folder.settings())
@@ -140,16 +116,7 @@ def check_progress(progress, recipe, steps):
 
 
 def finish_epoch(model, metrics, callbacks, validation, progress, epochs):
-    """Validates and ends an epoch whose steps are all done, as `fit` would have.
-
-    Args:
-        model: The `TrainingModel`.
-        metrics: The metrics whose sums are in `progress`.
-        callbacks: Those of `fit`.
-        validation: The batches.
-        progress: The `Progress`.
-        epochs: Number of epochs of the run.
-    """
+    """Validates and ends an epoch whose steps are all done, as `fit` would have."""
     sums = iter(progress.sums)
     logs = {metric.name: next(sums) / next(sums) for metric in metrics}  # A total and a count for each.
     run = keras.callbacks.CallbackList(callbacks, model=model, epochs=epochs)

@@ -28,14 +28,7 @@ _FILES = (CHECKPOINT, BEST_MODEL, LAST_MODEL, HISTORY, CURVES)
 
 
 class RunFolder:
-    """Paths and small files of one run.
-
-    Args:
-        path: The folder; it is made when the first file is written.
-
-    Raises:
-        InputError: If the path is empty, or the address of something else than a local folder.
-    """
+    """Paths and small files of one run. The folder is made when the first file is written."""
 
     def __init__(self, path):
         check_local(path)
@@ -131,16 +124,11 @@ class RunFolder:
         self.remove_leftovers()
 
     def remove_leftovers(self):
-        """Removes the half-written files of a process that was killed."""
         for leftover in glob.glob(os.path.join(glob.escape(self.path), WRITING + "*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def read_config(self):
-        """Returns the settings written by `create`.
-
-        Raises:
-            InputError: If there are none, or they cannot be read.
-        """
+        """Returns what `write_config` wrote; raises InputError if there is nothing, or it cannot be read."""
         if not os.path.isfile(self[CONFIG]):
             raise InputError(f"{self.path} holds no run: it has no {CONFIG}")
         text = read_text(self[CONFIG])
@@ -153,15 +141,10 @@ class RunFolder:
         return config
 
     def recipe(self):
-        """Returns the run's `Recipe`.
-
-        Raises:
-            InputError: As `read_config`, or if one of its settings is missing, unknown or out of its range.
-        """
+        """Returns the run's `Recipe`; raises InputError if a setting is missing, unknown or not allowed."""
         return self._record("recipe", Recipe)
 
     def settings(self):
-        """Returns the run's `Settings`; raises as `recipe` does."""
         return self._record("settings", Settings)
 
     def _record(self, name, kind):
@@ -174,11 +157,7 @@ class RunFolder:
             raise InputError(f"{self[CONFIG]}: {error}") from None
 
     def read_history(self, epochs=math.inf):
-        """Returns the first `epochs` epochs as a list of dictionaries from column to number.
-
-        Raises:
-            InputError: If the file is damaged.
-        """
+        """Returns the first `epochs` epochs, dictionaries from column to number, or raises InputError."""
         if not os.path.isfile(self[HISTORY]):
             return []
         text = read_text(self[HISTORY])

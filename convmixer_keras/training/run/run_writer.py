@@ -11,13 +11,8 @@ from convmixer_keras.utils.files import written_whole
 class RunWriter:
     """Keeps a run in its folder. Of several processes only the chief has one; the others write nothing.
 
-    Args:
-        folder: The `RunFolder`, or None in a process that writes nothing.
-        model: The model to save, which shares its weights with the one that is trained.
-        class_names: Its class names, a list of strings.
-        history: List of the finished epochs, dictionaries, to which `write_epoch` appends.
-        alone: Whether this is the run's only process.
-        preprocessing: The `Preprocessing` to save with the model.
+    `model` shares its weights with the one that is trained. To `history`, the finished epochs, `write_epoch`
+    appends. `alone` says whether this is the run's only process.
     """
 
     def __init__(self, folder, model, class_names, history, alone=True, preprocessing=None):
@@ -47,7 +42,6 @@ class RunWriter:
         self._logs.write(row)
 
     def write_checkpoint(self, training_model, progress):
-        """Writes weights, optimizer and `Progress` of the model in training."""
         if self.folder:
             checkpoint.write(training_model, self.folder[run_folder.CHECKPOINT], progress)
             self.folder.settle(progress.epochs)

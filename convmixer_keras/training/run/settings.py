@@ -41,9 +41,6 @@ class Settings:
     check_images: bool = setting(
         False, GROUP, "decode all files of a folder first, and not only look at their headers"
     )
-    patience: int = setting(
-        0, GROUP, "stop after so many epochs without a better validation accuracy; 0 for never", COUNT_OR_NONE
-    )
     rematerialize: bool = setting(
         False, GROUP, "compute each block's activations twice instead of keeping them"
     )

@@ -18,10 +18,6 @@ def bias_gelu(x, bias):
 
     XLA compiles these functions alone: in one cluster with a convolution or a batch normalisation, either
     becomes several times slower on a CPU.
-
-    Args:
-        x: (batch, height, width, channels).
-        bias: (channels,).
     """
     y = _bias_gelu(x, bias)
     y.set_shape(x.shape)
@@ -67,10 +63,6 @@ def depthwise_conv(x, kernel):
     TensorFlow hands that gradient to a convolution that computes 16 x 16 channels for each group of 16. It is
     itself a depthwise convolution, of the input with the output's gradient as the kernel, summed over the
     batch, and as such several times faster.
-
-    Args:
-        x: (batch, height, width, channels).
-        kernel: (kernel_height, kernel_width, channels, 1).
     """
 
     def gradient(dy):

@@ -20,18 +20,18 @@ class FusedBatchNormalization(keras.layers.Layer):
 
     Args:
         batch_norm: A built `keras.layers.BatchNormalization` over the last of four axes.
-        over_replicas: Whether mean and variance are those of all replicas' images together, where a
-            `tf.distribute` strategy has several, and not those of each replica's own.
+        statistics_of: A recipe's `batch_norm_statistics`: mean and variance are those of the images of all
+            replicas together ("global"), of each replica's own ("replica"), or the running ones ("kept").
 
     Attributes:
         keeps_statistics: Whether a call in training leaves mean and unbiased variance in `statistics`, for a
             training step that averages them over replicas and then calls `update`.
     """
 
-    def __init__(self, batch_norm, over_replicas=True):
+    def __init__(self, batch_norm, statistics_of="global"):
         super().__init__(name=f"{batch_norm.name}_fused", dtype=batch_norm.dtype_policy)
         self.batch_norm = batch_norm
-        self.over_replicas = over_replicas
+        self.statistics_of = statistics_of
         self.keeps_statistics = False
         self.statistics = ()
         self.built = True
@@ -39,10 +39,10 @@ class FusedBatchNormalization(keras.layers.Layer):
     def call(self, inputs, training=False, mask=None):  # Images have no mask, but Keras passes one on.
         layer = self.batch_norm
         parameters = tf.convert_to_tensor(layer.gamma), tf.convert_to_tensor(layer.beta), layer.epsilon
-        if not (training and layer.trainable):
+        if not (training and layer.trainable) or self.statistics_of == "kept":
             return _batch_norm(inputs, *parameters, layer.moving_mean, layer.moving_variance)[0]
-        over_replicas = self.over_replicas and replicas.count() > 1
-        normalize = _batch_norm_over_replicas if over_replicas else _batch_norm
+        together = self.statistics_of == "global" and replicas.count() > 1
+        normalize = _batch_norm_over_replicas if together else _batch_norm
         outputs, mean, variance = normalize(inputs, *parameters)
         if self.keeps_statistics:
             self.statistics = (mean, variance)
@@ -116,12 +116,7 @@ def _batch_norm_over_replicas(x, gamma, beta, epsilon):
 
 
 class FusedConvolution(keras.layers.Layer):
-    """Computes a convolution with its bias and activation by `cpu_ops`, on that layer's own weights.
-
-    Args:
-        convolution: A built `keras.layers.Conv2D` or `keras.layers.DepthwiseConv2D` for which `faster_on_cpu`
-            holds.
-    """
+    """Computes a convolution with its bias and activation by `cpu_ops`, on that layer's own weights."""
 
     def __init__(self, convolution):
         super().__init__(name=f"{convolution.name}_fused", dtype=convolution.dtype_policy)
@@ -162,13 +157,13 @@ def faster_on_cpu(layer):
     return layer.activation is keras.activations.gelu
 
 
-def fused_twin(model, over_replicas=True):
+def fused_twin(model, statistics_of="global"):
     """Returns a model that computes the same as `model`, faster, on the same weights.
 
     Args:
         model: A functional `keras.Model`. Layers other than batch normalisation and convolutions are shared
             as they are.
-        over_replicas: As for `FusedBatchNormalization`.
+        statistics_of: As for `FusedBatchNormalization`.
 
     Returns:
         A functional `keras.Model` to train; `model` sees every change of the weights.
@@ -180,7 +175,7 @@ def fused_twin(model, over_replicas=True):
 
     def replace(layer):
         if isinstance(layer, keras.layers.BatchNormalization):
-            return FusedBatchNormalization(layer, over_replicas)
+            return FusedBatchNormalization(layer, statistics_of)
         return FusedConvolution(layer) if faster_on_cpu(layer) else layer
 
     return keras.models.clone_model(model, clone_function=replace)

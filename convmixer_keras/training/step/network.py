@@ -1,7 +1,6 @@
 """The network of a run: built from its recipe, or started from a trained body."""
 
 import contextlib
-import dataclasses
 
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.convmixer import ConvMixer
@@ -9,11 +8,12 @@ from convmixer_keras.models.weights import load_weights
 from convmixer_keras.pretrained import open_body
 from convmixer_keras.utils.errors import InputError, arg
 
-_SIZES = ("hidden_dim", "depth", "kernel_size", "patch_size")
+_NETWORK = ("hidden_dim", "depth", "kernel_size", "patch_size", "activation", "normalization", "residual")
 
 
 def build_model(recipe, channels, classes):
     """Builds a recipe's network. It takes raw pixels, (batch, image_size, image_size, channels), 0..255."""
+    recipe = recipe.for_channels(channels)
     return ConvMixer(
         recipe.hidden_dim,
         recipe.depth,
@@ -22,53 +22,56 @@ def build_model(recipe, channels, classes):
         activation=recipe.activation,
         normalization=recipe.normalization,
         residual=recipe.residual,
-        input_mean=[255 * m for m in _repeat_for_channels(recipe.mean, channels)],
-        input_std=[255 * s for s in _repeat_for_channels(recipe.std, channels)],
+        input_mean=[255 * m for m in recipe.mean],
+        input_std=[255 * s for s in recipe.std],
         input_shape=(recipe.image_size, recipe.image_size, channels),
         classes=classes,
     )
 
 
-def _repeat_for_channels(values, channels):
-    return values if len(values) == channels else values * channels
+def facts_of_body(source):
+    """Returns what a recipe has to have to start from a trained body: a dictionary, as far as it is known.
 
-
-def recipe_for(recipe, source):
-    """Returns a recipe with the network of a trained body in place of its own, as far as it is known.
-
-    Args:
-        recipe: A `Recipe`.
-        source: As in `pretrained.open_body`.
+    The body's network, and how the photographs that it was trained on were prepared.
     """
     body = open_body(source)
-    network = {name: getattr(body.sizes, name) for name in _SIZES}
-    known = ("activation", "normalization", "residual")
-    network |= {name: body.facts[name] for name in known if name in body.facts}
-    if "mean" in body.facts:
-        network |= {name: tuple((body.facts[name] / 255).tolist()) for name in ("mean", "std")}
-    return dataclasses.replace(recipe, **network)
+    known = {**body.sizes._asdict(), **body.facts, **body.prepared}
+    found = {name: known[name] for name in (*_NETWORK, "crop_pct", "interpolation") if name in known}
+    if "size" in known:  # A run trains on squares: photographs are scaled as they were for the larger side.
+        found["image_size"] = max(known["size"])
+    if "mean" in known:
+        found |= {name: tuple((known[name] / 255).tolist()) for name in ("mean", "std")}
+    return found
 
 
-def start_from(model, source, frozen_blocks=0):
+def start_from(model, source, class_names, frozen_blocks=0):
     """Gives a ConvMixer the weights of another's body, and freezes a part of it.
 
     Args:
         model: A `keras.Model` from `build_model`.
-        source: As in `pretrained.open_body`; the classifier is taken too where the classes are as many. None
-            leaves the weights as they are.
+        source: As in `pretrained.open_body`; the classifier is taken too where it knows the same classes.
+            None leaves the weights as they are.
+        class_names: List of the model's classes.
         frozen_blocks: The patch embedding and so many blocks stay as they are; 0 freezes nothing.
+
+    Returns:
+        Whether the classifier was taken.
 
     Raises:
         InputError: If there is no such body, it is another network, or the model has fewer blocks.
     """
+    with_head = False
     if source is not None:
-        load_weights(model, open_body(source), any_classes=True)
+        body = open_body(source)
+        with_head = body.match_classes(class_names)
+        load_weights(model, body, any_classes=True, any_channels=True)
     depth = len(anatomy.of(model).blocks)
     if not 0 <= frozen_blocks <= depth:
         raise InputError(f"{arg('freeze')} must be 0 to {depth}, the number of blocks, got {frozen_blocks}")
     frozen = ("stem_", *(f"block{i}_" for i in range(frozen_blocks))) if frozen_blocks else ()
     for layer in model.layers:
         layer.trainable = not layer.name.startswith(frozen)
+    return with_head
 
 
 @contextlib.contextmanager

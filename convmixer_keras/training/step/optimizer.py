@@ -93,7 +93,6 @@ class AdamW(keras.optimizers.AdamW):
 
     @property
     def averaged(self):
-        """Pairs of a variable of the model and that of its moving average; none without `use_ema`."""
         if not self.use_ema:
             return []
         variables = [*self._trainable_variables, *self.statistics]

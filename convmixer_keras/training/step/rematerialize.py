@@ -12,15 +12,10 @@ import tensorflow as tf
 
 
 def segments(model, names):
-    """Cuts a functional model into a chain of models.
+    """Cuts a functional model into a chain of models on the same layers.
 
-    Args:
-        model: A functional `keras.Model` with one input and one output.
-        names: Where to cut: the layers whose outputs, one after the other, are all that passes from what is
-            before them to what is behind.
-
-    Returns:
-        A list of functional `keras.Model`s on the same layers.
+    `names` says where: the layers whose outputs, one after the other, are all that passes from what is before
+    them to what is behind.
     """
     cuts = [model.inputs[0], *(model.get_layer(name).output for name in names)]
     if model.outputs[0] is not cuts[-1]:

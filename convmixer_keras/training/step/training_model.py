@@ -31,7 +31,7 @@ class TrainingModel(keras.Model):
 
     Args:
         plain: A functional `keras.Model` of stock layers. It is what `save` saves.
-        over_replicas: As for `FusedBatchNormalization`.
+        statistics_of: As for `FusedBatchNormalization`.
 
     Attributes:
         watch: A `LossWatch`, or None.
@@ -45,8 +45,8 @@ class TrainingModel(keras.Model):
     passes = 1
     chain = ()
 
-    def __init__(self, plain, over_replicas=True):
-        fused = fused_twin(plain, over_replicas)
+    def __init__(self, plain, statistics_of="global"):
+        fused = fused_twin(plain, statistics_of)
         super().__init__(fused.inputs, fused.outputs)
         # In a dictionary of the instance: as an attribute, its layers would be layers of this one.
         self.__dict__["plain"] = plain
@@ -67,7 +67,6 @@ class TrainingModel(keras.Model):
         self._eval_epoch_iterator = None
 
     def rematerialize(self):
-        """From now on, computes the activations of each block a second time instead of keeping them."""
         names = rematerialize.last_layers_of_blocks(self)
         # As `plain`: its models would be layers of this one.
         self.__dict__["chain"] = tuple(rematerialize.segments(self, names))
@@ -99,11 +98,10 @@ class TrainingModel(keras.Model):
         return self._metrics_for_keras(self.get_metrics_result())
 
     def _forward_and_backward(self, data):
-        """Returns what a part of the images adds to a step.
+        """Returns what a part of the images adds to a step, a list.
 
-        Returns:
-            A list: its loss times its share in the weight of all images, that share, the gradient of this
-            loss by each trainable weight, and mean and variance of each BatchNorm.
+        Its loss times its share in the weight of all images, that share, the gradient of this loss by each
+        trainable weight, and mean and variance of each BatchNorm.
         """
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         layers = self._batch_norms()
@@ -174,12 +172,11 @@ def compile_model(model, optimizer, classes, steps_per_execution=1):
     """Compiles a model of logits: cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
 
     Returns:
-        The metrics in which an epoch is summed up: loss, accuracy, top5.
+        The metrics in which an epoch is summed up: loss, accuracy, and of more than five classes top5.
     """
-    accuracies = [
-        keras.metrics.CategoricalAccuracy(name="accuracy"),
-        keras.metrics.MeanMetricWrapper(is_in_top, name="top5", k=min(5, classes)),
-    ]
+    accuracies = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    if classes > 5:  # Of five classes, the true one is always among the best five.
+        accuracies.append(keras.metrics.MeanMetricWrapper(is_in_top, name="top5", k=5))
     model.compile(
         optimizer=optimizer,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
@@ -193,17 +190,9 @@ def compile_model(model, optimizer, classes, steps_per_execution=1):
 def training_twin(model, recipe, settings, steps, several=False):
     """Builds and compiles a `TrainingModel` on a model's weights, in the strategy's scope.
 
-    Args:
-        model: The `keras.Model` to save.
-        recipe: The `Recipe`.
-        settings: The `Settings`.
-        steps: Number of steps of an epoch.
-        several: Whether several processes train together.
-
-    Returns:
-        The `TrainingModel`, and the metrics in which an epoch is summed up.
+    Returns it, and the metrics in which an epoch is summed up.
     """
-    twin = TrainingModel(model, over_replicas=recipe.batch_norm_statistics == "global")
+    twin = TrainingModel(model, recipe.batch_norm_statistics)
     twin.passes = recipe.accumulate
     if settings.rematerialize:
         twin.rematerialize()

@@ -20,9 +20,8 @@ class Step(NamedTuple):
 class LossWatch:
     """Remembers the first step of those whose loss was infinite or not a number.
 
-    Args:
-        limit: Number of losses in a row after which training has failed. Over 1 for float16, whose loss
-            scaling skips an overflow and tries again with a smaller scale.
+    Training has failed after `limit` such losses in a row: over 1 for float16, whose loss scaling skips an
+    overflow and tries again with a smaller scale.
     """
 
     def __init__(self, limit=1):
@@ -61,12 +60,10 @@ class SharedEnd:
         self._of_any = _of_replica(0, tf.float32)
 
     def ask(self):
-        """Asks for the end, from outside of a step."""
         self._own.assign(1.0)
 
     @property
     def note(self):
-        """What this replica adds to the exchange of a step, a scalar tensor."""
         return tf.convert_to_tensor(self._own)
 
     def take(self, total):

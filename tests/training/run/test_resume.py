@@ -174,10 +174,10 @@ def test_patience(recipe, tmp_path):
     assert not exhausted(rows, 3)
     assert not exhausted(rows, 0)
     assert not exhausted([], 1)
-    recipe = dataclasses.replace(recipe, epochs=9, learning_rate=0.0)  # Which never gets better.
-    history = training.train(recipe, tmp_path / "run", Settings(patience=2), verbose=0)
+    recipe = dataclasses.replace(recipe, epochs=9, learning_rate=0.0, patience=2)  # Which never gets better.
+    history = training.train(recipe, tmp_path / "run", verbose=0)
     assert len(history) == 3
-    resumed = training.train(recipe, tmp_path / "run", Settings(patience=2), resume=True, verbose=0)
+    resumed = training.train(recipe, tmp_path / "run", resume=True, verbose=0)
     assert len(resumed) == 3
 
 
@@ -219,7 +219,7 @@ def test_folders_that_are_not_local(path):
         ({"recipe": {"epochs": "two"}}, "epochs must be a whole number, got 'two'"),
         ({"recipe": {"epochs": float("nan")}}, "epochs must be a whole number"),
         ({"recipe": {"mean": ["x"]}}, "mean must be finite numbers"),
-        ({"settings": {"patience": "x"}}, "patience must be a whole number"),
+        ({"settings": {"freeze": "x"}}, "freeze must be a whole number"),
     ],
 )
 def test_damaged_configs(tmp_path, recipe, content, message):

@@ -1,0 +1,55 @@
+"""The first phase of fine-tuning: the head learns alone, from features that the body computes once."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from convmixer_keras.utils import progress
+
+MOST_VALUES = 2**28  # Of features that are kept: 1 GiB, or 262,144 images of 1,024 channels.
+
+
+def train_head(model, recipe, data):
+    """Trains the head of a model on the features of the training images, which are not augmented.
+
+    Args:
+        model: A `keras.Model` from `build_model`.
+        recipe: A `Recipe`.
+        data: The `Data` of its data set.
+
+    Returns:
+        How many images the head has learnt from, and its accuracy on the validation images, 0..1.
+    """
+    body, layer = keras.Model(model.input, model.get_layer("head").input), model.get_layer("head")
+    (features, labels), (held_out, truth) = (
+        _features(body, images, what)
+        for images, what in zip(data.plain, ("training", "validation"), strict=True)
+    )
+    dense = keras.layers.Dense(layer.units, dtype="float32")
+    head = keras.Sequential([keras.Input(features.shape[1:]), dense])
+    head.set_weights(layer.get_weights())
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    head.compile(keras.optimizers.Adam(recipe.head_learning_rate), loss)
+    targets, weights = np.eye(layer.units, dtype=np.float32)[labels], None
+    if recipe.class_weight == "balanced":
+        weights = (len(labels) / (layer.units * np.maximum(targets.sum(0), 1)))[labels]
+    head.fit(features, targets, recipe.batch_size, recipe.head_epochs, verbose=0, sample_weight=weights)
+    layer.set_weights(head.get_weights())
+    return len(labels), np.mean(head.predict_on_batch(held_out).argmax(1) == truth)
+
+
+def _features(body, images, what):
+    """Returns float32 features (images, hidden_dim) of a `Validation`, and labels (images,)."""
+    most = MOST_VALUES // math.prod(body.output_shape[1:])
+    call = tf.function(lambda batch: body(batch, training=False), reduce_retracing=True)
+    features, labels = [], []
+    for batch, targets in progress.shown(
+        images.images, f"features of {what}", min(images.size, most), "images", lambda batch: len(batch[0])
+    ):
+        features.append(call(batch).numpy().astype(np.float32))
+        labels.append(targets.numpy().argmax(1))
+        if sum(map(len, labels)) >= most:
+            break
+    return np.concatenate(features), np.concatenate(labels)
