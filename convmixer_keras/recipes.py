@@ -78,10 +78,7 @@ class Recipe:
     )
     head_learning_rate: float = setting(3e-3, OPTIMISATION, "of these passes", AMOUNT)
     patience: int = setting(
-        0,
-        OPTIMISATION,
-        "stop after so many epochs without a better validation accuracy; 0 for never",
-        COUNT_OR_NONE,
+        0, OPTIMISATION, "epochs without a better accuracy that end the run; 0 for never", COUNT_OR_NONE
     )
     learning_rate: float = setting(0.01, OPTIMISATION, "at its peak, after two fifths of the run", AMOUNT)
     weight_decay: float = setting(2e-5, OPTIMISATION, "decoupled (AdamW)", AMOUNT)
@@ -126,11 +123,7 @@ class Recipe:
         fields.check(self)
 
     def for_channels(self, channels):
-        """Returns the recipe with a mean and a deviation for each channel; for grey images colour's average.
-
-        Raises:
-            InputError: If it has neither one value nor one for each channel.
-        """
+        """Returns the recipe with a mean and deviation for each channel; for grey images colour's average."""
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) not in (1, channels) and (len(values), channels) != (3, 1):
@@ -317,13 +310,7 @@ def for_variant(name, preset):
 
 
 def recipe_name_for(dataset, variant=None, body=None):
-    """Returns the name of the recipe that fits best where none is named.
-
-    Args:
-        dataset: The name of a data set or a folder, or None.
-        variant: The `Preset` of the network, or None.
-        body: What to start from, or None.
-    """
+    """Returns the recipe's name where none is given, for a data set, a `Preset` and a body, or None."""
     if body:
         return "finetune"
     if not dataset:

@@ -54,10 +54,8 @@ NOT_RUN = {
     r".* gs://": "needs a TPU",
     r"python benchmarks/browser.py": "times Chromium for minutes: tests/examples/test_web.py opens the page",
 }
-IMAGENET_FINETUNE = r"finetune\.py(?!.*--from)"  # Starts from ImageNet's weights.
 REAL = re.compile(
     r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
-    rf"|{IMAGENET_FINETUNE}"
 )
 SLOW = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
@@ -68,7 +66,7 @@ ADDED = (
     (r".*--preview", "--batch-size 4"),
     (r".*(train_keras.py|convmixer-train).*--init-from", "--epochs 1 --batch-size 4 --image-size 64"),
     (r".*(train_keras.py|convmixer-train)|.*ablation.py", SMALL),
-    (r".*finetune.py", "--epochs 1 0"),
+    (r".*finetune.py", "--epochs 1"),
     (r".*segment.py scenes", "--epochs 1 --size 32"),
     (r".*serve.py", "--port 0 --litert litert"),
     (r".*benchmarks/(train_step|checkpoint|predict|keras_packages)", "--rounds 1"),
@@ -181,7 +179,7 @@ def prepare(words, request):
         request.getfixturevalue("published_checkpoint")
     if "kimm.keras" in words:
         request.getfixturevalue("kimm_file")
-    if (SLOW.search(text) and "benchmarks" not in text) or re.search(IMAGENET_FINETUNE, text):
+    if SLOW.search(text) and "benchmarks" not in text:
         request.getfixturevalue("published_weights")
     if "hf://" in text:
         server = request.getfixturevalue("hub")

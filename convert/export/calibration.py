@@ -68,8 +68,8 @@ def _folder_images(folder, preprocessing, counted):
 def _training_images(folder):
     """Returns a folder's images without those to validate on, which are for measuring.
 
-    A folder without splits is divided as `finetune.py` does, which holds out more than `train_keras.py`. To
-    calibrate on a validation split, name its folder.
+    A folder without splits is divided, and more is held out than by `train_keras.py`. To calibrate on a
+    validation split, name its folder.
     """
     try:
         photos = Folder(folder, validation_share=HELD_OUT_SHARE)

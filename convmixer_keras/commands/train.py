@@ -117,9 +117,8 @@ def with_body(recipe, source, overrides):
     print(f"body {source}: {', '.join(stated) or 'a file of weights'}{unknown}")
     for name, value in overrides.items():
         if name in found and flags.as_given(found[name]) != flags.as_given(value):
-            print(
-                f"{name} is {flags.as_given(value)} by its flag; {source} has {flags.as_given(found[name])}"
-            )
+            theirs = flags.as_given(found[name])
+            print(f"{name} is {flags.as_given(value)} by its flag; {source} has {theirs}")
     return dataclasses.replace(recipe, **{**found, **overrides})
 
 

@@ -18,6 +18,7 @@ from convmixer_keras import pretrained
 from convmixer_keras.commands import train
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import presets
+from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.training.step import network
 
 pytestmark = pytest.mark.slow
@@ -62,9 +63,16 @@ def test_a_published_variant_by_its_name(image_folder, hub, monkeypatch, tmp_pat
     assert model.output_shape == (None, 3)
 
 
-def test_the_weights_of_the_package(image_folder, tmp_path):
-    flags = ("--init-from", "ConvMixer256_8_P2", "--image-size", "16")
+def test_the_weights_of_the_package(image_folder, tmp_path, capsys):
+    flags = ("--init-from", "ConvMixer256_8_P2", "--image-size", "17", "--crop-pct", "1")
     model, config = start(image_folder, tmp_path / "run", *flags)
+    body, differs, recipe, *_ = capsys.readouterr().out.splitlines()
+    assert body == (
+        "body ConvMixer256_8_P2: image_size 32, crop_pct 1.0, interpolation bicubic, "
+        "mean 0.4914 0.4822 0.4465, std 0.2471 0.2435 0.2616"
+    )
+    assert differs == "image_size is 17 by its flag; ConvMixer256_8_P2 has 32"
+    assert "at 17x17 (16 of 17 are seen in whole patches): 1 epoch, batch 6" in recipe
     with h5py.File(pretrained.CIFAR10_FILE) as file:
         kernels = {
             "stem_conv": file["layers/conv2d/vars/0"][:],
@@ -95,9 +103,9 @@ def test_a_repository_of_the_hub(image_folder, hub, tmp_path):  # noqa: F811
 def test_a_resumed_run_stays_frozen_and_is_the_run_without_a_pause(image_folder, tmp_path):
     body = body_at(tmp_path / "body.keras")
     recipe = dataclasses.replace(
-        ck.recipes.RECIPES["photos"], dataset=str(image_folder), image_size=12, batch_size=6, epochs=2
+        ck.recipes.RECIPES["finetune"], dataset=str(image_folder), batch_size=6, epochs=2, head_epochs=3
     )
-    recipe = network.recipe_for(recipe, tmp_path / "body.keras")
+    recipe = dataclasses.replace(recipe, **network.facts_of_body(tmp_path / "body.keras"))
     settings = ck.training.Settings(init_from=str(tmp_path / "body.keras"), freeze=1)
 
     class Stop(keras.callbacks.Callback):
@@ -121,3 +129,37 @@ def test_a_resumed_run_stays_frozen_and_is_the_run_without_a_pause(image_folder,
             resumed.get_layer(name).get_weights()[0], body.get_layer(name).get_weights()[0]
         )
     assert json.loads((tmp_path / "run/config.json").read_text())["settings"]["freeze"] == 1
+
+
+def test_a_run_goes_on_as_its_body_was_prepared(image_folder, tmp_path, capsys):
+    """Fine-tuned at its own size, continued without a flag: no accuracy is lost on the way."""
+    body_at(tmp_path / "body.keras")
+
+    def start_again(name, source, *flags):
+        output = tmp_path / name
+        arguments = ["--dataset", image_folder, "--batch-size", 6, "--output", output, "--init-from", source]
+        assert train.main([str(argument) for argument in (*arguments, *flags)]) == 0
+        recipe = json.loads((output / "config.json").read_text())["recipe"]
+        return recipe, max(row["val_accuracy"] for row in RunFolder(output).read_history())
+
+    recipe, reached = start_again("one", tmp_path / "body.keras", "--epochs", 3)
+    assert (recipe["image_size"], recipe["crop_pct"], recipe["orientation"]) == (12, 1.0, "exif")
+    capsys.readouterr()
+    flags = ("--epochs", 1, "--learning-rate", 0)
+    recipe, kept = start_again("two", tmp_path / "one/model.keras", *flags)
+    assert "head: the body's, which knows these classes" in capsys.readouterr().out
+    assert recipe["image_size"] == 12
+    assert kept == pytest.approx(reached, abs=1e-6)
+
+
+def test_grey_images_from_a_body_for_colour(tmp_path):
+    flags = ["--dataset", "digits", "--init-from", "ConvMixer256_8_P2", "--output", str(tmp_path / "run")]
+    parts = ["--train-split", "train[:64]", "--validation-split", "test[:32]"]
+    epochs = ["--head-epochs", "30", "--epochs", "1", "--learning-rate", "0"]
+    assert train.main([*flags, *parts, *epochs]) == 0
+    model = keras.saving.load_model(tmp_path / "run/last.keras")
+    assert model.input_shape == (None, 32, 32, 1)
+    with h5py.File(pretrained.CIFAR10_FILE) as file:
+        kernel = file["layers/conv2d/vars/0"][:].astype(np.float32)
+    assert_same_kernels(model, {"stem_conv": kernel.sum(2, keepdims=True)})
+    assert RunFolder(tmp_path / "run").read_history()[0]["val_accuracy"] > 0.4

@@ -1,6 +1,7 @@
 """The training command, in real processes where it is about a process."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -8,13 +9,14 @@ import shlex
 import shutil
 import signal
 
-import keras
 import pytest
 from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
-from convmixer_keras.commands import train
+from convmixer_keras.commands import predict as predict_command
+from convmixer_keras.commands import tflite, train
+from convmixer_keras.models import presets
 from convmixer_keras.recipes import RECIPES
 from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils.errors import InputError
@@ -44,10 +46,18 @@ def test_trains_and_says_what_it_wrote(digits_run):
 
 
 @pytest.mark.slow
-def test_the_printed_commands_work(digits_run, here, monkeypatch, capfd):
+def test_the_printed_commands_work(digits_run, here, monkeypatch):
     folder, done = digits_run
     monkeypatch.chdir(folder)
-    evaluate, show = (shlex.split(line) for line in done.stdout.splitlines()[-2:])
+    title, *lines = done.stdout.splitlines()[-4:]
+    assert title == "use the model"
+    predict, export, evaluate = map(shlex.split, lines)
+    assert predict == ["convmixer-predict", "PHOTO", "--model", "runs/digits/model.keras"]
+    Image.new("L", (8, 8)).save("photo.png")
+    assert here(predict_command.main, "photo.png", *predict[2:]).code == 0
+    assert export[:3] == ["convmixer-tflite", "runs/digits/model.keras", "model.tflite"]
+    assert export[3:] == ["--mode", "int8", "--calibrate", "digits"]
+    assert here(tflite.main, *export[1:]).code == 0
     accuracy = re.search(r"validation accuracy (\d+\.\d\d) %", done.stdout)[1]
     assert evaluate[:2] == ["python", str(ROOT / "train_keras.py")]
     evaluated = here(train.main, *evaluate[2:])
@@ -55,9 +65,6 @@ def test_the_printed_commands_work(digits_run, here, monkeypatch, capfd):
     assert "on digits, 360 images of 'test': loss" in evaluated.stdout
     assert f"top-1 {accuracy} %" in evaluated.stdout
     assert re.search(r"top-5 \d+\.\d\d %", evaluated.stdout)
-    assert show[:2] == ["python", "-c"]
-    exec(show[2], {})
-    assert "block0_pointwise" in capfd.readouterr().out
 
 
 @pytest.mark.slow
@@ -137,6 +144,11 @@ def test_folder_dataset_and_preview(image_folder, tmp_path, here, monkeypatch):
         (["--recipe", "cifar_10"], "got cifar_10; did you mean cifar10?"),
         (["--output", "/proc/run"], "error: cannot make the folder /proc/run"),
         (["--preview", "nowhere/a.png"], "error: cannot write nowhere/a.png"),
+        (
+            ["--recipe", "finetune", "--dataset", "digits"],
+            "error: --head-epochs must be 0 without --init-from",
+        ),
+        (["--model", "ConvMixer256_8", "--resume"], "--model is not for --resume and --init-from"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(arguments, message, tmp_path, monkeypatch, here):
@@ -232,14 +244,55 @@ def test_a_finished_run_without_its_history_says_so(tmp_path):
         train.report(RunFolder(tmp_path), [])
 
 
-def test_the_printed_commands_take_any_folder(tmp_path, capsys, monkeypatch):
-    """A space, an apostrophe and quotes are for the shell to see through, and then for Python."""
+def test_the_printed_commands_take_any_folder(tmp_path):
+    """A space, an apostrophe and quotes are for the shell to see through."""
     folder = RunFolder(tmp_path / "my photos" / """Ann's "best\"""")
-    train.report(folder, [{"epoch": 1, "val_accuracy": 0.5}])
-    evaluate, show = (shlex.split(line) for line in capsys.readouterr().out.splitlines()[-2:])
-    model = folder["model.keras"]
-    assert evaluate[-2:] == ["--evaluate", model]
-    asked = []
-    monkeypatch.setattr(keras.saving, "load_model", lambda path: asked.append(path) or keras.Sequential())
-    exec(show[2], {})
-    assert asked == [model]
+    recipe = dataclasses.replace(RECIPES["photos"], dataset="Ann's photos/")
+    predict, export, evaluate = map(shlex.split, train.next_commands(folder, recipe).splitlines())
+    assert predict[-1] == export[1] == evaluate[-1] == folder["model.keras"]
+    assert export[-1] == "Ann's photos/"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "expected"),
+    [
+        ("--dataset photos/", "photos", {"hidden_dim": 192, "epochs": 60}),
+        ("--init-from ConvMixer1024_20 --dataset photos/", "finetune", {"head_epochs": 20}),
+        ("--init-from=ConvMixer1024_20 --dataset digits", "finetune", {"dataset": "digits"}),
+        ("--init-from ConvMixer1024_20 --recipe photos", "photos", {"head_epochs": 0}),
+        (
+            "--recipe imagenet --model ConvMixer768_32",
+            "imagenet",
+            {
+                "hidden_dim": 768,
+                "depth": 32,
+                "kernel_size": 7,
+                "patch_size": 7,
+                "activation": "relu",
+                "epochs": 300,
+            },
+        ),
+        ("--recipe imagenet --model ConvMixer1536_20", "imagenet", {"hidden_dim": 1536, "epochs": 150}),
+        ("--model ConvMixer768_32 --epochs 2", "imagenet", {"activation": "relu", "epochs": 2}),
+        ("--model ConvMixer256_8", "cifar10_paper", {"patch_size": 1, "kernel_size": 9, "epochs": 200}),
+        (
+            "--model ConvMixer768_32 --dataset photos/",
+            "photos",
+            {"depth": 32, "epochs": 60, "image_size": 96},
+        ),
+    ],
+)
+def test_which_recipe_a_command_has(given, name, expected):
+    arguments, recipe = train.parse(given.split())
+    assert arguments.recipe_name == name
+    assert {field: getattr(recipe, field) for field in expected} == expected
+
+
+def test_each_published_variant_has_its_recipe():
+    for preset in presets.PRESETS:
+        recipe = train.parse(["--model", preset.name])[1]
+        assert (recipe.mean, recipe.std) == (preset.mean, preset.std)
+        assert (recipe.image_size, recipe.crop_pct) == (preset.image_size, preset.crop_pct)
+    # What these recipes train by themselves are the variants that name them.
+    for name, variant in (("imagenet", "1536_20"), ("cifar10_paper", "256_8"), ("cifar10_fast", "256_8_P2")):
+        assert train.parse(["--model", f"ConvMixer{variant}"])[1] == RECIPES[name]

@@ -44,9 +44,6 @@ def test_every_door_opens(backend, image_folder, tmp_path):
             found["features"], body.predict(pixels, verbose=0).mean((1, 2)), rtol=1e-3, atol=1e-4
         )
 
-    tuned = tmp_path / "tuned.keras"
-    assert "held out" in printed("finetune", photos, "--from", path, "--epochs", "1", "1", "--output", tuned)
-
     note = f"note: this command needs TensorFlow; KERAS_BACKEND={backend} is ignored\n"
     printed("explain", path, "--photo", first, "--output", tmp_path / "explained", note=note)
     done = run(
