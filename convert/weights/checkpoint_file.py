@@ -19,9 +19,9 @@ import numpy as np
 
 from convmixer_keras.utils import extras, limits
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import check_file, written_whole
+from convmixer_keras.utils.files import check_file, read_text, written_whole
 
-SAFETENSORS = ".safetensors"
+SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
 WRITTEN = (SAFETENSORS, ".pth")
 
@@ -51,7 +51,8 @@ def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
     """Reads the names and shapes of a checkpoint's tensors into a dict from name to `StoredTensor`.
 
     Args:
-        path: A `.safetensors` file, or one of any other name that PyTorch saved.
+        path: A `.safetensors` file, the `.safetensors.index.json` of several, or a file of any other name
+            that PyTorch saved.
         ema: Whether to take the moving average of the weights that a pickled file keeps beside them.
         prefix, ignore: Which tensors to take, as in `chosen`.
 
@@ -63,7 +64,11 @@ def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
     path = os.fspath(path)
     check_file(path)
     if path.endswith(SAFETENSORS):
+        if part := re.fullmatch(r"(.*)-\d+-of-\d+\.safetensors", path):
+            raise InputError(f"{path} is one part of a checkpoint: give their index, {part[1]}{INDEX}")
         return chosen(_read_safetensors(path), path, prefix, ignore)
+    if path.endswith(INDEX):
+        return chosen(_read_parts(path), path, prefix, ignore)
     return _read_pickled(path, ema, prefix, ignore)
 
 
@@ -91,6 +96,17 @@ def chosen(tensors, path, prefix="", ignore=()):
             raise InputError(f"{path} has no tensor {pattern} to ignore")
         tensors = {name: value for name, value in tensors.items() if name not in left_out}
     return tensors
+
+
+def _read_parts(path):
+    try:
+        names = sorted({*json.loads(read_text(path))["weight_map"].values()})
+        parts = [os.path.join(os.path.dirname(path), os.path.basename(name)) for name in names]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(f"{path} is no index of the parts of a checkpoint") from None
+    for part in parts:
+        check_file(part)
+    return {name: tensor for part in parts for name, tensor in _read_safetensors(part).items()}
 
 
 def _read_safetensors(path):

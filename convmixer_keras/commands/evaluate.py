@@ -16,9 +16,11 @@ def evaluate(arguments, recipe):
 
     if arguments.report is not None:
         extras.require("matplotlib")
-    stated, settings = recipe if arguments.recipe else None, Settings(**flags.given(arguments, Settings))
+    given, settings = recipe, Settings(**flags.given(arguments, Settings))
     if os.path.isfile(arguments.evaluate):
         recipe, settings = settings_of_run(arguments, recipe, os.path.dirname(arguments.evaluate) or ".")
+    # Only one that is named, or the run's, says how photographs become the input of a file without a record.
+    stated = recipe if arguments.recipe or recipe is not given else None
     changes = flags.given(arguments, Preprocessing)
     if side := arguments.overrides.get("image_size"):
         changes["size"] = (side, side)

@@ -314,6 +314,30 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
+def test_a_checkpoint_in_parts(tmp_path, convmixer_convert):
+    reference = torch_reference.random_model("timm", *SMALL)
+    tensors, where = reference.state_dict(), {}
+    for number in (1, 2):
+        part = {name: tensor for i, (name, tensor) in enumerate(tensors.items()) if i % 2 == number - 1}
+        where |= dict.fromkeys(part, f"model-0000{number}-of-00002.safetensors")
+        save_file(part, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+    done = convmixer_convert(index, tmp_path / "m.keras", "--activation", "gelu")
+    assert done.code == 0, done.stderr
+    assert_same_logits(keras.saving.load_model(tmp_path / "m.keras"), reference, images(2, 3))
+    refused = convmixer_convert(tmp_path / "model-00001-of-00002.safetensors", tmp_path / "m.keras")
+    assert refused.code == 2
+    assert "is one part of a checkpoint: give their index, " in refused.stderr
+    for text in ("{", "[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}'):
+        index.write_text(text)
+        with pytest.raises(InputError, match="is no index of the parts"):
+            to_keras.open_checkpoint(index)
+    index.write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    with pytest.raises(InputError, match=r"there is no file .*gone\.safetensors"):
+        to_keras.open_checkpoint(index)
+
+
 @pytest.mark.slow
 def test_without_pytorch(tmp_path):
     """safetensors go both ways; pickled files say what they need."""

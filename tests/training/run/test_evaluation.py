@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 import zipfile
 
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
+from conftest import CIFAR10
+from hub_server import hub  # noqa: F401
 from scipy.special import softmax
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 
 import convmixer_keras as ck
 from convmixer_keras import recipes
+from convmixer_keras.commands import train
 from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.images.listing import image_paths
@@ -209,3 +213,30 @@ def test_the_metrics_of_a_run_are_those_of_an_evaluation(constant, digits, tmp_p
     np.testing.assert_allclose([found["loss"], found["accuracy"], found["top5"]], ours[:3], rtol=1e-5)
     if constant:
         assert ours.top5 == np.mean(labels < 5)
+
+
+def test_what_a_file_without_a_record_takes_is_said(tmp_path, here):
+    normalised().save(tmp_path / "m.keras")
+    flags = ["--evaluate", tmp_path / "m.keras", "--dataset", "digits"]
+    note = "m.keras does not record its preprocessing; using"
+    assert f"{note} 8x8, crop_pct 1, bicubic" in here(train.main, *flags).stderr
+    named = here(train.main, *flags, "--recipe", "imagenet")
+    assert f"{note} the recipe's 8x8, crop_pct 0.96, bicubic, turned" in named.stderr
+    ck.ConvMixer(**SIZES, input_shape=(8, 8, 1)).save(tmp_path / "m.keras")
+    asked = here(train.main, *flags)
+    assert (asked.code, "give --mean and --std" in asked.stderr) == (2, True)
+
+
+def test_names_of_models_are_evaluated(cifar10_folder, tmp_path, here, hub, monkeypatch):  # noqa: F811
+    """A builder's, and a hub's repository; a run in the current folder is not theirs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text('{"recipe": {}}')
+    flags = ["--dataset", cifar10_folder]
+    known = here(train.main, "--evaluate", "ConvMixer256_8_P2", *flags)
+    assert "ConvMixer256_8_P2 on " in known.stdout
+    model = ck.ConvMixer256_8_P2(weights="cifar10", include_preprocessing=True)
+    ck.save_model(model, tmp_path / "m.keras", CIFAR10, Preprocessing(32))
+    hub.put("user/repo", {"model.keras": (tmp_path / "m.keras").read_bytes()})
+    fetched = here(train.main, "--evaluate", "hf://user/repo", *flags)
+    scores = [re.search(r"loss .*", outcome.stdout)[0] for outcome in (known, fetched)]
+    assert scores[0] == scores[1]
