@@ -164,9 +164,9 @@ def _make_weights(preset, weights, record, known):
     bundled = presets.CONVMIXER_256_8_P2.name
     # What failed stands in the middle, which a command leaves out of a long line.
     raise InputError(
-        f"the ImageNet weights of {preset.name} cannot be fetched; {bundled} works offline: "
-        f"--from, --init-from or --model {bundled}. What failed: {'; '.join(failures)}. To put the weights "
-        f"there by hand, save {url} as {os.path.join(cache_folder(), name)}"
+        f"the ImageNet weights of {preset.name} cannot be fetched; name {bundled} instead, which works "
+        f"offline. What failed: {'; '.join(failures)}. To put the weights there "
+        f"by hand, save {url} as {os.path.join(cache_folder(), name)}"
     )
 
 

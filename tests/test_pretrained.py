@@ -208,7 +208,7 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
     assert (done.code, time.monotonic() - started < 10) == (2, True)
     address = f"{nobody}/timm/convmixer_1024_20_ks9_p14.in1k/resolve/main/model.safetensors"
     file = f"{pretrained.cache_folder()}/convmixer_1024_20_ks9_p14.in1k.safetensors"
-    assert "--from, --init-from or --model ConvMixer256_8_P2" in done.stderr
+    assert "name ConvMixer256_8_P2 instead" in done.stderr
     assert done.stderr.endswith(f" save {address} as {file}\n")
 
     reference = reference_of(SMALL)

@@ -13,7 +13,7 @@ from convmixer_keras.images import listing, preprocessing
 from convmixer_keras.models import inputs, presets
 from convmixer_keras.models import outputs as endings
 from convmixer_keras.utils import extras, limits, progress
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 from convmixer_keras.utils.text import one_line
 
 _BATCH = 4
@@ -138,7 +138,7 @@ def _photographs(folder, size, checkpoint):
     """Images under a folder, prepared as a checkpoint's published variant evaluates them, or ImageNet's."""
     paths, channels = image_paths(folder), checkpoint.sizes.channels
     if channels != 3:
-        raise InputError(f"--images have 3 channels, and the network takes {channels}")
+        raise InputError(f"{arg('images')} have 3 channels, and the network takes {channels}")
     preset = checkpoint.preset or presets.CONVMIXER_1536_20
     record = dataclasses.replace(preprocessing.published(preset, takes_pixels=False), size=size)
     if checkpoint.input_statistics:

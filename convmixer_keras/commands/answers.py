@@ -142,9 +142,8 @@ class Sheet:
 
 
 def _title(answer):
-    lines = [os.path.basename(answer.path)[-24:]]
+    lines = [os.path.basename(answer.path)]
     if answer.truth is not None:
-        lines.append(f"is {answer.truth[:22]}")
-    lines += [f"{name[:24]} {100 * score:.0f} %" for _, name, score in answer.classes[:3]]
-    # matplotlib would read what stands between two dollar signs as a formula.
-    return "\n".join(one_line(line).replace("$", r"\$") for line in lines)
+        lines.append(f"is {answer.truth}")
+    lines += [f"{name[:20]} {100 * score:.0f} %" for _, name, score in answer.classes[:3]]
+    return "\n".join(map(one_line, lines))

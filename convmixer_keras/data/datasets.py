@@ -15,7 +15,7 @@ from convmixer_keras.data.tfdata import shuffle
 from convmixer_keras.images.folder import HELD_OUT, VALIDATION_SPLITS, Folder, check_same_classes
 from convmixer_keras.images.splits import base_name, part, slice_of
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import InputError, arg
 
 DIGITS_TEST_SHARE = 0.2
 
@@ -59,7 +59,7 @@ def check_dataset(dataset, data_dir=None):
         return
     path_like = dataset.startswith(("/", ".", "~")) or dataset.endswith("/") or dataset.count("/") > 1
     if not dataset.strip() or path_like or os.path.lexists(dataset):
-        raise InputError(f"{KINDS}, got {dataset!r}, which is no folder")
+        raise InputError(f"{arg('dataset')} {KINDS}, got {dataset!r}, which is no folder")
     builder_of(dataset, data_dir)
 
 

@@ -17,7 +17,7 @@ TURNS = 16  # Files to read at a time, and images of each in its turn.
 SHUFFLED_BYTES = 2**31  # Larger splits are shuffled within a window of that size.
 DOWNLOAD_SECONDS = 20  # To connect, and between any two parts of a download.
 KINDS = (
-    "dataset must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
+    "must be digits, an existing folder with CLASS/*.jpg or SPLIT/CLASS/*.jpg, or a name that "
     "tensorflow-datasets knows"
 )
 
@@ -32,7 +32,7 @@ def builder_of(name, data_dir):
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
-        raise InputError(f"{KINDS}, got {name!r}") from None
+        raise InputError(f"{arg('dataset')} {KINDS}, got {name!r}") from None
 
 
 def open_tfds(name, data_dir):

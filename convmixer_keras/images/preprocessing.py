@@ -235,11 +235,10 @@ def assumed(path, size, channels):
 
 def note_assumed(path, record, source=""):
     """Says on standard error which `Preprocessing` is taken where a file records none, and from where."""
-    names = (name.replace("_", "-") for name in settings_of(record) if name not in ("mean", "std"))
-    flags = ", ".join(f"--{name}" for name in names)
+    names = ", ".join(arg(name) for name in settings_of(record) if name not in ("mean", "std"))
     print(
         f"note: {one_line(path)} does not record its preprocessing; using {source}{record} (override with "
-        f"{flags})",
+        f"{names})",
         file=sys.stderr,
     )
 

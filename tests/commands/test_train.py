@@ -133,7 +133,7 @@ def test_folder_dataset_and_preview(image_folder, tmp_path, here, monkeypatch):
     ("arguments", "message"),
     [
         (["--kernel-size", "0"], "error: --kernel-size must be at least 1 and at most 255, got 0"),
-        (["--dataset", "nonsense"], "error: dataset must be digits, an existing folder"),
+        (["--dataset", "nonsense"], "error: --dataset must be digits, an existing folder"),
         (["--batch-size", "5000"], "error: --batch-size must be at most the 1437 training images"),
         (["--evaluate", "nothing.keras"], "error: there is no file nothing.keras"),
         (["--resume"], "error: runs/digits holds no run"),

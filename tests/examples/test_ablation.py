@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import convmixer_keras as ck
 from convmixer_keras.recipes import Recipe
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.step.fused import fused_twin
@@ -71,6 +72,20 @@ def test_what_a_line_takes_away_is_in_the_baseline():
         for field in changes:
             if name.startswith("without"):
                 assert getattr(BASELINE, field), name
+
+
+def test_digits_are_taken_as_their_own_recipe_has_them():
+    """Grey images of 8x8 pixels, where the baseline is for CIFAR-10's."""
+    recipe = ablation.baseline_on({"dataset": "digits", "epochs": 1})
+    assert (recipe.image_size, recipe.mean, recipe.epochs) == (8, (0.306,), 1)
+    data = ck.data.load(recipe)
+    images, _ = next(iter(data.train))
+    for _, changes, _ in STUDY:
+        model = training.build_model(dataclasses.replace(recipe, **changes), data.channels, 10)
+        assert model.output_shape == (None, 10)
+    assert model(images).shape == (recipe.batch_size, 10)
+    assert ablation.baseline_on({"dataset": "digits", "image_size": 16}).image_size == 16
+    assert ablation.baseline_on({"dataset": "photos/"}) == dataclasses.replace(BASELINE, dataset="photos/")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_study_writes_table_and_chart_and_trains_nothing_twice(study, image_fold
 
 def test_wrong_use_is_one_line_and_exit_code_2(tmp_path, capsys):
     for flags, message in (
-        (["--dataset", "no/such"], "error: dataset must be digits, an existing folder"),
+        (["--dataset", "no/such"], "error: --dataset must be digits, an existing folder"),
         (["--epochs", "0"], "error: --epochs must be at least 1, got 0"),
     ):
         with pytest.raises(SystemExit) as exit_info:

@@ -239,6 +239,31 @@ def test_nearest_neighbours():
     assert module("features").nearest(features[:2], 3)[0].tolist() == [[1], [0]]
 
 
+def test_explain_tells_runs_and_models_apart(tmp_path, monkeypatch):
+    explain = module("explain")
+    monkeypatch.chdir(tmp_path)
+    runs = {
+        "a": {"recipe": {"epochs": 3, "mean": [0.5], "flip": True}, "settings": {"freeze": 0}},
+        "b": {"recipe": {"epochs": 5, "mean": [0.5], "flip": True}, "settings": {"freeze": 0, "patience": 2}},
+    }
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in explain.differences(runs).splitlines()]
+    assert rows == [["setting", "a", "b"], ["---"] * 3, ["epochs", "3", "5"], ["patience", "null", "2"]]
+    assert explain.differences({"a": runs["a"], "c": runs["a"]}) == "No setting differs.\n"
+
+    figure = ck.visualization.new_figure(1, 1)
+    figure.savefig("own.png", metadata={explain.SOURCE: "m.keras"})
+    figure.savefig("foreign.png")
+    explain.check_free("own.png", "m.keras")
+    explain.check_free("none.png", "m.keras")
+    for path, source in (("own.png", "other.keras"), ("foreign.png", "m.keras")):
+        with pytest.raises(ValueError, match=rf"{path} is no picture of {source}: choose another --output"):
+            explain.check_free(path, source)
+    names = {
+        explain.folder_name([name]) for name in ("runs/a/model.keras", "runs/b/model.keras", "a/b.keras")
+    }
+    assert names == {"runs-a-model", "runs-b-model", "a-b"}
+
+
 def test_explain(body, photos, tmp_path, in_process):
     run_folder = ROOT / "docs/results/cifar10-96-6"
     photo = next(photos.rglob("*.jpg"))

@@ -1,3 +1,5 @@
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -53,6 +55,13 @@ def test_image_grid_shows_each_image(count, channels):
     np.testing.assert_array_equal(
         np.asarray(shown[-1].images[0].get_array()).reshape(5, 4, channels), expected
     )
+
+
+def test_image_grid_keeps_the_beginning_of_titles():
+    long = "a_rather_long_name_of_a_photograph.jpg\n$10 or $20"
+    figure = visualization.image_grid(np.zeros((1, 5, 5, 3)), [long])
+    assert figure.axes[0].get_title() == "a_rather_long_name_of_a..." + "\n$10 or $20"
+    figure.savefig(io.BytesIO())  # No formula.
 
 
 def test_image_grid_marks_what_is_wrong_and_sets_the_first_column_apart():
