@@ -86,38 +86,20 @@ def _read_graph(path, include_top):
     return checkpoint
 
 
-def convert_checkpoint(
-    path, *, include_top=True, classes=None, include_preprocessing=False, image_size=None, **reading
-):
-    """Converts a checkpoint into a Keras model.
+def convert_checkpoint(path, **reading):
+    """Converts a checkpoint into a Keras model, which takes what the checkpoint's network takes.
 
     Args:
-        path: As in `open_checkpoint`.
-        include_top: Whether the model ends in the classifier, or in the feature map.
-        classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
-        include_preprocessing: Whether the model takes raw RGB pixels 0..255 and normalises them with the
-            constants of its published variant; otherwise it takes what the checkpoint's network takes.
-        image_size: Side of the images in pixels. None leaves height and width open.
-        **reading: Other arguments of `open_checkpoint`.
+        path, reading: As in `open_checkpoint`.
 
     Returns:
-        A `keras.Model` giving logits (batch, classes), or features without the top.
+        A `keras.Model` from images of any size to logits (batch, classes), or without a classifier to
+        pooled features.
 
     Raises:
         InputError: As `open_checkpoint`, and for weights that are not finite.
     """
-    if classes is not None and not include_top:
-        raise InputError(f"classes is only allowed with include_top=True, got classes={classes}")
-    checkpoint = open_checkpoint(path, include_top=include_top and classes is None, **reading)
-    normalization = None
-    if include_preprocessing and checkpoint.input_statistics is None:
-        record = checkpoint.preprocessing(image_size)
-        if record is None:
-            raise InputError(
-                f"include_preprocessing is known for the published variants only, and {path} is not one"
-            )
-        normalization = record.mean, record.std
-    return build(checkpoint, normalization, "avg" if include_top else None, classes, image_size)
+    return build(open_checkpoint(path, **reading))
 
 
 def build(checkpoint, normalization=None, pooling="avg", classes=None, image_size=None):
@@ -128,7 +110,8 @@ def build(checkpoint, normalization=None, pooling="avg", classes=None, image_siz
         normalization: (mean, std) per channel in units of 0..1, for a model that takes raw pixels and
             normalises them; None for one that takes what the checkpoint's network takes.
         pooling: "avg", or None for a model that gives the map of features.
-        classes, image_size: As in `convert_checkpoint`.
+        classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
+        image_size: Side of the images in pixels. None leaves height and width open.
     """
     from convmixer_keras.models.convmixer import ConvMixer
 

@@ -232,7 +232,7 @@ def test_variant_that_the_checkpoint_is_not(tmp_path):
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_include_preprocessing_takes_raw_pixels(preset, mean, std, tmp_path, monkeypatch):
+def test_a_published_variant_can_take_raw_pixels(preset, mean, std, tmp_path, monkeypatch):
     """With the constants of the data that the variant was trained on; variants shrunk, to be quick."""
     width, depth, kernel_size, patch_size = SMALL[:4]
     small = dataclasses.replace(
@@ -241,17 +241,13 @@ def test_include_preprocessing_takes_raw_pixels(preset, mean, std, tmp_path, mon
     monkeypatch.setattr(presets, "PRESETS", (small,))
     reference = torch_reference.random_model("timm", *SMALL)
     path = saved(tmp_path / "m.safetensors", reference)
-    model = to_keras.convert_checkpoint(path, include_preprocessing=True)
+    checkpoint = to_keras.open_checkpoint(path)
+    record = checkpoint.preprocessing()
+    model = to_keras.build(checkpoint, (record.mean, record.std))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 18, 18, 3)).astype(np.float32)
     normalized = (pixels / 255 - mean) / std
     expected = torch_reference.logits(reference, normalized.astype(np.float32))
     np.testing.assert_allclose(logits(model, pixels), expected, rtol=0, atol=1e-4)
-
-
-def test_include_preprocessing_is_not_known_for_any_network(tmp_path):
-    path = saved(tmp_path / "m.pth", torch_reference.random_model("timm", 8, 1, 3, 2, 5, 4))
-    with pytest.raises(InputError, match="known for the published variants only"):
-        to_keras.convert_checkpoint(path, activation="gelu", include_preprocessing=True)
 
 
 def features(reference, batch):
@@ -262,7 +258,8 @@ def features(reference, batch):
 def test_new_classifier_on_the_old_body(tmp_path):
     reference = torch_reference.random_model("timm", *SMALL)
     path = saved(tmp_path / "m.pth", reference)
-    model = to_keras.convert_checkpoint(path, activation="gelu", classes=4)
+    checkpoint = to_keras.open_checkpoint(path, activation="gelu", include_top=False)
+    model = to_keras.build(checkpoint, classes=4)
     batch = images(2, 3)
     assert logits(model, batch).shape == (2, 4)
     body = keras.Model(model.inputs, model.get_layer("pool").output)
@@ -276,7 +273,8 @@ def test_without_top_the_checkpoint_needs_no_classifier(with_head, tmp_path):
     if not with_head:
         del state["7.weight"], state["7.bias"]
     torch.save(state, tmp_path / "m.pth")
-    model = to_keras.convert_checkpoint(tmp_path / "m.pth", activation="gelu", include_top=False)
+    checkpoint = to_keras.open_checkpoint(tmp_path / "m.pth", activation="gelu", include_top=False)
+    model = to_keras.build(checkpoint, pooling=None)
     batch = images(2, 3)
     expected = torch_reference.logits(reference[:5], batch).transpose(0, 2, 3, 1)
     np.testing.assert_allclose(logits(model, batch), expected, rtol=0, atol=1e-4)
@@ -394,7 +392,7 @@ def test_published_sizes_at_224(builder, layout, sizes, activation, tmp_path):
     reference = torch_reference.random_model(layout, *sizes, 1000, act=activation)
     path = saved(tmp_path / "m.safetensors", reference)
     stated = {"activation": "gelu"} if layout == "mmpretrain" else {}  # Its names alone do not say.
-    model = to_keras.convert_checkpoint(path, image_size=224, **stated)
+    model = to_keras.convert_checkpoint(path, **stated)
     assert model.name == builder
     batch = np.random.default_rng(1).standard_normal((1, 224, 224, 3), np.float32)
     difference = np.abs(logits(model, batch) - torch_reference.logits(reference, batch)).max()
