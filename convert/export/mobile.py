@@ -23,19 +23,16 @@ from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError, arg
 
-LARGEST_KERNEL = 15
-
 
 def mobile(model, *, batch=1, preprocessing=None, integer=False, whole_kernels=False):
     """Rewrites a ConvMixer for inference on a phone.
 
     Args:
-        model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder, with kernels of at
-            most 15x15. Its dtype policy does not matter: the result computes in float32.
+        model: A `keras.Model` made by `convmixer_keras.ConvMixer` or a named builder. Its dtype policy does
+            not matter: the result computes in float32.
         batch: How many images the result takes at a time.
         preprocessing: The `Preprocessing` of the model, or None. Its `mean` and `std`, if it has any, become
-            part of the result, which then takes raw pixels. Its size counts where the model leaves its own
-            open.
+            part of the result, which then takes raw pixels. Its size counts where the model's is open.
         integer: Whether the result will be quantised to integers throughout, for which other sizes of
             pieces are faster and fewer roundings better.
         whole_kernels: Whether convolutions keep the shapes that they have in the model, for runtimes and
@@ -50,14 +47,11 @@ def mobile(model, *, batch=1, preprocessing=None, integer=False, whole_kernels=F
     """
     parts = anatomy.of(model)
     anatomy.check_finite(model)
-    sizes = parts.sizes
-    if sizes.kernel_size > LARGEST_KERNEL:
-        raise InputError(f"mobile() takes kernels of at most {LARGEST_KERNEL}, got {sizes.kernel_size}")
     if None in model.inputs[0].shape[1:3] and preprocessing is None:
         raise InputError(f"the model leaves the size of its images open: give {arg('size')}")
     size = inputs.image_size(model, preprocessing)
-    source.check_size(size, sizes.patch_size)
-    image = keras.Input(batch_shape=(batch, *size, sizes.channels), dtype="float32", name="image")
+    source.check_size(size, parts.sizes.patch_size)
+    image = keras.Input(batch_shape=(batch, *size, parts.sizes.channels), dtype="float32", name="image")
     x = image if parts.image is model.inputs[0] else keras.Model(model.inputs[0], parts.image)(image)
 
     x, order = _stem(x, parts, preprocessing, integer, whole_kernels)
@@ -83,7 +77,13 @@ class _Scaled(NamedTuple):
         return kernel * self.scale[:, None], shifted
 
     def computed(self, integer, name):
-        return _affine(self.tensor, self.scale, self.shift, integer, name)
+        if np.all(self.scale == 1) and not np.any(self.shift):
+            return self.tensor
+        if integer:
+            # Weights of a convolution are quantised channel by channel, others all alike.
+            return depthwise.whole_depthwise(self.tensor, self.scale[None, None, :, None], self.shift, name)
+        x = self.tensor * self.scale.astype(np.float32)
+        return x + self.shift.astype(np.float32) if np.any(self.shift) else x
 
 
 def _stem(x, parts, preprocessing, integer, whole):
@@ -108,7 +108,7 @@ def _stem(x, parts, preprocessing, integer, whole):
         if sizes.max() > 4 * sizes.min():
             order = np.argsort(sizes, kind="stable")
             x = _stem_by_size(x, kernel, bias, scale, shift, order, parts.stem.layer.activation)
-            return _Scaled(x, np.ones_like(scale), np.zeros_like(shift)), order
+            return _Scaled(x, np.ones_like(scale), 0 * shift), order
     x = _convolution(x, kernel, bias, kernel.shape[:2], parts.stem, "stem_conv")
     return _Scaled(x, scale, shift), slice(None)
 
@@ -137,7 +137,7 @@ def _stem_by_size(x, kernel, bias, scale, shift, order, activation):
     for n, at in enumerate(np.array_split(order, min(4, len(order)))):
         y = _dense_convolution(x, kernel[..., at], bias[at], kernel.shape[:2], f"stem_conv{n}")
         y = _activated(y, activation)
-        outputs.append(_affine(y, scale[at], shift[at], True, f"stem_conv{n}_scale"))
+        outputs.append(_Scaled(y, scale[at], shift[at]).computed(True, f"stem_conv{n}_scale"))
     return _joined(outputs)
 
 
@@ -159,7 +159,8 @@ def _block(x, block, name, integer, whole, order):
             y = depthwise.split_depthwise(part, kernel[:, :, at], bias[at], integer, f"{label}_depthwise")
         y = _activated(y, layer.activation)
         if add and _is_batch(norm):
-            y = part + _affine(y, scale[at], None, integer, f"{label}_depthwise_scale")
+            y = _Scaled(y, scale[at], 0 * scale[at])
+            y = part + y.computed(integer, f"{label}_depthwise_scale")
         wholes.append(part)
         halves.append(y)
     y = _joined(halves)
@@ -167,7 +168,7 @@ def _block(x, block, name, integer, whole, order):
         # It takes all channels together.
         y = _standardized(y, norm)
         if add:
-            y = _joined(wholes) + _affine(y, scale, None, integer, f"{name}_depthwise_scale")
+            y = _joined(wholes) + _Scaled(y, scale, 0 * scale).computed(integer, f"{name}_depthwise_scale")
     y = _Scaled(y, np.ones_like(scale) if add else scale, shift)
 
     kernel, bias, scale, shift = _folded(pointwise)
@@ -202,7 +203,7 @@ def _top(x, parts, integer):
         # A negative scale would make the largest value the smallest.
         y = x.computed(integer, "features")
         y = keras.layers.MaxPooling2D(y.shape[1:3], **depthwise.STATED)(y)
-        x = _Scaled(y, np.ones_like(x.scale), np.zeros_like(x.shift))
+        x = _Scaled(y, np.ones_like(x.scale), 0 * x.shift)
     else:
         pool = keras.layers.GlobalAveragePooling2D(keepdims=True, **depthwise.STATED)
         x = x._replace(tensor=pool(x.tensor))
@@ -240,19 +241,6 @@ def _dense_convolution(x, kernel, bias, strides, name):
         len(bias), kernel.shape[:2], strides, kernel_initializer="zeros", name=name, **depthwise.STATED
     )
     return depthwise.weighted(layer, x, kernel, bias)
-
-
-def _affine(x, scale, shift, integer, name):
-    """Returns `scale * x + shift` per channel; None as shift adds nothing."""
-    has_shift = shift is not None and np.any(shift)
-    if np.all(scale == 1) and not has_shift:
-        return x
-    if not integer:
-        x = x * scale.astype(np.float32)
-        return x + shift.astype(np.float32) if has_shift else x
-    # A 1x1 depthwise one: weights of a convolution are quantised channel by channel, others all alike.
-    shift = np.zeros_like(scale) if shift is None else shift
-    return depthwise.whole_depthwise(x, scale[None, None, :, None], shift, name)
 
 
 def _activated(x, activation):

@@ -159,10 +159,7 @@ def _network(small, mode, output, images, takes_pixels, counted):
 
 
 def _compared(model, taken, network, content, path, output, images, mode, counted):
-    """Writes the file to `path` and returns its `Agreement` with the model, in logits or features.
-
-    `taken` makes what the model takes of what the file takes.
-    """
+    """Writes the file to `path` and returns its `Agreement` with the model, which takes `taken(images)`."""
     has_scores = output == "probabilities"
     unscored = outputs.logits_model(model) if has_scores else model
     inputs_of_model = (taken(image[None]) for image in counted(images, "running the Keras model"))

@@ -62,7 +62,7 @@ def test_same_outputs(arguments, integer):
     assert_same(model, rewritten, image(shape, pixels="input_mean" in arguments))
 
 
-@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5, 7, 8, 9, 11, 12, 13, 15])
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 5, 7, 8, 9, 12, 15, 23])
 def test_same_outputs_for_every_kernel(kernel_size):
     model = build(kernel_size=kernel_size, depth=1)
     assert_same(model, mobile(model), image())
@@ -217,8 +217,6 @@ def test_what_is_no_convmixer():
         mobile(dense)
     with pytest.raises(InputError, match=r"must be a keras\.Model, got str"):
         mobile("model.keras")
-    with pytest.raises(InputError, match="at most 15, got 17"):
-        mobile(build(kernel_size=17, depth=1))
     with pytest.raises(InputError, match="leave out mean and std"):
         mobile(
             build(input_mean=1.0, input_std=2.0), preprocessing=Preprocessing(SHAPE[:2], mean=0.5, std=0.2)
