@@ -178,12 +178,10 @@ def _in_order(norms, convolutions, source):
 
 
 def _likeness(one, other):
-    """Counts the words and numbers that two names share at their beginnings, and the words at their ends."""
+    """Counts the words and numbers that two names share at their beginnings, and the words that both have."""
     one, other = (re.findall(r"\d+|[A-Za-z]+", name) for name in (one, other))
     same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    ends = zip(reversed(one), reversed(other), strict=False)
-    same_end = itertools.takewhile(lambda pair: pair[0] == pair[1] and not pair[0].isdigit(), ends)
-    return len(list(same)) + len(list(same_end))
+    return len(list(same)) + sum(word.isalpha() for word in set(one) & set(other))
 
 
 def _words(name):

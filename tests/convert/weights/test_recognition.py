@@ -37,6 +37,11 @@ NAMINGS = {
         1,
     ),
     "numbered norms": ("proj proj_norm m.{}.dw m.{}.norm1 m.{}.pw m.{}.norm2 out", 0, 1),
+    "words elsewhere": (
+        "embed bn net.{}.spatial_conv net.{}.bn_spatial net.{}.channel_conv net.{}.bn_channel head",
+        0,
+        1,
+    ),
     "lists of modules": ("proj norm dw.{} dw_norm.{} pw.{} pw_norm.{} out", 0, 1),
     "timm's blocks, other ends": (
         "patches.conv patches.norm blocks.{}.0.fn.0 blocks.{}.0.fn.2 blocks.{}.1 blocks.{}.3 classifier.0",
