@@ -1,7 +1,6 @@
 """Which ConvMixer a set of named tensors is: from their structure, whatever their names."""
 
 import dataclasses
-import itertools
 import re
 from statistics import mode
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from convmixer_keras.utils.errors import InputError, arg
 
 OWN_NAMES = "own"
 # Wrappers put these into names, anywhere and repeatedly: DataParallel, torch.compile, DeepSpeed, FSDP and
-# activation checkpointing. Any other prefix that all names share is left out as well.
+# activation checkpointing.
 _WRAPPERS = re.compile(
     r"(?<![^.])(module|_orig_mod|_forward_module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -87,35 +86,22 @@ def recognise(tensors, path, include_top=True):
     classifier is not needed. Tensors that are missing, left over or of the wrong shape are an InputError that
     names them.
     """
-    found, original = _unwrapped(tensors, path)
-    names = by_structure(found, path, include_top)
-    complete = _complete({name: found[key] for name, key in names.items()})
+    weights = [key for key in tensors if key.rpartition(".")[2] not in _COUNTERS]
+    original = {_WRAPPERS.sub("", key): key for key in weights}
+    if len(original) < len(weights):
+        raise InputError(f"{path} holds names with and without a prefix: {arg('prefix')} takes one")
+    names = by_structure({short: tensors[key] for short, key in original.items()}, path, include_top)
+    keys = {name: original[short] for name, short in names.items()}
+    complete = _complete({name: tensors[key] for name, key in keys.items()})
     sizes = _sizes(complete, path)
     wrong = [
-        f"{original[key]} has shape {tuple(complete[name].shape)}, expected {expected}"
-        for name, key in names.items()
+        f"{key} has shape {tuple(complete[name].shape)}, expected {expected}"
+        for name, key in keys.items()
         if tuple(complete[name].shape) != (expected := tensor_shape(*name, sizes))
     ]
     if wrong:
         raise InputError(f"{path} is not a ConvMixer: {'; '.join(wrong[:_NAMED_FAULTS])}")
-    keys = {name: original[key] for name, key in names.items()}
     return Checkpoint(path, _layout(names, sizes.depth), sizes, complete, keys)
-
-
-def _unwrapped(tensors, path):
-    """Returns the weights by names without wrappers' prefixes, and a dict from those to the file's names."""
-    original = {}
-    for key in tensors:
-        if key.rpartition(".")[2] in _COUNTERS:
-            continue
-        short = _WRAPPERS.sub("", key)
-        if short in original:
-            raise InputError(f"{path} holds {short} with and without a prefix: {arg('prefix')} takes one")
-        original[short] = key
-    around = zip(*(short.split(".")[:-2] for short in original), strict=False)
-    shared = len(list(itertools.takewhile(lambda words: len(set(words)) == 1, around)))
-    original = {short.split(".", shared)[-1]: key for short, key in original.items()}
-    return {short: tensors[key] for short, key in original.items()}, original
 
 
 def _complete(tensors):
@@ -133,16 +119,11 @@ def _complete(tensors):
 
 def _sizes(tensors, path):
     """Returns the sizes that most tensors agree on, so that one of the wrong shape does not decide."""
-    kernels = [
-        stored.shape
-        for (layer, tensor), stored in tensors.items()
-        if layer.endswith("_depthwise") and tensor == "weight"
-    ]
+    depth = sum(layer.endswith("_pointwise") for layer, tensor in tensors if tensor == "weight")
+    kernel_size = mode(tensors[f"block{i}_depthwise", "weight"].shape[3] for i in range(depth))
     width = mode(stored.shape[0] for (layer, _), stored in tensors.items() if layer != "head")
     stem, head = tensors["stem_conv", "weight"].shape, tensors.get(("head", "weight"))
-    kernel_size = mode(shape[3] for shape in kernels)
-    classes = None if head is None else head.shape[0]
-    sizes = Sizes(width, len(kernels), kernel_size, stem[3], stem[1], classes)
+    sizes = Sizes(width, depth, kernel_size, stem[3], stem[1], None if head is None else head.shape[0])
     for name, size in sizes._asdict().items():
         if size is not None and size < 1:
             raise InputError(f"{path} is not a ConvMixer: {name} is {size}")
@@ -150,9 +131,12 @@ def _sizes(tensors, path):
 
 
 def _layout(names, depth):
-    """Returns whose names the tensors have."""
+    """Returns whose names the tensors have, behind any prefix that all share."""
     for layout in LAYOUTS:
         modules = module_names(layout, depth)
-        if all(key == f"{modules[layer]}.{tensor}" for (layer, tensor), key in names.items()):
+        prefixes = {
+            f".{key}".removesuffix(f".{modules[layer]}.{tensor}") for (layer, tensor), key in names.items()
+        }
+        if len(prefixes) == 1:
             return layout
     return OWN_NAMES
