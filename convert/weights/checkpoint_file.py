@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+import safetensors.numpy
 
 from convmixer_keras.utils import extras, limits
 from convmixer_keras.utils.errors import InputError, first_line
@@ -110,8 +111,6 @@ def _read_parts(path):
 
 
 def _read_safetensors(path):
-    import safetensors
-
     try:
         # The library checks the file. It does not give NumPy float8, so tensors are read here.
         with safetensors.safe_open(path, framework="np"):
@@ -264,11 +263,9 @@ def write_checkpoint(arrays, path, metadata=None):
     size = sum(array.nbytes for array in arrays.values())
     with written_whole(path, room=size + size // 16 + 2**20) as temporary:
         if path.endswith(SAFETENSORS):
-            from safetensors.numpy import save
-
             # The format says to readers in whose memory layout the tensors are.
             with open(temporary, "wb") as file:
-                file.write(save(arrays, metadata={"format": "pt", **(metadata or {})}))
+                file.write(safetensors.numpy.save(arrays, metadata={"format": "pt", **(metadata or {})}))
         else:
             import torch
 

@@ -9,6 +9,7 @@ import os
 import re
 import zipfile
 
+import h5py
 import numpy as np
 
 from convmixer_keras.convert.weights import layouts
@@ -34,8 +35,6 @@ _NOT_LAYERS = {"optimizer", "seed_generator", "metrics"}
 
 def is_keras_file(path):
     """Whether a file is one of Keras', by its name or its content."""
-    import h5py
-
     if os.fspath(path).endswith(ENDINGS) or h5py.is_hdf5(path):
         return True
     return "config.json" in (limits.read_entries(path, "config.json") or ())
@@ -61,8 +60,6 @@ def read(path, epsilon=None):
 
 
 def _read(path, epsilon):
-    import h5py
-
     if zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
         config = json.loads(archive.read("config.json"))
@@ -109,8 +106,6 @@ def _keras_2_layers(weights, names):
 
 
 def _keras_3_layers(weights):
-    import h5py
-
     layers = {}
 
     def note(name, item):

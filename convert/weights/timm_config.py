@@ -5,6 +5,8 @@ Keys: timm/models/_pretrained.py. timm ignores EXIF data: it reads images as the
 
 import json
 
+from safetensors import safe_open
+
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
@@ -38,8 +40,6 @@ def from_file(path):
     """Returns the `Preprocessing` that a `.safetensors` file states, or None."""
     if not path.endswith(".safetensors"):
         return None
-    from safetensors import safe_open
-
     try:
         with safe_open(path, "numpy") as file:
             config = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
