@@ -47,6 +47,8 @@ def read(model, path):
     Raises:
         InputError: If it is not exactly a ConvMixer; the message names the file and the layer.
     """
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        raise InputError(f"{path} must hold a network with one input and one output")
     try:
         found = parts.of(_Plain().model(model))
         arrays = to_torch.torch_tensors(found)
