@@ -45,7 +45,7 @@ def export_both(model, folder):
 @pytest.mark.parametrize("built", ["before", "under it"])
 def test_dtype_policies(policy, built, tmp_path):
     exact = build(**SMALL)
-    expected = softmax(exact.predict(IMAGES, verbose=0))
+    expected = softmax(np.asarray(exact(IMAGES)))
     keras.config.set_dtype_policy(policy)
     try:
         model = exact
@@ -76,7 +76,7 @@ def test_settings_of_keras_in_a_file(tmp_path):
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    check_files(tmp_path, softmax(model.predict(IMAGES, verbose=0)))
+    check_files(tmp_path, softmax(np.asarray(model(IMAGES))))
 
 
 def fixed_batch(body):
@@ -116,7 +116,7 @@ def sequential(body):
 )
 def test_wrapped_models(wrap, tmp_path):
     body = build(**SMALL)
-    expected = softmax(body.predict(IMAGES, verbose=0))
+    expected = softmax(np.asarray(body(IMAGES)))
     export_both(wrap(body), tmp_path)
     check_files(tmp_path, expected)
     for name, array in to_torch.to_state_dict(wrap(body)).items():

@@ -94,7 +94,7 @@ def test_names_of_colours(files, pictures, mode, threads):
 def test_arrays_of_every_kind(files):
     classifier = Classifier(files["float32"])
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
-    expected = colour_model().predict(images.astype(np.float32), verbose=0)
+    expected = np.asarray(colour_model()(images.astype(np.float32)))
     for given in (images, images.astype(np.float64), list(images), images.astype(np.int32)):
         got = classifier.predict(given)
         assert got.dtype == np.float32
@@ -190,7 +190,7 @@ def test_a_file_of_the_stock_converter(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3))
     assert classifier.class_names == ["0", "1", "2"]
     assert classifier.output_name is classifier.takes_pixels is None
-    expected = model.predict(x.astype(np.float32), verbose=0)
+    expected = np.asarray(model(x.astype(np.float32)))
     np.testing.assert_allclose(classifier.predict(x), expected, rtol=0, atol=1e-5)
 
 
@@ -223,7 +223,7 @@ def test_the_record_in_the_file_is_obeyed(record, turned, tmp_path):
     assert preprocessing.of(path) == record
     classifier = Classifier(path)
     assert classifier.preprocessing == record
-    expected = model.predict(np.stack([record(photo) for photo in turned]), verbose=0)
+    expected = np.asarray(model(np.stack([record(photo) for photo in turned])))
     np.testing.assert_allclose(classifier.predict(turned), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(classifier.predict(Image.open(turned[3])), expected[3:4], rtol=0, atol=1e-6)
     np.testing.assert_allclose(classifier.predict(turned[2].read_bytes()), expected[2:3], rtol=0, atol=1e-6)
@@ -291,7 +291,7 @@ def test_a_record_with_normalisation_becomes_part_of_the_network(pictures, tmp_p
     classifier = Classifier(tmp_path / "m.tflite")
     assert classifier.takes_pixels is True
     assert classifier.preprocessing.mean is None
-    expected = model.predict(np.stack([record(path) for path in pictures]), verbose=0)
+    expected = np.asarray(model(np.stack([record(path) for path in pictures])))
     np.testing.assert_allclose(classifier.predict(pictures), expected, rtol=0, atol=1e-5)
 
 
@@ -394,7 +394,15 @@ def test_on_device_with_wrong_input(files, pictures, tmp_path):
         ((model, tmp_path / "pipe"), "not a regular file"),
         ((model, image, "--threads", "0"), "at least 1"),
     ]
-    cases += [((model, damaged), "as an image") for damaged in damaged_images(tmp_path)]
+    check_refusals(cases)
+
+
+@pytest.mark.slow
+def test_on_device_with_damaged_images(files, tmp_path):
+    check_refusals(((files["int8"], path), "as an image") for path in damaged_images(tmp_path))
+
+
+def check_refusals(cases):
     for arguments, message in cases:
         done = on_device(sys.executable, *arguments)
         assert done.returncode == 2, (arguments, done.stderr)
@@ -427,6 +435,7 @@ def test_archives_that_unpack_to_gigabytes_are_not_unpacked(files, pictures, tmp
     assert on_device(sys.executable, path, pictures[0]).returncode == 0
 
 
+@pytest.mark.slow
 def test_on_device_refuses_networks_of_another_kind(pictures, tmp_path):
     import tensorflow as tf
 
@@ -506,7 +515,7 @@ def test_one_logit_is_a_sigmoid(turned, tmp_path):
     model = build(classes=1, input_shape=(16, 20, 3), input_mean=120, input_std=60)
     tflite.export(model, tmp_path / "m.tflite", labels=["cat"], preprocessing=RECORDS[1], logits=True)
     images = np.stack([RECORDS[1](photo) for photo in turned[:2]])
-    expected = 1 / (1 + np.exp(-model.predict(images, verbose=0).astype(np.float64)))
+    expected = 1 / (1 + np.exp(-np.asarray(model(images)).astype(np.float64)))
     found = Classifier(tmp_path / "m.tflite").predict(turned[:2])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     done = on_device(sys.executable, tmp_path / "m.tflite", *turned[:2])

@@ -57,6 +57,10 @@ class Builder:
         return model
 
 
+def outputs(model, images):
+    return np.asarray(model(images, training=False))
+
+
 def variant(**changes):
     """A `Builder` with other attributes; functions become methods."""
     return type("Variant", (Builder,), changes)().model()
@@ -66,8 +70,8 @@ def agrees(model, path, pixels=PIXELS, scores=lambda logits: logits, **arguments
     """Converts a saved model, and compares with what that gives; returns the converted one."""
     model.save(path)
     converted = to_keras.convert_checkpoint(path, **arguments)
-    expected = model.predict(pixels, verbose=0)
-    logits = converted.predict(pixels, verbose=0)
+    expected = outputs(model, pixels)
+    logits = outputs(converted, pixels)
     assert np.ptp(logits) > 0.05
     np.testing.assert_allclose(scores(logits), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     return converted
@@ -268,9 +272,7 @@ def test_sizes_of_a_published_variant_bring_no_constants(tmp_path, convmixer_con
     assert "against the file's own graph" in outcome.stdout
     assert preprocessing.of(tmp_path / "out.keras") is None
     converted = keras.saving.load_model(tmp_path / "out.keras")
-    np.testing.assert_allclose(
-        converted.predict(PIXELS, verbose=0), model.predict(PIXELS, verbose=0), rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs(converted, PIXELS), outputs(model, PIXELS), rtol=0, atol=1e-4)
     refused = convmixer_convert(
         tmp_path / "m.keras", tmp_path / "out.keras", "--mean", 0.5, 0.5, 0.5, "--std", 0.2, 0.2, 0.2
     )
@@ -298,9 +300,7 @@ def test_names_that_belie_the_content(tmp_path):
     shutil.copy(tmp_path / "a.h5", tmp_path / "b.keras")
     converted = to_keras.convert_checkpoint(tmp_path / "b.keras")
     images = PIXELS / 100
-    np.testing.assert_allclose(
-        converted.predict(images, verbose=0), model.predict(images, verbose=0), rtol=0, atol=1e-4
-    )
+    np.testing.assert_allclose(outputs(converted, images), outputs(model, images), rtol=0, atol=1e-4)
 
 
 def test_photographs_and_another_top(tmp_path, convmixer_convert, image_folder):
@@ -321,8 +321,8 @@ def test_photographs_and_another_top(tmp_path, convmixer_convert, image_folder):
     outcome = convmixer_convert(tmp_path / "body.keras", out, "--no-top")
     assert "against the file's own graph: largest feature difference" in outcome.stdout
     images = PIXELS / 100
-    features = keras.saving.load_model(out).predict(images, verbose=0)
-    np.testing.assert_allclose(features, body.predict(images, verbose=0), rtol=0, atol=1e-4)
+    features = outputs(keras.saving.load_model(out), images)
+    np.testing.assert_allclose(features, outputs(body, images), rtol=0, atol=1e-4)
 
 
 def test_a_claimed_size_is_not_built(tmp_path):

@@ -78,6 +78,7 @@ def test_every_file_kind_holds_the_same_weights(ending, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_names_that_pytorch_itself_gives_wrapped_models(tmp_path):
     reference = torch_reference.random_model("timm", *SMALL)
     torch.save(nn.DataParallel(torch.compile(reference)).state_dict(), tmp_path / "m.pth")
