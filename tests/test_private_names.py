@@ -157,13 +157,18 @@ MODULES = {
         {"convert_variables_to_constants_v2"},
         "the TFLite converter takes a graph without variables several times faster than a saved model",
     ),
+    "tensorflow.lite.python.convert": (
+        "convert/export/flatbuffer.py",
+        {"mlir_sparsify"},
+        "a runtime that is too old for an operation refuses it",
+    ),
     "tensorflow_datasets.core.download": (
         "convmixer_keras/data/datasets.py",
         {"downloader"},
         "a download of tensorflow-datasets from a silent server ends",
     ),
 }
-INSIDE = r"(tensorflow\.python|keras\.src|tensorflow_datasets\.core)\b"
+INSIDE = r"(tensorflow\.python|tensorflow\.lite|keras\.src|tensorflow_datasets\.core)\b"
 # Private by their names, and documented all the same: of the standard library.
 STANDARD = {"_replace", "_asdict", "_fields", "_get_help_string", "_exit"}
 FILES = [path for folder in ("convmixer_keras", "convert") for path in (ROOT / folder).rglob("*.py")]

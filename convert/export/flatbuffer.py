@@ -133,10 +133,10 @@ def set_versions(model):
     ai-edge-quantizer leaves those of float32, with which old runtimes compute something else without a word.
     TensorFlow's exporter, which knows the right ones, writes the file again for these alone.
     """
-    from tensorflow.lite.python import convert
+    from tensorflow.lite.python.convert import mlir_sparsify
 
     with streams.quiet_python():
-        exported = read(convert.mlir_sparsify(serialize(model)))
+        exported = read(mlir_sparsify(serialize(model)))
     versions = {code.builtinCode: code.version for code in exported.operatorCodes}
     for code in model.operatorCodes:
         code.version = versions[code.builtinCode]
