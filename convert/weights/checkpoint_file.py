@@ -83,12 +83,11 @@ def chosen(tensors, path, prefix="", ignore=()):
             pattern that fits none is an InputError.
     """
     if prefix:
-        dotted = prefix.rstrip(".") + "."
-        found = {name[len(dotted) :]: value for name, value in tensors.items() if name.startswith(dotted)}
-        if not found:
-            known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
+        known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in tensors))
+        dotted = f"{prefix}."
+        tensors = {name[len(dotted) :]: value for name, value in tensors.items() if name.startswith(dotted)}
+        if not tensors:
             raise InputError(f"no name of a tensor in {path} begins with {dotted}: they begin with {known}")
-        tensors = found
     for pattern in ignore:
         left_out = {
             name for name in tensors if fnmatch.fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
@@ -209,7 +208,7 @@ def _state_dict(content, ema, path, prefix, ignore):
     """Returns the dict of the tensors to take from what a training program saved."""
     import torch
 
-    names = _EMA_WEIGHTS if ema else (prefix.rstrip("."), *_WEIGHTS)
+    names = _EMA_WEIGHTS if ema else (prefix, *_WEIGHTS)
     for _ in range(_DEEPEST):
         if not isinstance(content, dict):
             raise InputError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
@@ -217,7 +216,7 @@ def _state_dict(content, ema, path, prefix, ignore):
         if name is None:
             break
         content, names = content[name], _WEIGHTS
-        prefix = "" if name == prefix.rstrip(".") else prefix
+        prefix = "" if name == prefix else prefix
     else:  # A pickled dictionary may hold itself.
         raise InputError(f"{path} is not a checkpoint: its dictionaries hold one another without end")
     entries = ", ".join(str(name) for name in list(content)[:8]) or "none"

@@ -38,6 +38,7 @@ def open_checkpoint(
     name = os.fspath(path)
     path = hub.download(path, HUB_FILES) if hub.is_name(path) else name
     checks.one_of("activation", activation, (None, *activations.RANGES))
+    prefix = prefix.rstrip(".")
     package, is_keras_file = None, keras_weights.is_keras_file(path)
     if ema and (is_keras_file or path.endswith(checkpoint_file.SAFETENSORS)):
         raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
