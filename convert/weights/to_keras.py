@@ -91,7 +91,8 @@ def convert_checkpoint(path, **reading):
     """Converts a checkpoint into a Keras model, which takes what the checkpoint's network takes.
 
     Args:
-        path, reading: As in `open_checkpoint`.
+        path: As in `open_checkpoint`.
+        **reading: Other arguments of `open_checkpoint`.
 
     Returns:
         A `keras.Model` from images of any size to logits (batch, classes), or without a classifier to
