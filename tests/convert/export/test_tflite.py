@@ -399,8 +399,7 @@ def test_command_with_labels_mean_and_folder(image_folder, tmp_path):
     assert "its input is left as it is" in done.stdout
 
 
-@pytest.mark.parametrize("own", [(13, 15, 3), (None, None, 3)], ids=str)
-@pytest.mark.parametrize("mode", ["float32", "int8"])
+@pytest.mark.parametrize(("own", "mode"), [((13, 15, 3), "int8"), ((None, None, 3), "float32")], ids=str)
 def test_another_size(own, mode, tmp_path, here):
     """Against a network that is built for that size, with the same weights."""
     model = build(**PIXELS, input_shape=own, classifier_activation="softmax")
@@ -422,7 +421,10 @@ def test_another_size(own, mode, tmp_path, here):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 if mode == "float32" else 0.1)
 
 
-@pytest.mark.parametrize("mode", tflite.MODES)
+@pytest.mark.parametrize(
+    "mode",
+    ["int8", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("float32", "float16", "dynamic"))],
+)
 @pytest.mark.parametrize(
     "arguments",
     [{}, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ({"include_top": False}, LAYER_NORM))],
