@@ -87,21 +87,21 @@ def _read_graph(path, include_top):
     return checkpoint
 
 
-def convert_checkpoint(path, **reading):
+def convert_checkpoint(path, *, image_size=None, **reading):
     """Converts a checkpoint into a Keras model, which takes what the checkpoint's network takes.
 
     Args:
         path: As in `open_checkpoint`.
+        image_size: Side of the images in pixels. None leaves height and width open.
         **reading: Other arguments of `open_checkpoint`.
 
     Returns:
-        A `keras.Model` from images of any size to logits (batch, classes), or without a classifier to
-        pooled features.
+        A `keras.Model` giving logits (batch, classes), or without a classifier pooled features.
 
     Raises:
         InputError: As `open_checkpoint`, and for weights that are not finite.
     """
-    return build(open_checkpoint(path, **reading))
+    return build(open_checkpoint(path, **reading), image_size=image_size)
 
 
 def build(checkpoint, normalization=None, pooling="avg", classes=None, image_size=None):
@@ -113,7 +113,7 @@ def build(checkpoint, normalization=None, pooling="avg", classes=None, image_siz
             normalises them; None for one that takes what the checkpoint's network takes.
         pooling: "avg", or None for a model that gives the map of features.
         classes: None keeps the checkpoint's classifier; a number starts a new one, with random weights.
-        image_size: Side of the images in pixels. None leaves height and width open.
+        image_size: As in `convert_checkpoint`.
     """
     from convmixer_keras.models.convmixer import ConvMixer
 
