@@ -23,6 +23,7 @@ from convmixer_keras.training.run.run_folder import RunFolder
 from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import make_folder, written_whole
+from convmixer_keras.utils.text import counted
 
 # The model of the authors' CIFAR-10 script under the ImageNet settings' optimizer and
 # augmentation, except the crops, which are those that their CIFAR-10 script has by default.
@@ -155,8 +156,9 @@ def report(rows, recipe, config):
         f"ConvMixer-{recipe.hidden_dim}/{recipe.depth}, patch {recipe.patch_size}, kernel "
         f"{recipe.kernel_size}, on {os.path.basename(os.path.normpath(recipe.dataset))} at "
         f"{recipe.image_size}x{recipe.image_size}: {config['train_images']:,} training and {images:,} test "
-        f"images, {recipe.epochs} epochs, batch {recipe.batch_size}, seed {recipe.seed}. Top-1 accuracy is "
-        "that of the last epoch. Each line is one run, and changes one thing of the baseline.",
+        f"images, {counted(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, seed {recipe.seed}. "
+        "Top-1 accuracy is that of the last epoch. Each line is one run, and changes one thing of the "
+        "baseline.",
         "",
         f"The choice of {images:,} test images gives a difference a standard deviation of "
         f"{100 * (2 * share * (1 - share) / images) ** 0.5:.1f} points, and another seed would add to it. "

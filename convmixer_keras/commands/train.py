@@ -12,6 +12,8 @@ recipe that is named: try --recipe imagenet --help.
 """
 
 import dataclasses
+import itertools
+import math
 import os
 import shlex
 import sys
@@ -74,6 +76,8 @@ def train(arguments, recipe):
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
             recipe = with_body(recipe, settings.init_from, arguments.overrides)
+        if not arguments.resume and "batch_size" not in arguments.overrides:
+            recipe = with_batch_for_few(recipe)
     print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
     warn_of_slow_precision(recipe)
     go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
@@ -120,6 +124,23 @@ def with_body(recipe, source, overrides):
             theirs = flags.as_given(found[name])
             print(f"{name} is {flags.as_given(value)} by its flag; {source} has {theirs}")
     return dataclasses.replace(recipe, **{**found, **overrides})
+
+
+def with_batch_for_few(recipe):
+    """Returns a recipe whose batches are not larger than a folder of a few photographs."""
+    from convmixer_keras.data.datasets import open_source
+    from convmixer_keras.images.splits import training_split
+
+    folder, many = os.path.expanduser(recipe.dataset), 10 * recipe.batch_size
+    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(files, many)) == many:
+        return recipe
+    source = open_source(recipe)
+    images = source.read(training_split(source, recipe)).size
+    if images >= recipe.batch_size:
+        return recipe
+    # A power of two, which several devices can share.
+    return dataclasses.replace(recipe, batch_size=2 ** int(math.log2(images)))
 
 
 def warn_of_slow_precision(recipe):

@@ -288,6 +288,22 @@ def test_which_recipe_a_command_has(given, name, expected):
     assert {field: getattr(recipe, field) for field in expected} == expected
 
 
+@pytest.mark.parametrize(("images", "batch"), [(36, 32), (21, 16), (5, 4)])
+def test_a_few_photographs_are_one_batch(images, batch, image_folder, tmp_path):
+    """Without a split to validate on, one photograph of each class is held out."""
+    for name in ("blue", "green", "red"):
+        (tmp_path / name).mkdir()
+    for i, path in enumerate(
+        sorted(image_folder.glob("train/*/*"), key=lambda path: path.name)[: images + 3]
+    ):
+        (tmp_path / path.parent.name / f"{i}.jpg").symlink_to(path)
+    if images == 36:  # All of them, and splits.
+        tmp_path = image_folder
+    recipe = dataclasses.replace(RECIPES["finetune"], dataset=str(tmp_path), validation_share=0.01)
+    assert train.with_batch_for_few(recipe).batch_size == batch
+    assert train.with_batch_for_few(dataclasses.replace(recipe, dataset="digits")).batch_size == 32
+
+
 def test_each_published_variant_has_its_recipe():
     for preset in presets.PRESETS:
         recipe = train.parse(["--model", preset.name])[1]

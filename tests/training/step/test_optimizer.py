@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch_reference
 
-from convmixer_keras.recipes import DECAYED, DIGITS
+from convmixer_keras.recipes import CIFAR10_PAPER, DECAYED, DIGITS
 from convmixer_keras.training.step.averaging import SwapAverages
 from convmixer_keras.training.step.fused import fused_twin
 from convmixer_keras.training.step.network import build_model
@@ -24,6 +24,24 @@ def test_schedule_is_the_authors():
     # The rates that the script prints after epochs 1, 10, 20 and 21.
     for epoch, rate in ((1, 0.005), (10, 0.05), (20, 0.0025), (21, 0.002)):
         assert float(schedule(epoch * steps - 1)) == pytest.approx(rate, rel=1e-4)
+
+
+def test_the_papers_run_has_the_authors_onecycle():
+    """Step by step what their `timm/scheduler/onecycle_lr.py` interpolates; PyTorch's schedule is another."""
+    epochs, peak = CIFAR10_PAPER.epochs, CIFAR10_PAPER.learning_rate
+    steps = 50_000 // CIFAR10_PAPER.batch_size
+    done = (np.arange(epochs * steps) + 1) / steps
+    theirs = np.interp(done, [0, epochs * 2 // 5, epochs * 4 // 5, epochs], [0, peak, peak / 20, 0])
+    ours = np.array(PiecewiseLinear(peak, epochs * steps)(np.arange(epochs * steps)))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-7)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1)
+    other = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, 100, anneal_strategy="linear", pct_start=0.4)
+    rates = []
+    for _ in range(99):
+        rates.append(other.get_last_lr()[0])
+        optimizer.step()
+        other.step()
+    assert np.abs(rates - theirs[len(theirs) // 100 :: len(theirs) // 100][:99]).max() > 0.2 * peak
 
 
 def test_schedule_is_serialisable():
