@@ -136,6 +136,7 @@ def for_image_channels(kernel, channels):
     given = kernel.shape[2]
     if given == channels:
         return kernel
+    kernel = kernel.astype(np.float32)  # Those of the package are float16.
     if channels == 1:
         return kernel.sum(2, keepdims=True)
     return np.take(kernel, np.arange(channels) % given, 2) * (given / channels)
