@@ -3,6 +3,7 @@
 
   python examples/segment.py scenes/                                  scenes/images/*.png, scenes/masks/*.png
   python examples/segment.py photos/ --from runs/photos/model.keras   start from a body of your own
+  python examples/segment.py scenes/ --tflite segmenter.tflite        and a file for phones
 
 A mask has the name of its image, and for each pixel the number of its class: 0, 1, 2, ...; 255 does not
 count. Masks of nothing but 0 and 255, as many programs draw a thing before its background, have two
@@ -38,7 +39,7 @@ def main():
     print(
         f"{classes} classes, {len(images) - held_out} images to learn from, {held_out} held out", flush=True
     )
-    for path in (arguments.output, arguments.picture):
+    for path in filter(None, (arguments.output, arguments.picture, arguments.tflite)):
         make_folder(os.path.dirname(path))
     with written_whole(arguments.output) as model_file, written_whole(arguments.picture) as picture:
         model = train(images[held_out:], masks[held_out:], classes, arguments)
@@ -51,6 +52,18 @@ def main():
         shown = slice(min(4, held_out))
         draw(images[shown], masks[shown], predicted[shown], picture)
     print(f"wrote {one_line(arguments.output)}, and {one_line(arguments.picture)}: image, truth, prediction")
+    if arguments.tflite:
+        with written_whole(arguments.tflite) as temporary, open(temporary, "wb") as file:
+            file.write(converted(model))
+        print(f"wrote {one_line(arguments.tflite)}: pixels to scores of each pixel, for LiteRT")
+
+
+def converted(model):
+    """Returns a `.tflite` file's bytes, by TensorFlow's own converter: ours takes classifiers."""
+    import tensorflow as tf
+
+    with streams.silence(), streams.quiet_python():
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert()
 
 
 def train(images, masks, classes, arguments):
@@ -187,6 +200,7 @@ def parse():
         metavar="FILE",
         help="the picture to write",
     )
+    parser.add_argument("--tflite", metavar="FILE", help="also write a .tflite file")
     return parser.parse_args()
 
 

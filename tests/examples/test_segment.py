@@ -2,10 +2,13 @@
 
 import sys
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+
+from convmixer_keras.convert.export.runtime import Classifier
 
 SCRIPT = ROOT / "examples" / "segment.py"
 sys.path.insert(0, str(SCRIPT.parent))
@@ -25,12 +28,17 @@ def test_intersection_over_union_by_hand():
 def test_from_drawn_scenes_to_a_picture(tmp_path, here, monkeypatch):
     draw_scenes.draw_scenes(tmp_path / "scenes", count=10, size=48)
     monkeypatch.chdir(tmp_path)
-    done = here(lambda arguments: segment.main(), "scenes", "--size", 32, "--epochs", 1)
+    words = ("scenes", "--size", 32, "--epochs", 1, "--tflite", "phone/s.tflite")
+    done = here(lambda arguments: segment.main(), *words)
     assert done.code == 0, done.stderr
     assert "4 classes, 8 images to learn from, 2 held out" in done.stdout
     assert "mean intersection over union of what was held out" in done.stdout
     assert Image.open(tmp_path / "outputs/segmented.png").size[0] > 100
-    assert (tmp_path / "outputs/segmenter.keras").is_file()
+    model = keras.saving.load_model(tmp_path / "outputs/segmenter.keras")
+    images = np.random.default_rng(0).uniform(0, 255, (3, 32, 32, 3)).astype(np.float32)
+    file = Classifier(tmp_path / "phone/s.tflite")
+    expected = model.predict(images, verbose=0)
+    np.testing.assert_allclose(file.outputs(images), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def pairs(folder, *masks, ending="png"):
