@@ -4,7 +4,6 @@ import importlib.resources
 import os
 import string
 
-from convmixer_keras.models import inputs, parts
 from convmixer_keras.utils.errors import InputError
 
 ENDINGS = {"kotlin": ".kt", "swift": ".swift", "js": ".js"}
@@ -13,6 +12,8 @@ TOP = 5  # Classes that it names.
 
 def check_fits(model, preprocessing, batch):
     """Raises InputError for a model whose file MediaPipe's `ImageClassifier` does not take."""
+    from convmixer_keras.models import inputs, parts
+
     found = parts.of(model)
     normalises = inputs.takes_pixels(model) or (preprocessing is not None and preprocessing.mean is not None)
     if found.head is None or found.sizes.channels != 3 or batch != 1 or not normalises:

@@ -17,7 +17,7 @@ from convmixer_keras.utils.text import one_line
 
 
 def main(argv=None):
-    from convmixer_keras.commands import flags, snippet
+    from convmixer_keras.commands import flags, next_commands, snippet
 
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
@@ -60,6 +60,10 @@ def main(argv=None):
         with written_whole(source_code) as temporary, open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
         print(f"wrote {one_line(source_code)}, which shows it photographs in MediaPipe")
+    if known.classes is not None and known.takes_pixels:
+        predict = ["convmixer-predict", "PHOTO", "--model", arguments.output]
+        page = next_commands.page(arguments.output) if known.batch == 1 else []
+        print(f"show it photographs\n{next_commands.lines([predict, *page])}")
     return command_line.DONE
 
 

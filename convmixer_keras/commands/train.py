@@ -19,7 +19,7 @@ import shlex
 import sys
 import warnings
 
-from convmixer_keras.commands import evaluate, flags, preview
+from convmixer_keras.commands import evaluate, flags, next_commands, preview
 from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.models import presets
@@ -102,7 +102,7 @@ def train(arguments, recipe):
         report(folder, history)
         if recipe.test_split is not None:
             test(folder, recipe, settings)
-        print(f"\nuse the model\n{next_commands(folder, recipe)}")
+        print(f"\nuse the model\n{next_commands.lines(commands_for(folder, recipe))}")
     return command_line.DONE
 
 
@@ -211,16 +211,17 @@ def report(folder, history):
         print(f"  {folder[name]:<32}  {what}")
 
 
-def next_commands(folder, recipe):
+def commands_for(folder, recipe):
+    """Returns what to do with the model of a run, as lists of words."""
     from convmixer_keras.training.run import run_folder
 
-    model = folder[run_folder.BEST_MODEL]
-    commands = (
+    model, tflite = folder[run_folder.BEST_MODEL], "model.tflite"
+    return (
         ["convmixer-predict", "PHOTO", "--model", model],
-        ["convmixer-tflite", model, "model.tflite", "--mode", "int8", "--calibrate", recipe.dataset],
         [*command_line.started_as(), "--evaluate", model],
+        ["convmixer-tflite", model, tflite, "--mode", "int8", "--calibrate", recipe.dataset],
+        *next_commands.page(tflite),
     )
-    return "\n".join(f"  {shlex.join(command)}" for command in commands)
 
 
 def parse(argv):

@@ -14,8 +14,8 @@ from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
+from convmixer_keras.commands import next_commands, tflite, train
 from convmixer_keras.commands import predict as predict_command
-from convmixer_keras.commands import tflite, train
 from convmixer_keras.models import presets
 from convmixer_keras.recipes import RECIPES
 from convmixer_keras.training.run.run_folder import RunFolder
@@ -49,15 +49,17 @@ def test_trains_and_says_what_it_wrote(digits_run):
 def test_the_printed_commands_work(digits_run, here, monkeypatch):
     folder, done = digits_run
     monkeypatch.chdir(folder)
-    title, *lines = done.stdout.splitlines()[-4:]
+    title, *lines = done.stdout.splitlines()[-5:]
     assert title == "use the model"
-    predict, export, evaluate = map(shlex.split, lines)
+    predict, evaluate, export, page = map(shlex.split, lines)
     assert predict == ["convmixer-predict", "PHOTO", "--model", "runs/digits/model.keras"]
     Image.new("L", (8, 8)).save("photo.png")
     assert here(predict_command.main, "photo.png", *predict[2:]).code == 0
     assert export[:3] == ["convmixer-tflite", "runs/digits/model.keras", "model.tflite"]
     assert export[3:] == ["--mode", "int8", "--calibrate", "digits"]
     assert here(tflite.main, *export[1:]).code == 0
+    assert (page[0], page[2:]) == ("python", ["model.tflite"])
+    assert os.path.samefile(page[1], ROOT / "examples" / "web" / "serve.py")
     accuracy = re.search(r"validation accuracy (\d+\.\d\d) %", done.stdout)[1]
     assert evaluate[:2] == ["python", str(ROOT / "train_keras.py")]
     evaluated = here(train.main, *evaluate[2:])
@@ -248,7 +250,8 @@ def test_the_printed_commands_take_any_folder(tmp_path):
     """A space, an apostrophe and quotes are for the shell to see through."""
     folder = RunFolder(tmp_path / "my photos" / """Ann's "best\"""")
     recipe = dataclasses.replace(RECIPES["photos"], dataset="Ann's photos/")
-    predict, export, evaluate = map(shlex.split, train.next_commands(folder, recipe).splitlines())
+    lines = next_commands.lines(train.commands_for(folder, recipe)).splitlines()
+    predict, evaluate, export, _ = map(shlex.split, lines)
     assert predict[-1] == export[1] == evaluate[-1] == folder["model.keras"]
     assert export[-1] == "Ann's photos/"
 
