@@ -3,11 +3,14 @@
 import os
 import sys
 
+import keras
+
 from convmixer_keras import pretrained
 from convmixer_keras.models import arguments, presets
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import Path
 
 
 def _builder(preset, about):
@@ -15,16 +18,16 @@ def _builder(preset, about):
 
     def build(
         *,
-        include_preprocessing=False,
-        include_top=True,
-        weights=None,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        classes=None,
-        classifier_activation=None,
-        name=preset.name,
-    ):
+        include_preprocessing: bool = False,
+        include_top: bool = True,
+        weights: Path | None = None,
+        input_tensor: keras.KerasTensor | None = None,
+        input_shape: tuple[int | None, int | None, int] | None = None,
+        pooling: str | None = None,
+        classes: int | None = None,
+        classifier_activation: str | None = None,
+        name: str = preset.name,
+    ) -> keras.Model:
         checks.boolean("include_preprocessing", include_preprocessing)
         if input_shape is None and input_tensor is None:
             input_shape = (preset.image_size, preset.image_size, 3)

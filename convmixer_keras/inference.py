@@ -5,6 +5,8 @@ Keras and TensorFlow are imported only for a model that needs them, and not for 
 
 import os
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +15,19 @@ from convmixer_keras.images.predictor import Predictor, choose_preprocessing
 from convmixer_keras.models import presets
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import Path
 
 BUILDERS = tuple(preset.name for preset in presets.PRESETS if preset.weights)
 
 
-def load(source=None, include_top=True, *, scores=None, default=None, **changes):
+def load(
+    source: Path | None = None,
+    include_top: bool = True,
+    *,
+    scores: str | None = None,
+    default: Callable | None = None,
+    **changes: Any,
+) -> Predictor:
     """Opens a trained model to show it photographs.
 
     Photographs are prepared as the file says, or for published weights as in their authors' evaluation.

@@ -134,7 +134,7 @@ class Recipe:
         mean, std = (presets.for_channels(values, channels) for values in (self.mean, self.std))
         return dataclasses.replace(self, mean=mean, std=std)
 
-    def preprocessing(self, channels):
+    def preprocessing(self, channels: int) -> Preprocessing:
         """Returns the `Preprocessing` of evaluation, for a model that normalises by itself."""
         stated = stated_by(self) | {"mean": None, "std": None}
         return Preprocessing(self.image_size, channels, **stated)
@@ -289,7 +289,7 @@ RECIPES = {
 }
 
 
-def for_dataset(recipe, dataset):
+def for_dataset(recipe: Recipe, dataset: str) -> Recipe:
     """Returns a recipe for a data set of the user's.
 
     Photographs of any data set but the recipe's own are turned as their EXIF data says. Only ImageNet's are

@@ -19,12 +19,20 @@ import keras
 import numpy as np
 
 from convmixer_keras.convert.export import depthwise, source
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import inputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError, arg
 
 
-def mobile(model, *, batch=1, preprocessing=None, integer=False, whole_kernels=False):
+def mobile(
+    model: keras.Model,
+    *,
+    batch: int = 1,
+    preprocessing: Preprocessing | None = None,
+    integer: bool = False,
+    whole_kernels: bool = False,
+) -> keras.Model:
     """Rewrites a ConvMixer for inference on a phone.
 
     Args:

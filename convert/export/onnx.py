@@ -1,6 +1,7 @@
 """A ConvMixer as an `.onnx` file, written from its layers. Needs no PyTorch, under any Keras backend."""
 
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -8,11 +9,12 @@ import numpy as np
 
 from convmixer_keras.convert import agreement
 from convmixer_keras.convert.export import source
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import inputs, outputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError, arg
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import Path, written_whole
 from convmixer_keras.utils.version import __version__
 
 OPSETS = range(13, 21)  # From the first whose Softmax takes one axis to the first with Gelu.
@@ -51,7 +53,16 @@ class Report(NamedTuple):
     agreement: agreement.Agreement | None
 
 
-def export(model, path, *, class_names=None, preprocessing=None, size=None, logits=False, opset=OPSETS[-1]):
+def export(
+    model: keras.Model | Path,
+    path: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    size: tuple[int, int] | None = None,
+    logits: bool = False,
+    opset: int = OPSETS[-1],
+) -> Report:
     """Writes a ConvMixer as an `.onnx` file, whole or not at all, and checks it in ONNX Runtime.
 
     The file takes `image`, float32 (batch, height, width, channels), exactly what the Keras model takes, with

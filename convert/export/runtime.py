@@ -4,6 +4,8 @@ import io
 import json
 import os
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from convmixer_keras.images.predictor import Predictor, choose_preprocessing
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.utils import checks, limits
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import check_file
+from convmixer_keras.utils.files import Path, check_file
 
 # What an exported file carries besides the network: a zip archive at its end, which every zip tool opens
 # and LiteRT does not look at. Android's metadata library finds `labels.txt` in the same way.
@@ -27,7 +29,15 @@ class Classifier(Predictor):
         batch: How many images the file itself takes at a time. The methods take any number.
     """
 
-    def __init__(self, path, threads=1, *, scores=None, default=None, **changes):
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        *,
+        scores: str | None = None,
+        default: Callable | None = None,
+        **changes: Any,
+    ):
         """Reads the file and prepares it to run.
 
         Args:

@@ -1,6 +1,7 @@
 """A ConvMixer as a `.tflite` file, quantised or not."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ from convmixer_keras.convert.export import archive, flatbuffer, metadata, runtim
 from convmixer_keras.convert.export.calibration import calibration_images
 from convmixer_keras.convert.export.mobile import mobile
 from convmixer_keras.convert.export.quantization import MODES
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import inputs, outputs
 from convmixer_keras.utils import checks, extras, progress, streams
 from convmixer_keras.utils.errors import InputError, arg
-from convmixer_keras.utils.files import written_whole
+from convmixer_keras.utils.files import Path, written_whole
 from convmixer_keras.utils.version import __version__
 
 
@@ -36,21 +38,21 @@ class Report(NamedTuple):
 
 
 def export(
-    model,
-    path,
-    mode="float32",
+    model: keras.Model | Path,
+    path: Path,
+    mode: str = "float32",
     *,
-    calibration=None,
-    labels=None,
-    preprocessing=None,
-    size=None,
-    batch=1,
-    whole_kernels=False,
-    author=None,
-    license=None,
-    logits=False,
-    verbose=False,
-):
+    calibration: np.ndarray | Path | None = None,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    whole_kernels: bool = False,
+    author: str | None = None,
+    license: str | None = None,
+    logits: bool = False,
+    verbose: bool = False,
+) -> Report:
     """Writes a ConvMixer as a `.tflite` file, whole or not at all, and checks the file.
 
     The file has the signature `image` -> `probabilities`, `logits` or `features`, with a fixed batch.

@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import ml_dtypes
@@ -20,7 +20,7 @@ import safetensors.numpy
 
 from convmixer_keras.utils import extras, limits
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import check_file, read_text, written_whole
+from convmixer_keras.utils.files import Path, check_file, read_text, written_whole
 
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 PICKLED = (".pth", ".pth.tar", ".pt", ".bin")
@@ -48,7 +48,7 @@ class StoredTensor(NamedTuple):
     read: Callable
 
 
-def read_checkpoint(path, *, ema=False, prefix="", ignore=()):
+def read_checkpoint(path: Path, *, ema: bool = False, prefix: str = "", ignore: Sequence[str] = ()) -> dict:
     """Reads the names and shapes of a checkpoint's tensors into a dict from name to `StoredTensor`.
 
     Args:
@@ -245,7 +245,9 @@ def finite_float32(array, name, path):
     return array
 
 
-def write_checkpoint(arrays, path, metadata=None):
+def write_checkpoint(
+    arrays: Mapping[str, np.ndarray], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Writes a state dict, whole or not at all.
 
     Args:

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from convmixer_keras.convert.weights import activations, checkpoint_file, keras_weights, layouts
 from convmixer_keras.convert.weights.recognition import recognise
@@ -9,13 +11,25 @@ from convmixer_keras.models import presets
 from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.utils import checks, hub
 from convmixer_keras.utils.errors import InputError, arg
+from convmixer_keras.utils.files import Path
+
+if TYPE_CHECKING:
+    import keras
 
 # Which file of a hub's repository to take, the best first.
 HUB_FILES = ("model.safetensors", checkpoint_file.SAFETENSORS, "pytorch_model.bin", *checkpoint_file.PICKLED)
 
 
 def open_checkpoint(
-    path, *, activation=None, variant=None, ema=False, include_top=True, epsilon=None, prefix="", ignore=()
+    path: Path,
+    *,
+    activation: str | None = None,
+    variant: presets.Preset | str | None = None,
+    ema: bool = False,
+    include_top: bool = True,
+    epsilon: float | None = None,
+    prefix: str = "",
+    ignore: Sequence[str] = (),
 ):
     """Returns the `Checkpoint` in a file, with its activation.
 
@@ -87,7 +101,7 @@ def _read_graph(path, include_top):
     return checkpoint
 
 
-def convert_checkpoint(path, *, image_size=None, **reading):
+def convert_checkpoint(path: Path, *, image_size: int | None = None, **reading: Any) -> "keras.Model":
     """Converts a checkpoint into a Keras model, which takes what the checkpoint's network takes.
 
     Args:

@@ -1,5 +1,7 @@
 """Keras ConvMixers to PyTorch state dicts with the same outputs."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from convmixer_keras.convert.weights import layouts
@@ -7,8 +9,11 @@ from convmixer_keras.convert.weights.layouts import LAYOUTS
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 
+if TYPE_CHECKING:
+    import keras
 
-def to_state_dict(model, layout="timm"):
+
+def to_state_dict(model: "keras.Model", layout: str = "timm") -> dict[str, np.ndarray]:
     """Returns a Keras ConvMixer's weights as a PyTorch state dict, every bit as it is.
 
     Args:

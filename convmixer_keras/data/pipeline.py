@@ -1,20 +1,23 @@
 """tf.data pipelines: training and validation batches of a recipe's data set."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.data import bad_images
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.data.source import Split
+from convmixer_keras.data.source import Source, Split
 from convmixer_keras.data.training import training_batches
 from convmixer_keras.data.validation import filled_up, prepared_batches
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.images.splits import check_apart, training_split, validation_split
 from convmixer_keras.utils.checks import positive_int
 from convmixer_keras.utils.errors import InputError, arg
+from convmixer_keras.utils.files import Path
 from convmixer_keras.utils.text import one_line
 
 NAMED_CLASSES = 10  # In the line that says what a data set holds.
@@ -63,7 +66,15 @@ class Data(NamedTuple):
     plain: tuple
 
 
-def load(recipe, data_dir=None, *, worker=0, workers=1, full_batches=False, **checks):
+def load(
+    recipe: Any,
+    data_dir: Path | None = None,
+    *,
+    worker: int = 0,
+    workers: int = 1,
+    full_batches: bool = False,
+    **checks: int,
+) -> Data:
     """Makes the training and the validation pipeline of a recipe's data set.
 
     Args:
@@ -161,11 +172,13 @@ class Validation(NamedTuple):
     fingerprint: str
     examples: Split
 
-    def errors_named(self):
+    def errors_named(self) -> AbstractContextManager:
         return bad_images.named([self.examples])
 
 
-def load_validation(recipe, *, source=None, preprocessing=None, **checks):
+def load_validation(
+    recipe: Any, *, source: Source | None = None, preprocessing: Preprocessing | None = None, **checks: int
+) -> Validation:
     """Makes only the validation pipeline.
 
     Args:

@@ -1,5 +1,8 @@
 """Training batches: the examples of an epoch in their order, each augmented as a recipe says."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
@@ -8,7 +11,7 @@ from convmixer_keras.data.tfdata import as_written, check_examples, checked_labe
 from convmixer_keras.utils import checks
 
 
-def augment(recipe, classes, channels=3):
+def augment(recipe: Any, classes: int, channels: int = 3) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Returns a function that turns a data set of images into augmented batches to train on.
 
     Pass it to `Dataset.apply`. Crop, flip, RandAugment, colour jitter, mixup, cutmix, erasing and label

@@ -1,5 +1,8 @@
 """Validation batches: examples in their order, each prepared as at evaluation."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from convmixer_keras.data import augmentation
@@ -17,7 +20,9 @@ from convmixer_keras.utils import checks
 FILLING = -(2**31)  # The label of padding that fills up a batch.
 
 
-def validation_batches(recipe, classes, channels=3):
+def validation_batches(
+    recipe: Any, classes: int, channels: int = 3
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """Returns a function that turns a data set of images into batches to validate on: those of a run.
 
     Pass it to `Dataset.apply`. Images are decoded, turned, resized and cropped as the recipe says of

@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,7 +25,9 @@ CIFAR10_CLASSES = (
 )
 
 
-def decode_predictions(predictions, top=5, class_names=None):
+def decode_predictions(
+    predictions: np.ndarray, top: int = 5, class_names: Sequence[str] | None = None
+) -> list[list[tuple]]:
     """Names the highest scores of each row.
 
     Args:

@@ -4,14 +4,15 @@ import dataclasses
 import itertools
 import os
 import threading
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
 
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.class_names import is_same_class
-from convmixer_keras.images.preprocessing import Preprocessing
-from convmixer_keras.images.scores import best, scores_of, softmax
+from convmixer_keras.images.preprocessing import Photo, Preprocessing
+from convmixer_keras.images.scores import Scores, best, scores_of, softmax
 from convmixer_keras.utils.errors import InputError, arg
 
 BATCH = 32
@@ -72,7 +73,7 @@ class Predictor:
         return f"<{type(self).__name__} of {self.source}: {self.description}>"
 
     @property
-    def description(self):
+    def description(self) -> str:
         """What it takes and gives, in one line: size, crop and orientation, and the classes."""
         takes = self._preprocessing or f"{'x'.join(map(str, self.input_shape))}, preparation not recorded"
         if self.classes is None:
@@ -83,7 +84,7 @@ class Predictor:
         return f"{takes} -> {self.output_name or 'scores'} of {self.classes} classes{names}"
 
     @property
-    def preprocessing(self):
+    def preprocessing(self) -> Preprocessing:
         if self._preprocessing is None:
             if self.takes_pixels is False:
                 raise InputError(
@@ -94,15 +95,15 @@ class Predictor:
             self._preprocessing = preprocessing_module.assumed(self.source, size, channels)
         return self._preprocessing
 
-    def read(self, photo):
+    def read(self, photo: Photo) -> np.ndarray:
         """Returns a photograph, such as the path of its file, as the model takes it: float32 (h, w, c)."""
         return self.preprocessing(photo)
 
-    def picture(self, photo):
+    def picture(self, photo: Photo) -> np.ndarray:
         """Returns a photograph as the model sees it, for people: pixels 0..255 whatever the model takes."""
         return dataclasses.replace(self.preprocessing, mean=None, std=None)(photo)
 
-    def predict(self, images):
+    def predict(self, images: Photo | Iterable[Photo]) -> np.ndarray:
         """Returns the probabilities of images (images, classes), or their features: float32.
 
         Args:
@@ -126,7 +127,7 @@ class Predictor:
             )
         return outputs
 
-    def outputs(self, images):
+    def outputs(self, images: Photo | Iterable[Photo]) -> np.ndarray:
         """Returns what the network itself gives for images, as `output_name` says; the rest as `predict`."""
         if isinstance(images, _PHOTOGRAPHS) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
@@ -139,7 +140,7 @@ class Predictor:
                 raise InputError(f"{self.source} gives NaN or infinity for an image: its weights are damaged")
         return np.concatenate(found)
 
-    def top(self, images, k=5):
+    def top(self, images: Photo | Iterable[Photo], k: int = 5) -> list[list[tuple[int, str, float]]]:
         """Names the likeliest classes of each image.
 
         Args:
@@ -159,7 +160,7 @@ class Predictor:
             for row, numbers in zip(probabilities, best(probabilities, k), strict=True)
         ]
 
-    def evaluate(self, batches):
+    def evaluate(self, batches: Iterable[tuple]) -> Scores:
         """Returns the `Scores` on batches: pairs of images, as in `predict`, and integer labels (n,)."""
         return scores_of((self.predict(images), labels) for images, labels in batches)
 

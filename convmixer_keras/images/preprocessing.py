@@ -18,8 +18,10 @@ from convmixer_keras.images.reading import MOST_PIXELS, ORIENTATIONS
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.fields import setting, settings_of
+from convmixer_keras.utils.files import Path
 from convmixer_keras.utils.text import one_line
 
+Photo = str | bytes | os.PathLike[str] | Image.Image | np.ndarray  # What can be made an input.
 ENTRY = "preprocessing.json"  # In a `.keras` file, and in the zip archive at the end of a `.tflite` file.
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 _GROUP = "preparation of photographs, overriding what the model file says"  # Of the flags.
@@ -47,7 +49,7 @@ class Preprocessing:
         InputError: If a value is out of its range.
     """
 
-    size: tuple[int, int] = (224, 224)
+    size: int | tuple[int, int] = (224, 224)
     channels: int = 3
     crop_pct: float = setting(1.0, _GROUP, "share of the resized side that the centre crop keeps, 0..1")
     interpolation: str = setting("bicubic", _GROUP, "filter of the resize", choices=INTERPOLATIONS)
@@ -63,11 +65,11 @@ class Preprocessing:
             object.__setattr__(self, name, value)  # The only way within a frozen dataclass.
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the result."""
         return (*self.size, self.channels)
 
-    def __call__(self, image):
+    def __call__(self, image: Photo) -> np.ndarray:
         """Makes the network's input of a photograph.
 
         Args:
@@ -85,7 +87,7 @@ class Preprocessing:
         image = reading.read(image, self.channels, self.orientation)
         return self.normalized(self.resized(image))
 
-    def resized(self, image):
+    def resized(self, image: Image.Image) -> np.ndarray:
         """Resizes a Pillow image and crops its centre; returns uint8 (height, width, channels)."""
         height, width = self.size
         least_height, least_width = math.floor(height / self.crop_pct), math.floor(width / self.crop_pct)
@@ -108,14 +110,14 @@ class Preprocessing:
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image, np.uint8).reshape(self.shape)
 
-    def normalized(self, pixels):
+    def normalized(self, pixels: np.ndarray) -> np.ndarray:
         """Returns pixels 0..255 (..., channels) as the network takes them, float32."""
         pixels = np.asarray(pixels, np.float32)
         if self.mean is None:
             return pixels
         return (pixels / 255 - np.float32(self.mean)) / np.float32(self.std)
 
-    def to_json(self):
+    def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
 
     def __str__(self):
@@ -207,7 +209,7 @@ def from_json(text, path):
         raise InputError(f"{path} holds a damaged {ENTRY}: {error}") from None
 
 
-def of(path):
+def of(path: Path) -> Preprocessing | None:
     """Reads the `Preprocessing` that a model file carries.
 
     Args:
@@ -254,7 +256,13 @@ def published(preset, takes_pixels):
     return Preprocessing(preset.image_size, len(preset.mean), **stated)
 
 
-def load_image(path, size=224, crop_pct=0.96, interpolation="bicubic", orientation="stored"):
+def load_image(
+    path: Path,
+    size: int | tuple[int, int] = 224,
+    crop_pct: float = 0.96,
+    interpolation: str = "bicubic",
+    orientation: str = "stored",
+) -> np.ndarray:
     """Reads an image file as raw pixels, by default as the published ImageNet weights are evaluated.
 
     Args:

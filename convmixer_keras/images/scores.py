@@ -54,7 +54,7 @@ class Scores(NamedTuple):
     class_names: list[str] | None = None
     named_images: Callable | None = None
 
-    def of_classes(self):
+    def of_classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 of each class, three float arrays (classes,), 0..1.
 
         Where there is nothing to divide by they are NaN: the precision of a class that no image was taken

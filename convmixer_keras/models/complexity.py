@@ -24,7 +24,7 @@ class Complexity(NamedTuple):
     multiply_adds: int
 
 
-def model_complexity(model, input_shape=None):
+def model_complexity(model: keras.Model, input_shape: tuple[int, int, int] | None = None) -> Complexity:
     """Counts the trainable parameters and the multiply-adds of any Keras model.
 
     Args:

@@ -1,10 +1,13 @@
 """ConvMixer as a functional Keras model of stock layers, under any Keras backend."""
 
+from collections.abc import Sequence
+
 import keras
 
 from convmixer_keras.models import arguments
 from convmixer_keras.models.weights import load_weights
 from convmixer_keras.utils import checks
+from convmixer_keras.utils.files import Path
 
 # PyTorch's values, with which the published weights were trained; Keras' momentum is 1 minus PyTorch's.
 NORMALIZATION_EPSILON = 1e-5
@@ -12,25 +15,25 @@ BATCH_NORM_MOMENTUM = 0.9
 
 
 def ConvMixer(
-    hidden_dim,
-    depth,
-    kernel_size,
-    patch_size,
+    hidden_dim: int,
+    depth: int,
+    kernel_size: int,
+    patch_size: int,
     *,
-    activation="gelu",
-    normalization="batch",
-    residual=True,
-    input_mean=None,
-    input_std=None,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=None,
-    classifier_activation=None,
-    name=None,
-):
+    activation: str = "gelu",
+    normalization: str = "batch",
+    residual: bool = True,
+    input_mean: float | Sequence[float] | None = None,
+    input_std: float | Sequence[float] | None = None,
+    include_top: bool = True,
+    weights: Path | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int | None = None,
+    classifier_activation: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
     """Builds the network of "Patches Are All You Need?" (arXiv:2201.09792).
 
     Patch embedding, then `depth` times a depthwise convolution with a residual connection (mixing

@@ -1,6 +1,7 @@
 """Feature maps from inside a ConvMixer."""
 
 import operator
+from collections.abc import Sequence
 
 import keras
 
@@ -8,7 +9,7 @@ from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils.errors import InputError
 
 
-def features(model, blocks):
+def features(model: keras.Model, blocks: int | Sequence[int]) -> keras.Model:
     """Returns a model that gives the feature maps after some blocks.
 
     It shares its layers, and so its weights, with `model`: training one trains the other.

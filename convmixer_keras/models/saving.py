@@ -5,18 +5,29 @@ import math
 import os
 import tempfile
 import zipfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models.keras_file import check_keras_file
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import check_room, reserve, written_whole
+from convmixer_keras.utils.files import Path, check_room, reserve, written_whole
+
+if TYPE_CHECKING:
+    import keras
 
 # A `.keras` file is a zip archive, and Keras ignores entries that it does not know.
 _CLASS_NAMES_ENTRY = "class_names.json"
 
 
-def save_model(model, path, class_names=None, preprocessing=None):
+def save_model(
+    model: "keras.Model",
+    path: Path,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+) -> None:
     """Saves a model as a `.keras` file, whole or not at all, with what its reader has to know.
 
     Args:
@@ -96,7 +107,7 @@ def load_model(path):
     return model
 
 
-def load_class_names(path):
+def load_class_names(path: Path) -> list[str] | None:
     """Returns the class names saved with a model as a list of strings, or None if it has none.
 
     Args:

@@ -1,6 +1,7 @@
 """Pictures of a network, as matplotlib figures. The public name is `convmixer_keras.visualization`."""
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from convmixer_keras.models.receptive_field import effective_receptive_field
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.figures import WRONG, image_grid, learning_curves, new_figure
+
+if TYPE_CHECKING:
+    import keras
+    from matplotlib.figure import Figure
 
 __all__ = [
     "WRONG",
@@ -21,7 +26,7 @@ __all__ = [
 ]
 
 
-def patch_embeddings(model, limit=256):
+def patch_embeddings(model: "keras.Model", limit: int = 256) -> "Figure":
     """Draws the filters of a ConvMixer's patch embedding as small images, as the paper's figure does.
 
     Grey is a weight of 0; each filter is scaled by its own largest weight.
@@ -53,7 +58,7 @@ def patch_embeddings(model, limit=256):
     return figure
 
 
-def depthwise_kernels(model, kernels=8, rows=8):
+def depthwise_kernels(model: "keras.Model", kernels: int = 8, rows: int = 8) -> "Figure":
     """Draws depthwise kernels by depth, and beside each row how far its block sees.
 
     Kernels are red where negative and blue where positive, each on its own scale. How far a block sees is
@@ -105,7 +110,7 @@ def _colour_key(figure, drawn, axes, ticks, labels):
     key.outline.set_visible(False)
 
 
-def principal_colors(maps):
+def principal_colors(maps: np.ndarray) -> np.ndarray:
     """Draws a feature map in colours: its three principal components over places as red, green and blue.
 
     Args:

@@ -4,13 +4,16 @@ import contextlib
 import dataclasses
 import os
 import platform
+from collections.abc import Sequence
 from functools import partial
 
+import keras
 import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.data.datasets import resolved
 from convmixer_keras.models.complexity import model_complexity
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.processes import distribution, peers, termination
 from convmixer_keras.training.run import checkpoint, run_folder
 from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
@@ -34,22 +37,23 @@ from convmixer_keras.training.step.training_model import training_twin
 from convmixer_keras.utils import checks
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
+from convmixer_keras.utils.files import Path
 from convmixer_keras.utils.progress import keras_verbosity
 from convmixer_keras.utils.text import counted
 
 
 def train(
-    recipe,
-    output,
-    settings=None,
+    recipe: Recipe,
+    output: Path,
+    settings: Settings | None = None,
     *,
-    resume=False,
-    overwrite=False,
-    accept_changed_data=False,
-    callbacks=(),
-    command=None,
-    verbose="auto",
-):
+    resume: bool = False,
+    overwrite: bool = False,
+    accept_changed_data: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    command: str | None = None,
+    verbose: int | str = "auto",
+) -> list[dict]:
     """Trains a recipe and keeps the run in a folder.
 
     The folder gets `model.keras` (best validation accuracy) and `last.keras`, both plain Keras models that

@@ -1,17 +1,22 @@
 """Pictures of a run and of images, as matplotlib figures."""
 
 import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from convmixer_keras.utils import extras
 from convmixer_keras.utils.errors import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 WRONG = "#c0261c"  # Red that colour-blind readers tell from black; what is wrong also has a frame.
 LONGEST_TITLE = 26  # Letters in a line above an image.
 
 
-def new_figure(width, height):
+def new_figure(width: float, height: float) -> "Figure":
     """Returns an empty `matplotlib.figure.Figure`, its sides in inches, that lays out its axes by itself."""
     extras.require("matplotlib")
     from matplotlib.figure import Figure
@@ -19,7 +24,7 @@ def new_figure(width, height):
     return Figure(figsize=(width, height), layout="constrained", dpi=120)
 
 
-def learning_curves(history):
+def learning_curves(history: list[dict] | dict[str, list[dict]]) -> "Figure":
     """Draws loss, accuracy and learning rate over the epochs of one or several runs.
 
     Args:
@@ -67,7 +72,9 @@ def _curve(axes, epochs, column, scale, colour, label=None, linestyle="-"):
     axes.plot(numbers, values, label=label, color=colour, linestyle=linestyle, marker=marker)
 
 
-def image_grid(images, titles, columns=8, wrong=(), apart=False):
+def image_grid(
+    images: Iterable, titles: Sequence[str], columns: int = 8, wrong: Sequence[int] = (), apart: bool = False
+) -> "Figure":
     """Draws images in a grid, each under its title.
 
     Args:

@@ -10,6 +10,7 @@ import tempfile
 
 from convmixer_keras.utils.errors import Failure, InputError
 
+Path = str | os.PathLike[str]  # Of a file or a folder, in annotations.
 WRITING = ".writing-"  # What the names of temporary folders begin with.
 LARGEST_TEXT = 2**24  # Bytes of a file of class names, settings or history.
 _LFS = b"version https://git-lfs.github.com/spec/"  # What the pointers of Git LFS begin with.

@@ -2,16 +2,28 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.utils import progress
+from convmixer_keras.utils.files import Path
 
 BATCH, MOST_VALUES = 32, 2**25  # Images in a batch, and values in it: 128 MiB.
 
 
-def evaluate(path, recipe, data_dir=None, verbose=0, *, scores=None, changes=None, **checks):
+def evaluate(
+    path: Path,
+    recipe: Recipe,
+    data_dir: Path | None = None,
+    verbose: int = 0,
+    *,
+    scores: str | None = None,
+    changes: dict | None = None,
+    **checks: int,
+) -> Any:
     """Evaluates a trained model on the validation split of a recipe's data set.
 
     Args:

@@ -2,16 +2,19 @@
 
 import contextlib
 
+import keras
+
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.convmixer import ConvMixer
 from convmixer_keras.models.weights import load_weights
 from convmixer_keras.pretrained import open_body
+from convmixer_keras.recipes import Recipe
 from convmixer_keras.utils.errors import InputError, arg
 
 _NETWORK = ("hidden_dim", "depth", "kernel_size", "patch_size", "activation", "normalization", "residual")
 
 
-def build_model(recipe, channels, classes):
+def build_model(recipe: Recipe, channels: int, classes: int) -> keras.Model:
     """Builds a recipe's network. It takes raw pixels, (batch, image_size, image_size, channels), 0..255."""
     recipe = recipe.for_channels(channels)
     return ConvMixer(

@@ -2,6 +2,8 @@
 
 import keras
 
+from convmixer_keras.recipes import Recipe
+
 STATISTICS = ("moving_mean", "moving_variance")  # Keras' names of BatchNorm's.
 
 
@@ -103,7 +105,9 @@ class AdamW(keras.optimizers.AdamW):
         return {**super().get_config(), "gradients_are_summed": self.gradients_are_summed}
 
 
-def build_optimizer(recipe, model, total_steps, gradients_are_summed=False):
+def build_optimizer(
+    recipe: Recipe, model: keras.Model, total_steps: int, gradients_are_summed: bool = False
+) -> AdamW:
     """Builds a recipe's AdamW, with weight decay, clipping, schedule and averaging.
 
     Args:

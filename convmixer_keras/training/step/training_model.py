@@ -168,7 +168,9 @@ def is_in_top(labels, scores, k):
     return keras.ops.any(highest == truth[:, None], -1)
 
 
-def compile_model(model, optimizer, classes, steps_per_execution=1):
+def compile_model(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, classes: int, steps_per_execution: int = 1
+) -> list[keras.metrics.Metric]:
     """Compiles a model of logits: cross-entropy over soft labels (batch, classes), top-1 and top-5 accuracy.
 
     Returns:
