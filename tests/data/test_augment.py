@@ -11,7 +11,8 @@ import convmixer_keras as ck
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
-SMALL = dataclasses.replace(ck.recipes.RECIPES["cifar10"], image_size=16, batch_size=8, epochs=2)
+WHOLE = dataclasses.replace(ck.recipes.RECIPES["cifar10"], image_size=16, batch_size=8, epochs=2)
+SMALL = dataclasses.replace(WHOLE, randaugment_ops=0)  # TensorFlow traces its operations for seconds.
 
 
 def examples(count=20, side=20):
@@ -49,9 +50,9 @@ def test_files_of_images(image_folder):
 @pytest.mark.slow
 def test_a_fit_of_ones_own(tmp_path):
     model = ck.ConvMixer(8, 1, 3, 2, classes=3, input_shape=(16, 16, 3), input_mean=120, input_std=60)
-    optimizer = ck.training.build_optimizer(SMALL, model, total_steps=4)
+    optimizer = ck.training.build_optimizer(WHOLE, model, total_steps=4)
     ck.training.compile_model(model, optimizer, classes=3)
-    history = model.fit(examples().apply(ck.data.augment(SMALL, classes=3)), epochs=2, verbose=0)
+    history = model.fit(examples().apply(ck.data.augment(WHOLE, classes=3)), epochs=2, verbose=0)
     assert len(history.history["loss"]) == 2
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 4
     model.save(tmp_path / "m.keras")  # With its loss, metrics and optimizer.

@@ -431,12 +431,12 @@ def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, mon
     size = builder.info.splits["train"].num_bytes
     monkeypatch.setattr(named, "SHUFFLED_BYTES", 0.2 * size)  # 4 images.
 
-    def passes():
+    def passes(count):
         loaded = data.load(recipe, data_dir=tmp_path)
-        return [[int(image.mean()) for image in images_of(loaded.train)] for _ in range(6)]
+        return [[int(image.mean()) for image in images_of(loaded.train)] for _ in range(count)]
 
-    found = passes()
-    assert found == passes()
+    found = passes(4)
+    assert found[:2] == passes(2)
     every = {value for order in found for value in order}
     assert len(every) == 18
     assert all(len(set(order)) == 15 for order in found)
