@@ -21,11 +21,11 @@ def decode_crop(image, channels, recipe, draws):
     (keras-cv's RandomCropAndResize clips what does not fit and samples without antialiasing; TensorFlow's
     `sample_distorted_bounding_box` draws uniform heights, and so smaller areas.)
     """
+    if not _crops(recipe):
+        return transforms.decode(image, channels, recipe.orientation)
 
     def wholly():
-        pixels = decode(image, channels, recipe.orientation)
-        if not _crops(recipe):
-            return pixels
+        pixels = transforms.decode(image, channels, recipe.orientation)
         top, left, height, width = tf.unstack(crop_rectangle(tf.shape(pixels)[:2], recipe, draws))
         return pixels[top : top + height, left : left + width]
 
@@ -37,7 +37,7 @@ def decode_crop(image, channels, recipe, draws):
         pixels = tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
         return transforms.turned(pixels, turn)
 
-    if image.dtype != tf.string or not _crops(recipe):
+    if image.dtype != tf.string:
         return wholly()
     # A file that has been cut off is not decoded in part: the missing end may lie outside of the crop.
     pixels = tf.cond(
@@ -46,13 +46,6 @@ def decode_crop(image, channels, recipe, draws):
         wholly,
     )
     return tf.ensure_shape(pixels, (None, None, channels))
-
-
-def decode(image, channels=3, orientation="stored"):
-    """Decodes the bytes of an image file to uint8 (height, width, channels); an image stays as it is."""
-    if image.dtype == tf.string:
-        return transforms.decode(image, channels, orientation)
-    return tf.ensure_shape(image, (None, None, channels))
 
 
 def _crops(recipe):
@@ -123,7 +116,7 @@ def batch_transform(recipe, channels, classes):
             images = rand_augment(images, tf.reshape(draws["randaugment"], shape))
         if jitter:
             images = jitter(tf.cast(images, tf.float32), draws["jitter"])
-        labels = one_hot(labels, classes, recipe.label_smoothing)
+        labels = tf.one_hot(labels, classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
         if mix:
             images, labels = mix(images, labels, draws["epoch"], draws["position"])
         images = tf.cast(images, tf.float32)
@@ -132,11 +125,6 @@ def batch_transform(recipe, channels, classes):
         return images, labels
 
     return transform
-
-
-def one_hot(labels, classes, smoothing=0.0):
-    """Integer labels (batch,) to float32 (batch, classes), a share `smoothing` spread over all classes."""
-    return tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
 
 
 def color_jitter(recipe, channels):

@@ -14,18 +14,11 @@ def map_batch(function, batch):
     return elements.map(function).batch(tf.shape(batch[0], tf.int64)[0]).get_single_element()
 
 
-def zeros_like_spec(spec):
-    """A tensor of zeros that fits a `tf.TensorSpec`; free dimensions are 0."""
-    return tf.zeros([side or 0 for side in spec.shape], spec.dtype)
-
-
 def prefetched(batches, steps):
     """Prepares the next batches ahead, and tells Keras how many a full pass has, where that is known."""
     if steps is not None:
         # A resumed pass has fewer, on which `assert_cardinality` would fail.
-        spec, one = batches.element_spec, tf.data.Dataset.range(1)
-        zeros = one.map(lambda _: tf.nest.map_structure(zeros_like_spec, spec))
-        of_unknown_length = zeros.filter(lambda *_: False).repeat()
+        of_unknown_length = batches.take(0).filter(lambda *_: True).repeat()
         batches = batches.concatenate(of_unknown_length).take(steps)
     options = tf.data.Options()
     # Each worker reads its own share already.

@@ -13,14 +13,17 @@ from convmixer_keras.utils.errors import InputError
 def decode(contents, channels, orientation="stored"):
     """Decodes a file's bytes to uint8 (height, width, channels), the pixels that `reading.read` gives.
 
-    TensorFlow decodes JPEG and PNG files to the same pixels, bit for bit, if its JPEG decoder is told to be
-    accurate. CMYK JPEG, JPEG that has been cut off, and any other format, whatever the file's name, go
-    through Pillow itself: of a damaged file TensorFlow's decoder prints lines that do not name it.
+    What is decoded already stays as it is. TensorFlow decodes JPEG and PNG files to the same pixels, bit for
+    bit, if its JPEG decoder is told to be accurate. CMYK JPEG, JPEG that has been cut off, and any other
+    format, whatever the file's name, go through Pillow itself: of a damaged file TensorFlow's decoder prints
+    lines that do not name it.
 
     Raises:
         tf.errors.OpError: If it is not a readable image, or has over `reading.MOST_PIXELS` pixels.
     """
     contents = tf.convert_to_tensor(contents)
+    if contents.dtype != tf.string:
+        return tf.ensure_shape(contents, (None, None, channels))
     head = tf.io.decode_raw(contents, tf.uint8, fixed_length=4)
     is_jpeg = is_whole_jpeg(contents)
     is_png = tf.reduce_all(head == list(b"\x89PNG"))

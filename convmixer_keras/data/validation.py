@@ -5,19 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from convmixer_keras.data import augmentation
-from convmixer_keras.data.tfdata import (
-    as_written,
-    check_examples,
-    checked_labels,
-    map_batch,
-    prefetched,
-    zeros_like_spec,
-)
-from convmixer_keras.data.transforms import evaluation_transform
+from convmixer_keras.data import transforms
+from convmixer_keras.data.tfdata import as_written, check_examples, checked_labels, map_batch, prefetched
 from convmixer_keras.utils import checks
 
-FILLING = -(2**31)  # The label of padding that fills up a batch.
+FILLING = -(2**31)  # The label of an image that only fills up a batch.
 
 
 def validation_batches(
@@ -66,24 +58,18 @@ def prepared_batches(examples, preprocessing, classes, batch_size, *, steps, are
         steps: Number of batches; None if that is not known.
         weighted: Whether the batches have float32 weights (batch_size,): 0 for what fills up a batch.
     """
-    channels = preprocessing.channels
-
-    def decoded(image):
-        contents = tf.io.read_file(image) if are_files else image
-        return augmentation.decode(contents, channels, preprocessing.orientation)
 
     def to_image(image, label):
-        label = tf.cast(label, tf.int64)
-        filling = tf.zeros((1, 1, channels), tf.uint8)
-        pixels = tf.cond(label == FILLING, lambda: filling, lambda: decoded(image))
-        return evaluation_transform(pixels, preprocessing), label
+        contents = tf.io.read_file(image) if are_files else image
+        pixels = transforms.decode(contents, preprocessing.channels, preprocessing.orientation)
+        return transforms.evaluation_transform(pixels, preprocessing), tf.cast(label, tf.int64)
 
     @as_written
     def to_batch(*batch):
         images, labels = map_batch(to_image, batch)
         weights = tf.cast(labels != FILLING, tf.float32)
         labels = tf.where(labels == FILLING, tf.zeros_like(labels), labels)
-        labels = augmentation.one_hot(checked_labels(labels, classes), classes)
+        labels = tf.one_hot(checked_labels(labels, classes), classes)
         return (images, labels, weights) if weighted else (images, labels)
 
     batches = examples.batch(batch_size).map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
@@ -91,7 +77,6 @@ def prepared_batches(examples, preprocessing, classes, batch_size, *, steps, are
 
 
 def filled_up(examples, size):
-    """Adds examples that only fill up a batch, up to `size` examples."""
-    image, label = examples.element_spec
-    filling = (zeros_like_spec(image), tf.constant(FILLING, label.dtype))
-    return examples.concatenate(tf.data.Dataset.from_tensors(filling).repeat()).take(size)
+    """Adds the first image, without its label, as often as it takes to have `size` examples."""
+    filling = examples.take(1).map(lambda image, label: (image, tf.constant(FILLING, label.dtype)))
+    return examples.concatenate(filling.cache().repeat()).take(size)

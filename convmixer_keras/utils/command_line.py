@@ -62,20 +62,11 @@ def _instead_of(word, known):
 
 
 def parser(description, prog=None):
-    """Returns an `argparse.ArgumentParser` in this package's style, with `--version`.
-
-    Args:
-        description: One line that says what the command does, then its most common uses.
-        prog: The command's name, where it is not the script's.
-    """
+    """Returns an `argparse.ArgumentParser` in this package's style, with `--version`."""
     new = Parser(prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-    add_version(new)
-    return new
-
-
-def add_version(parser):
     text = " ".join(f"{name} {version}" for name, version in versions("keras", "tensorflow").items())
-    parser.add_argument("--version", action="version", version=text, help="show the versions and exit")
+    new.add_argument("--version", action="version", version=text, help="show the versions and exit")
+    return new
 
 
 def versions(*packages):
@@ -92,9 +83,7 @@ def versions(*packages):
 def started_as():
     """Returns how this program was started, as the first words of a command: to print what to run next."""
     script = sys.argv[0]
-    if script.endswith(".py"):
-        return ["python", script]
-    return [os.path.basename(script)]
+    return ["python", script] if script.endswith(".py") else [os.path.basename(script)]
 
 
 def positive(text):
