@@ -26,21 +26,18 @@ def mixing(recipe):
     """
 
     def with_mixup(images, labels, seed):
-        kept, order = _beta(recipe.mixup_alpha, seed(OF_SHARE)), _reversed(images)
-        images = tf.cast(images, tf.float32)
-        images = tf.round(kept * images + (1 - kept) * tf.gather(images, order))
-        return images, _mixed(labels, kept, order)
+        kept = _beta(recipe.mixup_alpha, seed(OF_SHARE))
+        return tf.round(_mixed(tf.cast(images, tf.float32), kept)), _mixed(labels, kept)
 
     def with_cutmix(images, labels, seed):
         height, width = images.shape[1:3]
         cut = tf.sqrt(1 - _beta(recipe.cutmix_alpha, seed(OF_SHARE)))
-        center, order = tf.random.stateless_uniform((2,), seed(OF_CENTER)), _reversed(images)
+        center = tf.random.stateless_uniform((2,), seed(OF_CENTER))
         top, bottom = _interval(center[0], cut, height)
         left, right = _interval(center[1], cut, width)
-        others = tf.gather(images[:, top:bottom, left:right], order)
-        images = tf.cast(_pasted(images, others, top, left, axis=1), tf.float32)
+        images = _pasted(images, _partners(images[:, top:bottom, left:right]), top, left, axis=1)
         kept = 1 - (bottom - top) * (right - left) / (height * width)
-        return images, _mixed(labels, tf.cast(kept, tf.float32), order)
+        return tf.cast(images, tf.float32), _mixed(labels, tf.cast(kept, tf.float32))
 
     def mix(images, labels, epoch, position):
         batch = position[0] // recipe.batch_size  # The same for every worker that has a share of it.
@@ -61,8 +58,13 @@ def mixing(recipe):
     return mix
 
 
-def _mixed(labels, kept, order):
-    return kept * labels + (1 - kept) * tf.gather(labels, order)
+def _partners(batch):
+    """What each element is mixed with: the batch in reverse order."""
+    return tf.gather(batch, tf.range(tf.shape(batch)[0])[::-1])
+
+
+def _mixed(batch, kept):
+    return kept * batch + (1 - kept) * _partners(batch)
 
 
 def _beta(alpha, seed):
@@ -88,10 +90,6 @@ def _pasted(images, patch, top, left, axis):
     )
     above, below = images[(*rows, slice(top))], images[(*rows, slice(bottom, None))]
     return tf.ensure_shape(tf.concat([above, middle, below], axis), images.shape)
-
-
-def _reversed(images):
-    return tf.range(tf.shape(images)[0])[::-1]
 
 
 def random_erasing(recipe):

@@ -135,12 +135,12 @@ def load(
             class_weights=class_weights(train, classes) if recipe.class_weight == "balanced" else None,
         ),
         validation=validation.images,
-        class_names=validation.class_names,
+        class_names=source.class_names,
         train_size=train.size,
         validation_size=validation.size,
-        channels=validation.channels,
-        summary=_summary(source, recipe, train.size, validation),
-        fingerprints=(train.fingerprint, validation.fingerprint),
+        channels=source.channels,
+        summary=_summary(source.class_names, dict(zip(names, [split.size for split in splits], strict=True))),
+        fingerprints=(train.fingerprint, splits[1].fingerprint),
         steps=steps,
         validation_steps=validation.steps,
         epoch=epoch,
@@ -150,14 +150,12 @@ def load(
     )
 
 
-def _summary(source, recipe, train_size, validation):
-    sizes = {training_split(source, recipe): train_size, validation.split: validation.size}
-    if recipe.test_split:
-        sizes[recipe.test_split] = sum(stop - start for _, start, stop in source.parts(recipe.test_split))
+def _summary(class_names, sizes):
+    """Says how many images of which splits there are, and which classes."""
     images = ", ".join(f"{size:,} images of {one_line(split)!r}" for split, size in sizes.items())
-    names = [one_line(name) for name in source.class_names]
-    shown = ", ".join(names[:NAMED_CLASSES]) + (", ..." if len(names) > NAMED_CLASSES else "")
-    return f"data: {images}; {len(names):,} classes: {shown}"
+    shown = [one_line(name) for name in class_names[:NAMED_CLASSES]]
+    shown += ["..."] if len(class_names) > NAMED_CLASSES else []
+    return f"data: {images}; {len(class_names):,} classes: {', '.join(shown)}"
 
 
 class Validation(NamedTuple):
@@ -166,10 +164,8 @@ class Validation(NamedTuple):
     images: tf.data.Dataset
     class_names: list[str]
     size: int
-    channels: int
     steps: int
     split: str
-    fingerprint: str
     examples: Split
 
     def errors_named(self) -> AbstractContextManager:
@@ -212,9 +208,7 @@ def _validation(source, recipe, split, preprocessing, shard=(1, 0), full_batches
         weighted=full_batches,
     )
     name = validation_split(source, recipe)
-    return Validation(
-        images, source.class_names, split.size, source.channels, steps, name, split.fingerprint, split
-    )
+    return Validation(images, source.class_names, split.size, steps, name, split)
 
 
 def class_weights(split, classes):

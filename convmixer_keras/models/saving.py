@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -53,10 +54,7 @@ def save_model(
         _check_preprocessing(model, preprocessing)
         entries[_PREPROCESSING_ENTRY] = preprocessing.to_json()
     with written_whole(path) as temporary:
-        _save_from_disk(model, temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            for name, text in entries.items():
-                archive.writestr(name, text)
+        _save_from_disk(model, temporary, entries)
 
 
 def _check_preprocessing(model, preprocessing):
@@ -65,18 +63,18 @@ def _check_preprocessing(model, preprocessing):
         raise InputError(f"preprocessing must give what the model takes, {shape}, and gives {made}")
 
 
-def _save_from_disk(model, path):
-    """Saves as `model.save(path)` does, but without holding the whole file in memory."""
+def _save_from_disk(model, path, entries):
+    """Saves as `model.save(path)` does, but without holding the whole file in memory, and adds entries."""
     import keras
 
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         reserve(os.path.join(folder, "model.weights.h5"), weights_size(model))
         keras.saving.save_model(model, folder, zipped=False)
         with zipfile.ZipFile(path, "w") as archive:
-            for parent, _, names in os.walk(folder):
-                for name in names:
-                    part = os.path.join(parent, name)
-                    archive.write(part, os.path.relpath(part, folder))
+            for part in filter(pathlib.Path.is_file, pathlib.Path(folder).rglob("*")):
+                archive.write(part, part.relative_to(folder))
+            for name, text in entries.items():
+                archive.writestr(name, text)
 
 
 def save_weights(model, path):
