@@ -131,7 +131,7 @@ def test_what_a_model_ends_in(name):
     found = outputs.logits_model(model)(images).numpy().reshape(3, -1)
     np.testing.assert_allclose(found, logits, **close)
     if kind == "other":
-        with pytest.raises(InputError, match=r"may give logits or probabilities: scores .* must say"):
+        with pytest.raises(InputError, match=r"may give logits or probabilities: scores must say"):
             outputs.probabilities(model)
         return
     expected = softmax(logits) if kind == "logits" else meaning(logits)

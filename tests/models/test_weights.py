@@ -36,7 +36,7 @@ def test_the_same_network_gives_the_same_outputs(arguments, ending, images, tmp_
     (model.save if ending == "keras" else model.save_weights)(tmp_path / f"m.{ending}")
     again = build(seed=1, kernel_size=3, **arguments)
     load_weights(again, tmp_path / f"m.{ending}")
-    np.testing.assert_array_equal(again.predict(images, verbose=0), model.predict(images, verbose=0))
+    np.testing.assert_array_equal(again(images), model(images))
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,7 @@ def test_a_network_of_normalised_channels_in_one_of_pixels(images, tmp_path):
     pixels = build(depth=1, kernel_size=3, **PIXELS)
     load_weights(pixels, tmp_path / "m.keras")
     normalised = (images - [100, 110, 120]) / [50, 60, 70]
-    np.testing.assert_allclose(
-        pixels.predict(images, verbose=0), model.predict(normalised, verbose=0), rtol=0, atol=1e-5
-    )
+    np.testing.assert_allclose(pixels(images), model(normalised), rtol=0, atol=1e-5)
     record = Preprocessing((13, 15), mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
     ck.save_model(model, tmp_path / "m.keras", preprocessing=record)
     with pytest.raises(InputError, match=r"input_mean is 127.5, 127.5, 127.5 in them and 100, 110, 120 in"):
@@ -103,7 +101,7 @@ def test_the_documented_builder_of_a_published_run(hub, tmp_path, monkeypatch): 
         ck.ConvMixer256_8_P2(weights="hf://user/repo")
     again = ck.ConvMixer256_8_P2(weights="hf://user/repo", include_preprocessing=True)
     images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-    np.testing.assert_array_equal(again.predict(images, verbose=0), run.predict(images, verbose=0))
+    np.testing.assert_array_equal(again(images), run(images))
 
 
 def test_layers_in_front_and_behind_stay(images, tmp_path):
@@ -118,10 +116,8 @@ def test_layers_in_front_and_behind_stay(images, tmp_path):
         again = ck.ConvMixer(
             24, 1, 3, 3, classes=5, input_tensor=front, weights=tmp_path / name, include_top=True
         )
-        given = keras.Model(image, front).predict(images, verbose=0)
-        np.testing.assert_allclose(
-            again.predict(images, verbose=0), model.predict(given, verbose=0), rtol=0, atol=1e-5
-        )
+        given = keras.Model(image, front)(images)
+        np.testing.assert_allclose(again(images), model(given), rtol=0, atol=1e-5)
 
 
 def test_nested_networks_are_taken_and_others_are_not(images, tmp_path):
