@@ -129,13 +129,13 @@ def batch_transform(recipe, channels, classes):
 
 def color_jitter(recipe, channels):
     """Builds torchvision's ColorJitter in a fixed order: a function of float32 images and draws (n, 3)."""
-    apply = randaugment.operations(channels, [0.0] * channels)
-    names = [name for name in ("Brightness", "Contrast", "Color") if name in apply]
+    changes = [randaugment.brightness, randaugment.contrast]
+    changes += [randaugment.color] if channels == 3 else []
 
     def jitter(images, draws):
         factors = tf.maximum(0.0, 1 + recipe.color_jitter * (2 * draws - 1))
-        for i, name in enumerate(names):
-            images = tf.clip_by_value(apply[name](images, factors[:, i]), 0.0, 255.0)
+        for i, change in enumerate(changes):
+            images = tf.clip_by_value(change(images, factors[:, i]), 0.0, 255.0)
         return images
 
     return jitter
