@@ -141,7 +141,6 @@ def operations(channels, fill, interpolation="bilinear"):
     in_float32 = {"dtype": "float32"}  # Whatever the model's policy: half precision rounds pixels.
     geometry = {"fill_mode": "constant", "fill_value": 0.0, "interpolation": interpolation, **in_float32}
     auto_contrast = layers.AutoContrast(PIXEL_RANGE, **in_float32)
-    solarization = layers.Solarization(PIXEL_RANGE, **in_float32)
     sharpness = layers.RandomSharpness(1.0, PIXEL_RANGE, **in_float32)
     rotation = layers.RandomRotation(1.0, **geometry)
     shear = layers.RandomShear(1.0, 1.0, **geometry)
@@ -165,8 +164,7 @@ def operations(channels, fill, interpolation="bilinear"):
         return moved(translation, images, width_translations=width, height_translations=height)
 
     def solarize(images, threshold):
-        transformations = {"additions": 0.0, "thresholds": _of_image(threshold)}
-        return solarization.augment_images(images, transformations)
+        return tf.where(images < _of_image(threshold), images, 255 - images)
 
     def posterize(images, bits):
         step = _of_image(2.0 ** (8 - bits))

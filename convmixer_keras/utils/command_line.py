@@ -88,17 +88,8 @@ def started_as():
 
 def positive(text):
     """The `type` of a flag that takes a positive integer, below 2**31."""
-    return _whole(text, 1, "a positive integer")
-
-
-def not_negative(text):
-    """The `type` of a flag that takes an integer of at least 0."""
-    return _whole(text, 0, "an integer of at least 0")
-
-
-def _whole(text, least, what):
-    if not text.isdecimal() or len(text) > 10 or not least <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"must be {what}, got {text[:40]}")
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"must be a positive integer, got {text[:40]}")
     return int(text)
 
 

@@ -178,13 +178,6 @@ def test_messages_name_arguments_and_in_commands_flags(here, tmp_path):
         Recipe(epochs=0)
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "x"])
-def test_not_negative(text):
-    assert command_line.not_negative("0") == 0
-    with pytest.raises(Exception, match="must be an integer of at least 0"):
-        command_line.not_negative(text)
-
-
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
 def test_positive(text):
     assert command_line.positive("12") == 12
