@@ -16,7 +16,7 @@ from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.processes import distribution, peers, termination
 from convmixer_keras.training.run import checkpoint, run_folder
-from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss, StopEarly
+from convmixer_keras.training.run.callbacks import KeepRun, NonFiniteLoss
 from convmixer_keras.training.run.display import Display
 from convmixer_keras.training.run.global_state import configured
 from convmixer_keras.training.run.resume import (
@@ -158,9 +158,9 @@ def train(
         run.enter_context(_curves_drawn(writer))
 
         average = SwapAverages(swap_on_epoch=True) if recipe.ema_momentum else None
-        keep_run = KeepRun(writer, data, progress, metrics, settings.checkpoint_every, average)
+        every = settings.checkpoint_every
+        keep_run = KeepRun(writer, data, progress, metrics, every, average, recipe.patience)
         callbacks = [*([average] if average else []), *callbacks, keep_run]
-        callbacks.append(StopEarly(writer.history, recipe.patience))
         if verbose and folder:
             verbose = keras_verbosity() if verbose == "auto" else verbose
             callbacks.append(display := Display(keep_run, recipe, verbose, settings.log_every))

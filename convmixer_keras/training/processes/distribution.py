@@ -159,7 +159,9 @@ def check_same(strategy, workers, recipe, settings, resume):
         return
     # Each machine may keep weights and images at a path of its own; the weights of a resumed run are in its
     # checkpoint.
-    body = "" if resume or not settings.init_from else sha256_of(settings.init_from)
+    body = None if resume else settings.init_from
+    if body and os.path.isfile(body):
+        body = sha256_of(body)
     recipe = dataclasses.replace(recipe, dataset=os.path.basename(recipe.dataset))
     settings = dataclasses.replace(settings, init_from=None, data_dir=None)
     same = (recipe, settings, resume, body)

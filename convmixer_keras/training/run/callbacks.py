@@ -28,16 +28,11 @@ class KeepRun(keras.callbacks.Callback):
     Between the steps it works at the beginning of the next one: Keras waits for the device before it calls
     `on_train_batch_end`, and not before `on_train_batch_begin`.
 
-    Args:
-        writer: The `RunWriter` of the run.
-        data: The `Data` to train on. This callback tells it which epoch comes next, and where it begins.
-        progress: The `Progress` to continue from.
-        metrics: The metrics whose sums are part of a checkpoint.
-        checkpoint_every: Number of steps between checkpoints within an epoch; 0 for none.
-        average: The `SwapAverages` callback before this one, or None.
+    It tells `data` which epoch comes next, and where that begins. The sums of `metrics` are part of a
+    checkpoint; `average` is the `SwapAverages` callback before this one, or None.
     """
 
-    def __init__(self, writer, data, progress, metrics, checkpoint_every=0, average=None):
+    def __init__(self, writer, data, progress, metrics, checkpoint_every=0, average=None, patience=0):
         super().__init__()
         self.writer = writer
         self.data = data
@@ -45,6 +40,7 @@ class KeepRun(keras.callbacks.Callback):
         self.sums = [variable for metric in metrics for variable in metric.variables]
         self.checkpoint_every = checkpoint_every
         self.average = average
+        self.patience = patience
         self.asked = Asked()
         self.steps_before = progress.epochs * data.steps + progress.batches
 
@@ -93,7 +89,8 @@ class KeepRun(keras.callbacks.Callback):
             self.average.on_epoch_begin(epoch + 1)
         self.progress = Progress(epoch + 1)
         self.writer.write_checkpoint(self.model, self.progress)
-        if self.batches_before:  # Only the rest of this epoch was to be trained.
+        only_the_rest = self.batches_before > 0  # Of this epoch was to be trained.
+        if only_the_rest or exhausted(self.writer.history, self.patience):
             self.model.stop_training = True
 
     def _read_sums(self):
@@ -153,16 +150,3 @@ class KeepRun(keras.callbacks.Callback):
     def _has_non_finite_weights(self):
         variables = (*self.model.variables, *self.model.optimizer.variables)
         return not all(np.isfinite(keras.ops.convert_to_numpy(variable)).all() for variable in variables)
-
-
-class StopEarly(keras.callbacks.Callback):
-    """Ends training when `exhausted`; `KeepRun`, before this callback, appends to the history."""
-
-    def __init__(self, history, patience):
-        super().__init__()
-        self.history = history
-        self.patience = patience
-
-    def on_epoch_end(self, epoch, logs=None):
-        if exhausted(self.history, self.patience):
-            self.model.stop_training = True

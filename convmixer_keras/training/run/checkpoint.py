@@ -1,6 +1,5 @@
 """What a killed run continues from: one file with weights, the optimizer's state, and how far the run is."""
 
-import math
 from typing import NamedTuple
 
 import h5py
@@ -60,31 +59,25 @@ def restore(model, path):
     try:
         check_weights(path)
         with h5py.File(path) as file:
-            progress = _progress(file.attrs)
-        _assign(model, path)
-        return progress
+            epochs, batches = int(file.attrs["epochs"]), int(file.attrs["batches"])
+            seconds, *sums = float(file.attrs["seconds"]), *np.asarray(file.attrs["sums"], float)
+            if not (0 <= epochs < 2**31 and 0 <= batches < 2**31 and np.isfinite([seconds, *sums]).all()):
+                raise ValueError(f"it says {epochs} epochs and {batches} steps, with sums {sums}")
+            _assign(_variables(model), file)
+        return Progress(epochs, batches, seconds, tuple(sums))
     except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} cannot be resumed from: {first_line(error)}") from None
 
 
-def _progress(attributes):
-    epochs, batches = int(attributes["epochs"]), int(attributes["batches"])
-    numbers = (float(attributes["seconds"]), *np.asarray(attributes["sums"], float))
-    if not (0 <= epochs < 2**31 and 0 <= batches < 2**31 and all(map(math.isfinite, numbers))):
-        raise ValueError(f"it says {epochs} epochs and {batches} steps, with sums {numbers[1:]}")
-    return Progress(epochs, batches, numbers[0], tuple(numbers[1:]))
-
-
-def _assign(model, path):
-    variables = _variables(model)
-    with h5py.File(path) as file:
-        # Loss scaling begins again where the run had none.
-        needed = [name for name in variables if name in file or not name.startswith(_SCALING)]
-        for name in needed:
-            if name not in file:
-                raise ValueError(f"it has no {name}")
-            if file[name].shape != tuple(variables[name].shape):
-                shape = tuple(variables[name].shape)
-                raise ValueError(f"{name} has the shape {file[name].shape}, and must have {shape}")
-        for name in needed:
-            variables[name].assign(file[name][()])
+def _assign(variables, file):
+    # Loss scaling begins again where the run had none.
+    needed = {name: v for name, v in variables.items() if name in file or not name.startswith(_SCALING)}
+    for name, variable in needed.items():
+        if name not in file:
+            raise ValueError(f"it has no {name}")
+        if file[name].shape != tuple(variable.shape):
+            raise ValueError(
+                f"{name} has the shape {file[name].shape}, and must have {tuple(variable.shape)}"
+            )
+    for name, variable in needed.items():
+        variable.assign(file[name][()])

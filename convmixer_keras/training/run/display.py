@@ -12,11 +12,8 @@ BAR, LINES = 1, 2  # As Keras' `verbose` counts them.
 class Display(keras.callbacks.Callback):
     """Shows epoch, step, loss, accuracy, images/s, and the time left in the epoch and in the run.
 
-    Args:
-        keep_run: The `KeepRun` before this callback, which knows in which step an epoch begins.
-        recipe: The `Recipe`.
-        verbose: `BAR` or `LINES`.
-        every: Seconds between two lines. The first step and the end of each epoch have one in any case.
+    `keep_run`, before this callback, knows in which step an epoch begins. Of lines, the first step and the
+    end of each epoch have one, and the others are `every` seconds apart.
     """
 
     async_safe = True  # So that Keras waits for the device in another thread, and not between two steps.

@@ -16,16 +16,10 @@ from convmixer_keras.utils import checks
 class FusedBatchNormalization(keras.layers.Layer):
     """Computes a `BatchNormalization` layer with TensorFlow's fused operation, on that layer's own weights.
 
-    While training, the running variance takes in the unbiased variance of a batch, as PyTorch's does.
-
-    Args:
-        batch_norm: A built `keras.layers.BatchNormalization` over the last of four axes.
-        statistics_of: A recipe's `batch_norm_statistics`: mean and variance are those of the images of all
-            replicas together ("global"), of each replica's own ("replica"), or the running ones ("kept").
-
-    Attributes:
-        keeps_statistics: Whether a call in training leaves mean and unbiased variance in `statistics`, for a
-            training step that averages them over replicas and then calls `update`.
+    Mean and variance are those of the images of all replicas together, of each replica's own, or the running
+    ones: "global", "replica" or "kept", a recipe's `batch_norm_statistics`. While training, the running
+    variance takes in the unbiased variance of a batch, as PyTorch's does. With `keeps_statistics` a call
+    leaves both in `statistics`, for a training step that averages them over replicas and calls `update`.
     """
 
     def __init__(self, batch_norm, statistics_of="global"):

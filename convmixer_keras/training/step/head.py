@@ -14,13 +14,7 @@ MOST_VALUES = 2**28  # Of features that are kept: 1 GiB, or 262,144 images of 1,
 def train_head(model, recipe, data):
     """Trains the head of a model on the features of the training images, which are not augmented.
 
-    Args:
-        model: A `keras.Model` from `build_model`.
-        recipe: A `Recipe`.
-        data: The `Data` of its data set.
-
-    Returns:
-        How many images the head has learnt from, and its accuracy on the validation images, 0..1.
+    Returns how many images it has learnt from, and its accuracy on the validation images, 0..1.
     """
     body, layer = keras.Model(model.input, model.get_layer("head").input), model.get_layer("head")
     (features, labels), (held_out, truth) = (

@@ -48,20 +48,10 @@ def facts_of_body(source):
 
 
 def start_from(model, source, class_names, frozen_blocks=0):
-    """Gives a ConvMixer the weights of another's body, and freezes a part of it.
+    """Gives a ConvMixer the weights of another's body, and freezes the patch embedding and so many blocks.
 
-    Args:
-        model: A `keras.Model` from `build_model`.
-        source: As in `pretrained.open_body`; the classifier is taken too where it knows the same classes.
-            None leaves the weights as they are.
-        class_names: List of the model's classes.
-        frozen_blocks: The patch embedding and so many blocks stay as they are; 0 freezes nothing.
-
-    Returns:
-        Whether the classifier was taken.
-
-    Raises:
-        InputError: If there is no such body, it is another network, or the model has fewer blocks.
+    `source` is as in `pretrained.open_body`; None leaves the weights as they are. The classifier is taken,
+    too, where it knows the same classes. Returns whether it was.
     """
     with_head = False
     if source is not None:

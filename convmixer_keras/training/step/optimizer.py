@@ -13,10 +13,6 @@ class PiecewiseLinear(keras.optimizers.schedules.LearningRateSchedule):
 
     Linear between 0 at the start, `peak` at 2/5, `peak` / 20 at 4/5 and 0 at the end, counted after each step
     as in the authors' CIFAR-10 script, so that the first step already learns.
-
-    Args:
-        peak: The highest learning rate.
-        total_steps: Number of steps of the run.
     """
 
     def __init__(self, peak, total_steps):

@@ -18,7 +18,6 @@ class TrainingModel(keras.Model):
 
     - Gradients are summed before the optimizer sees them, so that clipping acts on the whole batch's, and
       loss scaling finds an overflow in any replica (`optimizer.AdamW` with `gradients_are_summed`).
-    - `watch` notes each loss, `end` whether a process was asked to end.
     - Gradients and BatchNorm's statistics of all passes are summed up, travel between replicas in a single
       exchange, and give one update.
     - The weights of images count in every metric.
@@ -27,17 +26,9 @@ class TrainingModel(keras.Model):
       from its shapes, and metrics get that axis. `tests/training/processes/test_distribution.py` says when
       this is no longer needed.
 
-    Compile it with `compile_model`.
-
-    Args:
-        plain: A functional `keras.Model` of stock layers. It is what `save` saves.
-        statistics_of: As for `FusedBatchNormalization`.
-
-    Attributes:
-        watch: A `LossWatch`, or None.
-        end: A `SharedEnd` where there are several processes, or None.
-        passes: How many parts each replica's images are taken in, one after the other, so that only one
-            part's activations are in memory. Each part must have the same number of images.
+    `plain`, a functional model of stock layers, is what `save` saves. `watch` is a `LossWatch`, `end` a
+    `SharedEnd`, or None. `passes` is how many equal parts each replica's images are taken in, one after the
+    other, so that only one part's activations are in memory. Compile it with `compile_model`.
     """
 
     watch = None

@@ -3,8 +3,8 @@
 usage: distributed_run.py STRATEGY REPLICAS OUTPUT RECIPE [SEEN]
 
 Trains the digits recipe with the changes RECIPE (JSON) over so many logical CPUs, and prints the history as
-JSON. RECIPE may also hold the settings steps_per_execution and rematerialize. SEEN is a file for the images
-that this process trains on, in their order.
+JSON. RECIPE may also hold the settings steps_per_execution, rematerialize and init_from. SEEN is a file for
+the images that this process trains on, in their order.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ def main(strategy, replicas, output, changes, seen=None):
         devices = [tf.config.LogicalDeviceConfiguration()] * int(replicas)
         tf.config.set_logical_device_configuration(cpu, devices)
     changes = json.loads(changes)
-    names = {"steps_per_execution", "rematerialize"} & changes.keys()
+    names = {"steps_per_execution", "rematerialize", "init_from"} & changes.keys()
     settings = Settings(strategy=strategy, peer_timeout=60, **{name: changes.pop(name) for name in names})
     recipe = dataclasses.replace(recipes.DIGITS, **changes)
     images = record_images() if seen else None

@@ -16,6 +16,7 @@ import tensorflow as tf
 from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, tf_configs, wait_for
+from small_models import build
 
 from convmixer_keras import recipes
 from convmixer_keras.data import pipeline as data
@@ -75,6 +76,37 @@ def runs(tmp_path_factory):
         "mirrored": run_together(root / "mirrored", "mirrored", "2", ELEVEN_STEPS),
         "multiworker": run_together(root / "multiworker", "auto", "1", ELEVEN_STEPS, tf_configs(2), seen),
     }
+
+
+@pytest.mark.slow
+def test_every_process_has_the_head_that_learnt_alone(tmp_path):
+    """A rate of 0 leaves it: loss and accuracy over all validation images are those of one device."""
+    mean, std = (255 * value[0] for value in (recipes.DIGITS.mean, recipes.DIGITS.std))
+    body = build(
+        hidden_dim=8,
+        depth=1,
+        kernel_size=3,
+        patch_size=2,
+        input_shape=(8, 8, 1),
+        input_mean=mean,
+        input_std=std,
+    )
+    body.save(tmp_path / "body.keras")
+    changes = {"hidden_dim": 8, "depth": 1, "patch_size": 2, "epochs": 1, "learning_rate": 0.0}
+    changes |= {"head_epochs": 5, "head_learning_rate": 0.03, "batch_norm_statistics": "kept"}
+    changes |= {"init_from": str(tmp_path / "body.keras")}
+    (one,) = run_together(tmp_path / "one", "one", "1", changes)
+    (mirrored,) = run_together(tmp_path / "mirrored", "mirrored", "2", changes)
+    several = run_together(tmp_path / "multiworker", "auto", "1", changes, tf_configs(2))
+    heads = [[line for line in lines if line.startswith("head: ")] for lines in (one, mirrored, *several)]
+    assert heads[0] == heads[1] == heads[2]
+    assert heads[3] == []
+    (expected,) = json.loads(one[-1])
+    assert heads[0][0].endswith(f"validation accuracy {100 * expected['val_accuracy']:.2f} %")
+    for lines in (mirrored, *several):
+        (row,) = json.loads(lines[-1])
+        for name in ("val_loss", "val_accuracy", "val_top5"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 def numbers(path):
