@@ -21,9 +21,9 @@ def train_head(model, recipe, data):
         _features(body, images, what)
         for images, what in zip(data.plain, ("training", "validation"), strict=True)
     )
-    dense = keras.layers.Dense(layer.units, dtype="float32")
+    # From zeros: of a random beginning, too much is left after the few steps of a few photographs.
+    dense = keras.layers.Dense(layer.units, kernel_initializer="zeros", dtype="float32")
     head = keras.Sequential([keras.Input(features.shape[1:]), dense])
-    head.set_weights(layer.get_weights())
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
     head.compile(keras.optimizers.Adam(recipe.head_learning_rate), loss)
     targets, weights = np.eye(layer.units, dtype=np.float32)[labels], None
