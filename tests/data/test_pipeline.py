@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from tensorflow_datasets.core.download import downloader
 
-from convmixer_keras.data import named
+from convmixer_keras.data import bad_images, named
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
@@ -213,6 +213,16 @@ def test_all_bad_images_are_listed_before_any_work(damaged_folder, limit):
     )
     found = sorted(re.search(r"\w+/\w+/\w+\.\w+(?= as an image: )", file)[0] for file in files)
     assert found == ["train/green/3.png", "train/red/1.jpg", "val/blue/4.jpg"]
+
+
+def test_too_many_files_are_looked_at_when_their_turn_comes(damaged_folder, monkeypatch):
+    monkeypatch.setattr(bad_images, "MOST_LOOKED_AT", 50)
+    loaded = data.load(plain(damaged_folder, batch_size=6))
+    with pytest.raises(InputError) as error, loaded.errors_named():
+        examples_of(loaded.train)
+    assert len(error.value.lines) == 1 + 3  # All bad files of both splits.
+    with pytest.raises(InputError):
+        data.load(plain(damaged_folder, batch_size=6), check_images=True)
 
 
 def interrupted_jpeg(image, **options):
