@@ -54,7 +54,7 @@ def open_checkpoint(
     checks.one_of("activation", activation, (None, *activations.RANGES))
     prefix = prefix.rstrip(".")
     package, is_keras_file = None, keras_weights.is_keras_file(path)
-    if ema and (is_keras_file or path.endswith(checkpoint_file.SAFETENSORS)):
+    if ema and (is_keras_file or path.endswith((checkpoint_file.SAFETENSORS, checkpoint_file.INDEX))):
         raise InputError(f"{path} holds no moving average (EMA) of the weights beside them")
     if not is_keras_file:
         if epsilon is not None:

@@ -117,7 +117,8 @@ def test_a_moving_average_that_is_not_there(tmp_path):
     reference = torch_reference.random_model("official", *SMALL)
     torch.save(training_checkpoint(reference), tmp_path / "m.pth.tar")
     saved(tmp_path / "m.safetensors", reference)
-    for name in ("m.pth.tar", "m.safetensors"):
+    (tmp_path / "m.safetensors.index.json").write_text("{}")
+    for name in ("m.pth.tar", "m.safetensors", "m.safetensors.index.json"):
         with pytest.raises(InputError, match="no moving average"):
             to_keras.open_checkpoint(tmp_path / name, activation="gelu", ema=True)
 
