@@ -7,6 +7,7 @@ inside them does not run.
 import argparse
 import fnmatch
 import json
+import math
 import os
 import re
 import warnings
@@ -113,11 +114,12 @@ def _read_safetensors(path):
     try:
         # The library checks the file. It does not give NumPy float8, so tensors are read here.
         with safetensors.safe_open(path, framework="np"):
-            content = np.memmap(path, np.uint8, mode="r")
+            pass
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is damaged or not a .safetensors file: {error}") from None
-    start_of_data = 8 + int(content[:8].view("<u8")[0])
-    header = json.loads(content[8:start_of_data].tobytes())
+    with open(path, "rb") as file:
+        start_of_data = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(start_of_data - 8))
     header.pop("__metadata__", None)
 
     def stored(name, entry):
@@ -126,9 +128,10 @@ def _read_safetensors(path):
                 raise InputError(
                     f"{name} in {path} has type {entry['dtype']}, expected floating-point numbers"
                 )
-            numbers = content[start_of_data:][slice(*entry["data_offsets"])]
-            array = numbers.view(_SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-            return finite_float32(array, name, path)
+            start = start_of_data + entry["data_offsets"][0]
+            dtype, count = _SAFETENSORS_DTYPES[entry["dtype"]], math.prod(entry["shape"])
+            array = np.fromfile(path, dtype, count, offset=start)
+            return finite_float32(array.reshape(entry["shape"]), name, path)
 
         return StoredTensor(tuple(entry["shape"]), read)
 
