@@ -169,7 +169,7 @@ def test_messages_name_arguments_and_in_commands_flags(here, tmp_path):
         tflite_export.export(build(), tmp_path / "m.tflite", "int8")
     build().save(tmp_path / "m.keras")
     for flags, message in (
-        (["--size", "16", "16", "--crop-pct", "2"], "--crop-pct must be over 0 and at most 1, got 2.0"),
+        (["--image-size", "16", "--crop-pct", "2"], "--crop-pct must be over 0 and at most 1, got 2.0"),
         (["--mode", "int8"], "mode int8 needs images to find the ranges of its integers with: --calibrate"),
     ):
         outcome = here(tflite.main, tmp_path / "m.keras", tmp_path / "m.tflite", *flags)
