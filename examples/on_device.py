@@ -92,11 +92,13 @@ def load(path, threads, wanted):
         takes_pixels = json.loads(entries.get("input.json", "{}")).get("takes_pixels")
         if record and not (0 < record["crop_pct"] <= 1 and record["interpolation"] in _FILTERS):
             raise ValueError("its preprocessing.json is of another kind")
+        if unknown := set(record) - {*_RECORD, "size", "channels"}:
+            raise ValueError(f"this program is too old for its {', '.join(sorted(unknown))}")
         channels = interpreter.get_input_details()[0]["shape"][-1]
         for name in {"mean", "std"} & {name for name, value in record.items() if value is not None}:
             record[name] = np.broadcast_to(np.float32(record[name]), channels)
     except Exception as error:  # A damaged archive can raise anything.
-        give_up(f"what {path} says about itself is damaged: {error!r}")
+        give_up(f"what {path} says about itself is damaged or not known: {error!r}")
     names = entries["labels.txt"].splitlines() if "labels.txt" in entries else None
     if names and len(names) != classes:
         give_up(f"{path} has {classes} classes, and the names of {len(names)}")

@@ -15,6 +15,7 @@ from small_models import build, randomize
 
 import convmixer_keras as ck
 from convmixer_keras import applications, inference
+from convmixer_keras.convert.export import tflite
 from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.images import reading
 from convmixer_keras.images.predictor import Predictor
@@ -63,6 +64,21 @@ def test_features(arguments, pixels, tmp_path):
     expected = last.predict(pixels, verbose=0).mean((1, 2))
     np.testing.assert_allclose(opened.model.predict(pixels, verbose=0), expected, rtol=0, atol=1e-5)
     assert opened.class_names is None
+
+
+def test_an_opened_model_says_what_it_is(tmp_path):
+    """Of a file with a record and names, of one without, of features, and of a file for devices."""
+    path = tmp_path / "m.keras"
+    ck.save_model(build(**PIXELS), path, list("abcde"), Preprocessing((13, 15), crop_pct=0.9))
+    takes, gives = "13x15, crop_pct 0.9, bicubic, turned as EXIF says", "probabilities of 5 classes"
+    assert repr(inference.load(path)) == f"<KerasPredictor of {path}: {takes} -> {gives}: a, b, c, ...>"
+    assert repr(inference.load(path, False)) == f"<KerasPredictor of {path}: {takes} -> features (24,)>"
+    tflite.export(path, tmp_path / "m.tflite")
+    known = inference.load(tmp_path / "m.tflite")
+    assert repr(known) == f"<Classifier of {tmp_path}/m.tflite: {takes} -> {gives}: a, b, c, ...>"
+    build(**PIXELS).save(path)
+    takes = "13x15x3, preparation not recorded"
+    assert repr(inference.load(path)) == f"<KerasPredictor of {path}: {takes} -> {gives}>"
 
 
 def test_a_free_size_becomes_224(tmp_path):

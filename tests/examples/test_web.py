@@ -445,6 +445,12 @@ def damaged_models(network):
         with_archive(network, labels_txt="a\nb\n", input_json=pixels),
         "This model has 10 classes, and the names of 2.",
     )
+    newer = json.loads(Preprocessing(8, 1).to_json()) | {"mirror": True}
+    yield (
+        "a newer record",
+        with_archive(network, preprocessing_json=json.dumps(newer), input_json=pixels),
+        "This page is too old for the model's mirror.",
+    )
     yield (
         "damaged conventions",
         with_archive(network, input_json="{"),

@@ -51,6 +51,9 @@ export async function fetchModel(address, onProgress) {
   } catch (error) {
     throw new Problem(`The class names at the end of ${address} are damaged (${firstLine(error)}).`);
   }
+  const known = ['size', 'channels', ...Object.keys(DEFAULT_PREPROCESSING)];
+  const unknown = Object.keys(preprocessing ?? {}).filter((name) => !known.includes(name));
+  if (unknown.length) throw new Problem(`This page is too old for the model's ${unknown.join(', ')}.`);
   return {
     bytes,
     classNames: entries.get('labels.txt')?.replace(/\r?\n$/, '').split(/\r?\n/) ?? null,

@@ -1,6 +1,7 @@
 """Running exported files without Keras and TensorFlow."""
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import struct
@@ -385,7 +386,13 @@ def test_on_device_with_wrong_input(files, pictures, tmp_path):
     image, model = pictures[0], files["int8"]
     (tmp_path / "text").write_text("no model")
     os.mkfifo(tmp_path / "pipe")
+    newer = tmp_path / "newer.tflite"
+    newer.write_bytes(model.read_bytes())
+    with zipfile.ZipFile(newer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        record = json.loads(Preprocessing((16, 20)).to_json())
+        archive.writestr("preprocessing.json", json.dumps(record | {"mirror": True}))
     cases = [
+        ((newer, image), "this program is too old for its mirror"),
         ((tmp_path / "text", image), "cannot run"),
         ((tmp_path / "none", image), "there is no file"),
         ((tmp_path / "pipe", image), "not a regular file"),
