@@ -25,15 +25,10 @@ HELD_OUT = "validation"  # The name of the split that is made where the folder h
 
 
 class FolderSplit(NamedTuple):
-    """The files of one split.
+    """The files of one split, by the names of its classes."""
 
-    Attributes:
-        paths: Dictionary from the name of each class, sorted, to the sorted paths of its images.
-        sizes: Dictionary from the name of each class to the bytes of all images in its folder.
-    """
-
-    paths: dict[str, list[str]]
-    sizes: dict[str, int]
+    paths: dict[str, list[str]]  # Sorted, as the classes are.
+    sizes: dict[str, int]  # Bytes of all images in the class's folder.
 
 
 class Folder:
@@ -69,11 +64,7 @@ class Folder:
             self.split_names = sorted([*self.split_names, HELD_OUT])
 
     def split(self, name):
-        """Returns a `FolderSplit`; a warning counts what is left out of it.
-
-        Raises:
-            InputError: If a class has too few photographs to hold one out.
-        """
+        """Returns a `FolderSplit`; a warning counts what is left out of it."""
         if not self._divided or name not in (self._train_split, HELD_OUT):
             return self._list(os.path.join(self.root, name))
         if self._share == 0:

@@ -31,23 +31,16 @@ class Listing(NamedTuple):
 
 
 def list_images(folder, beside=()):
-    """Lists a folder at any depth. Hidden files and folders do not count.
+    """Lists a folder at any depth, without hidden files and folders; returns a `Listing`.
 
     A file is an image by its ending, whatever its case. Links to folders are followed, but not back: into
-    `folder` or a folder of `beside`, or to one that holds them, whose images are another class's or twice
-    there.
-
-    Args:
-        folder: The folder.
-        beside: Real paths of other folders that are listed.
-
-    Returns:
-        A `Listing`.
+    `folder` or one of `beside`, the real paths of other folders that are listed, or to one that holds them.
+    Its images are another class's, or twice there.
     """
-    listing = Listing([], collections.Counter(), 0)
-    folder = os.fspath(folder)
-    size = _add(folder, listing, (os.path.realpath(folder), *beside), seen=set())
-    return listing._replace(images=sorted(listing.images), size=size)
+    folder, left_out = os.fspath(folder), collections.Counter()
+    listed = (os.path.realpath(folder), *beside)
+    images = sorted(_images_in(folder, listed, left_out, seen=set()))
+    return Listing([path for path, _ in images], left_out, sum(size for _, size in images))
 
 
 def image_paths(folder):
@@ -56,11 +49,7 @@ def image_paths(folder):
 
 
 def entries_of(folder):
-    """Returns the `os.DirEntry`s of a folder, without hidden ones and those of the system.
-
-    Raises:
-        InputError: If it cannot be listed.
-    """
+    """Returns a folder's `os.DirEntry`s without hidden ones; raises InputError if it cannot be listed."""
 
     def is_shown(name):
         return not name.startswith(".") and name.lower() not in _NOT_THE_USERS
@@ -80,34 +69,41 @@ def is_folder(entry):
         return False
 
 
-def _add(folder, listing, listed, seen):
+def is_image(entry):
+    """Whether an `os.DirEntry` is a regular file with an image's ending and a name in UTF-8."""
+    return entry.name.lower().endswith(IMAGE_ENDINGS) and _is_file(entry) and is_utf8(entry.name)
+
+
+def is_utf8(name):
+    """Whether a name of a file can be written as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _images_in(folder, listed, left_out, seen):
+    """Yields path and size of each image, and counts the other files."""
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:  # A link that leads back.
-        return 0
+        return
     seen.add((status.st_dev, status.st_ino))
-    size = 0
     for entry in entries_of(folder):
         if is_folder(entry):
             if entry.is_symlink() and _leads_back(entry, listed):
-                listing.left_out["links back"] += 1
+                left_out["links back"] += 1
             else:
-                size += _add(entry.path, listing, listed, seen)
+                yield from _images_in(entry.path, listed, left_out, seen)
         elif is_image(entry):
-            listing.images.append(entry.path)
-            size += entry.stat().st_size
+            yield entry.path, entry.stat().st_size
         else:
-            listing.left_out[_kind(entry)] += 1
-    return size
+            left_out[_kind(entry)] += 1
 
 
 def _leads_back(entry, listed):
     target = os.path.realpath(entry.path)
     return any(os.path.commonpath((target, folder)) in (target, folder) for folder in listed)
-
-
-def is_image(entry):
-    """Whether an `os.DirEntry` is a regular file with an image's ending and a name in UTF-8."""
-    return entry.name.lower().endswith(IMAGE_ENDINGS) and _is_file(entry) and is_utf8(entry.name)
 
 
 def _is_file(entry):
@@ -123,12 +119,3 @@ def _kind(entry):
     if not _is_file(entry):
         return "no regular files"
     return os.path.splitext(entry.name)[1].lower() or "no ending"
-
-
-def is_utf8(name):
-    """Whether a name of a file can be written as text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -198,11 +198,7 @@ def _from_array(array):
 
 
 def from_json(text, path):
-    """Returns the `Preprocessing` that `to_json` wrote.
-
-    Raises:
-        InputError: If it is damaged; the message names `path`.
-    """
+    """Returns the `Preprocessing` that `to_json` wrote; raises InputError, which names `path`, if damaged."""
     try:
         return Preprocessing(**json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
@@ -246,12 +242,7 @@ def note_assumed(path, record, source=""):
 
 
 def published(preset, takes_pixels):
-    """Returns the `Preprocessing` of a published variant, as its authors and timm evaluate it.
-
-    Args:
-        preset: A `presets.Preset`.
-        takes_pixels: Whether the model normalises by itself.
-    """
+    """Returns timm's `Preprocessing` of a `Preset`, which normalises for a model that takes no pixels."""
     stated = stated_by(preset) | ({"mean": None, "std": None} if takes_pixels else {})
     return Preprocessing(preset.image_size, len(preset.mean), **stated)
 

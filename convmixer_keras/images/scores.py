@@ -14,12 +14,9 @@ _FOR_ZERO = 1e-7
 
 
 class Mistake(NamedTuple):
-    """An image that was taken for another class.
+    """An image, by its number from 0 in the order of evaluation, that was taken for another class.
 
-    Attributes:
-        image: Its number, from 0, in the order of evaluation.
-        truth, taken_for: Numbers of classes.
-        probability: That of the class that it was taken for, 0..1.
+    `truth` and `taken_for` are numbers of classes, `probability` is that of the second, 0..1.
     """
 
     image: int
@@ -57,12 +54,11 @@ class Scores(NamedTuple):
     def of_classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 of each class, three float arrays (classes,), 0..1.
 
-        Where there is nothing to divide by they are NaN: the precision of a class that no image was taken
-        for, the recall of one without images.
+        The precision of a class that no image was taken for is 0; a class without images has no recall, NaN.
         """
         right, there, taken = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
         with np.errstate(invalid="ignore"):
-            return right / taken, right / there, 2 * right / (there + taken)
+            return right / np.maximum(taken, 1), right / there, 2 * right / (there + taken)
 
 
 def shows_top5(classes):
