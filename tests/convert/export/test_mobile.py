@@ -26,7 +26,7 @@ def assert_same(model, rewritten, x):
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("integer", [False, True])
+@pytest.mark.parametrize("integer", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -65,7 +65,8 @@ def test_same_outputs(arguments, integer):
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 5, 7, 8, 9, 12, 15, 23])
 def test_same_outputs_for_every_kernel(kernel_size):
     model = build(kernel_size=kernel_size, depth=1)
-    assert_same(model, mobile(model), image())
+    for integer in (False, True):
+        assert_same(model, mobile(model, integer=integer), image())
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])

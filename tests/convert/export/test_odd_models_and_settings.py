@@ -41,7 +41,7 @@ def export_both(model, folder):
     onnx.export(model, folder / "m.onnx")
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("built", ["before", "under it"])
 def test_dtype_policies(policy, built, tmp_path):
     exact = build(**SMALL)

@@ -56,14 +56,14 @@ def assert_all_delegated(path):
     ("mode", "arguments"),
     [
         ("float32", {"hidden_dim": 450, "depth": 1, **PIXELS}),
-        ("float16", {"hidden_dim": 450, "depth": 1, **PIXELS}),
-        ("float32", {"activation": "relu", "classifier_activation": "softmax"}),
-        ("dynamic", {"normalization": "layer"}),
         ("dynamic", {"activation": "silu"}),
         *(
             pytest.param(mode, arguments, marks=pytest.mark.slow)
             for mode, arguments in (
                 ("dynamic", {"hidden_dim": 450, "depth": 1, **PIXELS}),
+                ("float16", {"hidden_dim": 450, "depth": 1, **PIXELS}),
+                ("float32", {"activation": "relu", "classifier_activation": "softmax"}),
+                ("dynamic", {"normalization": "layer"}),
                 ("dynamic", {"hidden_dim": 1056, "depth": 1, "kernel_size": 5}),
                 ("dynamic", {"activation": "relu", "classifier_activation": "softmax"}),
                 ("float16", {"residual": False}),
@@ -235,16 +235,21 @@ def sigmoid(x):
     ("mode", "arguments", "logits", "name", "scores"),
     [
         ("float32", {}, False, "probabilities", softmax),
-        ("int8", {}, True, "logits", None),
-        ("int8", {"classifier_activation": "softmax"}, False, "probabilities", softmax),
         ("float32", {"classifier_activation": "softmax"}, True, "logits", None),
-        ("float32", {"classifier_activation": "sigmoid"}, False, "probabilities", sigmoid),
         # One logit says yes or no: a softmax of it would be 1 for every image.
         ("int8", {"classes": 1}, False, "probabilities", sigmoid),
-        ("float32", {"classes": 1, "classifier_activation": "sigmoid"}, True, "logits", None),
         ("float32", {"classifier_activation": "relu"}, True, "logits", lambda x: np.maximum(x, 0)),
-        ("float32", {"include_top": False, "pooling": "avg"}, False, "features", None),
         ("int8", {"include_top": False, "pooling": "avg"}, False, "features", None),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("int8", {}, True, "logits", None),
+                ("int8", {"classifier_activation": "softmax"}, False, "probabilities", softmax),
+                ("float32", {"classifier_activation": "sigmoid"}, False, "probabilities", sigmoid),
+                ("float32", {"classes": 1, "classifier_activation": "sigmoid"}, True, "logits", None),
+                ("float32", {"include_top": False, "pooling": "avg"}, False, "features", None),
+            )
+        ),
     ],
 )
 def test_what_a_file_gives(mode, arguments, logits, name, scores, tmp_path):
