@@ -157,9 +157,9 @@ def tflite_command_cases(folder):
         ("-1", "8"),
         ("99999", "99999"),
         ("9" * 30, "8"),
-        ("8",),
+        ("8", "8", "8"),
         ("x", "8"),
-        ("7", "9"),
+        ("0", "9"),
     ):
         yield _tflite(f"--image-size {sizes}", good, out, "--image-size", "x".join(sizes))
     for flags in (
