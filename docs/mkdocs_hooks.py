@@ -31,4 +31,5 @@ class Builders(griffe.Extension):
             from convmixer_keras import applications
 
             made = inspect.cleandoc(getattr(applications, attr.name).__doc__)
-            attr.docstring = griffe.Docstring(made, parent=attr, parser="google")
+            options = {"warnings": False}  # It has no signature to compare with.
+            attr.docstring = griffe.Docstring(made, parent=attr, parser="google", parser_options=options)
