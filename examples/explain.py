@@ -71,7 +71,7 @@ def folder_name(sources):
         os.path.splitext(os.path.relpath(source) if os.path.exists(source) else source)[0]
         for source in sources
     ]
-    return re.sub(r"[^\w.]+", "-", " ".join(names)).strip("-.")[:100]
+    return re.sub(r"\W+", "-", " ".join(names)).strip("-")[:100]
 
 
 def check_free(path, source):
@@ -103,7 +103,7 @@ def differences(configs):
     settings = [{**config.get("recipe", {}), **config.get("settings", {})} for config in configs.values()]
     rows = [["setting", *configs], ["---"] * (1 + len(configs))]
     for name in dict.fromkeys(name for known in settings for name in known):
-        values = [json.dumps(known.get(name), ensure_ascii=False) for known in settings]
+        values = [json.dumps(known[name], ensure_ascii=False) if name in known else "" for known in settings]
         if len(set(values)) > 1:
             rows.append([name, *values])
     if len(rows) == 2:

@@ -247,7 +247,7 @@ def test_explain_tells_runs_and_models_apart(tmp_path, monkeypatch):
         "b": {"recipe": {"epochs": 5, "mean": [0.5], "flip": True}, "settings": {"freeze": 0, "patience": 2}},
     }
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in explain.differences(runs).splitlines()]
-    assert rows == [["setting", "a", "b"], ["---"] * 3, ["epochs", "3", "5"], ["patience", "null", "2"]]
+    assert rows == [["setting", "a", "b"], ["---"] * 3, ["epochs", "3", "5"], ["patience", "", "2"]]
     assert explain.differences({"a": runs["a"], "c": runs["a"]}) == "No setting differs.\n"
 
     figure = ck.visualization.new_figure(1, 1)
