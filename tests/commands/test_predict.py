@@ -157,6 +157,25 @@ def test_a_file_for_devices_needs_no_tensorflow(tmp_path):
     assert "of the 20 photographs whose folder is a class" in done.stdout
 
 
+def test_a_network_of_normalised_channels(photos, tmp_path, here):
+    """As convmixer-convert leaves it: the record normalises, and the sheet shows pixels."""
+    network = build(depth=1, kernel_size=3, classes=3, input_shape=(12, 12, 3))
+    record = Preprocessing(12, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    ck.save_model(network, tmp_path / "m.keras", NAMES, record)
+    photo = photos / "day" / "0.png"
+    pixels = np.asarray(Image.open(photo), np.float32) / 255
+    logits = network.predict((pixels - [0.5, 0.4, 0.3])[None] / [0.2, 0.3, 0.4], verbose=0)
+    done = here(predict.main, photo, "--model", tmp_path / "m.keras", "--json", tmp_path / "a.json")
+    assert done.code == 0, done.stderr
+    (entry,) = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    got = {found["name"]: found["probability"] for found in entry["classes"]}
+    expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
+    np.testing.assert_allclose([got[name] for name in NAMES], expected, rtol=0, atol=1e-5)
+    known = inference.load(tmp_path / "m.keras")
+    ((answer,),) = predict.predicted(known, [(str(photo), None)], 1, [])
+    np.testing.assert_array_equal(answer.picture, np.asarray(Image.open(photo)))
+
+
 def test_a_name_with_a_formula_is_drawn(model, tmp_path, here):
     Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "$x^$.png")
     done = here(predict.main, tmp_path / "$x^$.png", "--model", model, "--sheet", tmp_path / "s.png")

@@ -443,6 +443,14 @@ def test_archives_that_unpack_to_gigabytes_are_not_unpacked(files, pictures, tmp
 
 
 @pytest.mark.slow
+def test_on_device_takes_a_file_of_several_images(pictures, tmp_path):
+    tflite.export(colour_model(), tmp_path / "m.tflite", batch=3, preprocessing=Preprocessing((16, 20)))
+    done = on_device(sys.executable, tmp_path / "m.tflite", pictures[0], "--top", "3")
+    found = {int(name): float(score) for score, name in map(str.split, done.stdout.splitlines()[1:])}
+    expected = Classifier(tmp_path / "m.tflite").predict(pictures[0])[0]
+    np.testing.assert_allclose([found[i] for i in range(3)], expected, rtol=0, atol=1e-6)
+
+
 def test_on_device_refuses_networks_of_another_kind(pictures, tmp_path):
     import tensorflow as tf
 
