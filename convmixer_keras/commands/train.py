@@ -51,6 +51,8 @@ def main(argv=None):
     if arguments.evaluate is not None:
         return evaluate.evaluate(arguments, recipe)
     if arguments.preview is not None:
+        if getattr(arguments, "init_from", None):
+            recipe = with_body(recipe, arguments.init_from, arguments.overrides)
         return preview.preview(arguments, recipe)
     return train(arguments, recipe)
 

@@ -74,8 +74,8 @@ def train(
         verbose: 0 shows nothing, 1 a bar for each epoch, 2 plain lines; "auto" is 1 on a terminal, else 2.
 
     Returns:
-        A list with a dictionary for each epoch: epoch (from 1), loss, accuracy, top5, the same of the
-        validation images with "val_" before it, learning_rate, seconds.
+        A list with a dictionary for each epoch: epoch (from 1), loss, accuracy, of more than five classes
+        top5, the same of the validation images with "val_" before it, learning_rate, seconds.
 
     Raises:
         InputError: If the folder holds a run that is not to be resumed, or the recipe cannot be run.
