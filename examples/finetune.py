@@ -9,6 +9,8 @@ a folder of your own, `convmixer-train --dataset FOLDER --init-from ConvMixer102
 run's checkpoints, curves and reports, and without going through the body in each epoch of the first part.
 """
 
+import os
+
 import keras
 
 import convmixer_keras as ck
@@ -26,6 +28,7 @@ def main():
     parser.add_argument("--epochs", type=command_line.positive, default=5, help="of each part (default: 5)")
     arguments = parser.parse_args()
 
+    os.makedirs(os.path.dirname(OUTPUT), exist_ok=True)
     keras.utils.set_random_seed(0)
     train, held_out = keras.utils.image_dataset_from_directory(
         arguments.folder,
@@ -64,7 +67,7 @@ def main():
 
 def fit(model, train, held_out, rate, epochs):
     model.compile(keras.optimizers.Adam(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    model.fit(train, validation_data=held_out, epochs=epochs, verbose=2)
+    model.fit(train, validation_data=held_out, epochs=epochs, shuffle=False, verbose=2)  # It is shuffled.
 
 
 if __name__ == "__main__":
