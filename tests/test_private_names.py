@@ -95,12 +95,12 @@ NAMES = {
         "Keras asks it, and then takes metrics of shape (1,)",
     ),
     "_open_with_requests": (
-        "convmixer_keras/data/datasets.py",
+        "convmixer_keras/data/named.py",
         downloader,
         "a download of tensorflow-datasets from a silent server ends",
     ),
     "MAX_RETRIES": (
-        "convmixer_keras/data/datasets.py",
+        "convmixer_keras/data/named.py",
         downloader,
         "a download of tensorflow-datasets gives up after four attempts, not eleven",
     ),
@@ -163,14 +163,14 @@ MODULES = {
         "a runtime that is too old for an operation refuses it",
     ),
     "tensorflow_datasets.core.download": (
-        "convmixer_keras/data/datasets.py",
+        "convmixer_keras/data/named.py",
         {"downloader"},
         "a download of tensorflow-datasets from a silent server ends",
     ),
 }
 INSIDE = r"(tensorflow\.python|tensorflow\.lite|keras\.src|tensorflow_datasets\.core)\b"
 # Private by their names, and documented all the same: of the standard library.
-STANDARD = {"_replace", "_asdict", "_fields", "_get_help_string", "_exit"}
+STANDARD = {"_replace", "_asdict", "_fields", "_get_help_string", "_check_value", "_exit"}
 FILES = [path for folder in ("convmixer_keras", "convert") for path in (ROOT / folder).rglob("*.py")]
 
 
