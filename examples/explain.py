@@ -85,7 +85,7 @@ def check_free(path, source):
 
 
 def learning_curves(paths):
-    """Returns the curves of runs as a picture, by its file name, and a table of the settings that differ."""
+    """Returns the curves of runs as a picture, by its file name, and a table of their differences, or None."""
     from convmixer_keras.models import visualization
     from convmixer_keras.training.run.run_folder import RunFolder
 
@@ -94,7 +94,7 @@ def learning_curves(paths):
     empty = [path for path, history in histories.items() if not history]
     if empty:
         raise InputError(f"{empty[0]} holds no run with a finished epoch")
-    table = differences({path: run.read_config() for path, run in runs.items()})
+    table = differences({path: run.read_config() for path, run in runs.items()}) if len(runs) > 1 else None
     return {"curves.png": visualization.learning_curves(histories)}, table
 
 

@@ -169,8 +169,9 @@ MODULES = {
     ),
 }
 INSIDE = r"(tensorflow\.python|tensorflow\.lite|keras\.src|tensorflow_datasets\.core)\b"
-# Private by their names, and documented all the same: of the standard library.
-STANDARD = {"_replace", "_asdict", "_fields", "_get_help_string", "_check_value", "_exit"}
+# Of the standard library: documented, or as old as argparse.
+STANDARD = {"_replace", "_asdict", "_fields", "_exit"}
+STANDARD |= {"_get_help_string", "_check_value", "_actions", "_option_string_actions"}
 FILES = [path for folder in ("convmixer_keras", "convert") for path in (ROOT / folder).rglob("*.py")]
 
 
