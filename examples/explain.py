@@ -85,7 +85,7 @@ def check_free(path, source):
 
 
 def learning_curves(paths):
-    """Returns the curves of runs as a picture, by its file name, and a table of their differences, or None."""
+    """Returns the curves of runs as a picture, by file name, and a table of their differences, or None."""
     from convmixer_keras.models import visualization
     from convmixer_keras.training.run.run_folder import RunFolder
 
