@@ -63,7 +63,7 @@ def test_building_loads_nothing_heavy(saved):
 
 def test_the_builders_and_the_converter_do_without_torch_until_it_is_needed(saved):
     _, _, _, (keras_alone, _, converter) = saved
-    assert not (converter - keras_alone) & {"torch", "tensorflow_datasets", "keras_cv", "safetensors"}
+    assert not (converter - keras_alone) & {"torch", "tensorflow_datasets", "keras_cv"}
 
 
 def test_importing_loads_no_keras():
