@@ -118,7 +118,11 @@ def check_file(path):
     if os.path.isfile(path):
         if not os.access(path, os.R_OK):
             raise InputError(f"cannot read {path}: permission denied")
-        if _is_lfs_pointer(path):
+        try:
+            is_pointer = _is_lfs_pointer(path)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        if is_pointer:
             raise InputError(f"{path} is only a pointer of Git LFS: fetch the file itself with git lfs pull")
         return
     if os.path.isdir(path):

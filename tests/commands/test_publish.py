@@ -53,6 +53,7 @@ def run(tmp_path):
 PIXELS = np.random.default_rng(0).uniform(0, 255, (4, 13, 15, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_whole_way_to_a_hub_and_back(run, hub, tmp_path, image_folder, capsys):  # noqa: F811
     arguments = [str(run / "model.keras"), "hf://user/repo", "--calibrate", str(image_folder)]
     arguments += ["--license", "apache-2.0"]

@@ -74,6 +74,7 @@ def test_what_a_line_takes_away_is_in_the_baseline():
                 assert getattr(BASELINE, field), name
 
 
+@pytest.mark.slow
 def test_digits_are_taken_as_their_own_recipe_has_them():
     """Grey images of 8x8 pixels, where the baseline is for CIFAR-10's."""
     recipe = ablation.baseline_on({"dataset": "digits", "epochs": 1})

@@ -256,6 +256,7 @@ def test_pixels_are_those_of_pillow(page, address, size, tmp_path):
         np.testing.assert_array_equal(np.reshape(got, record.shape).astype(np.float32), expected)
 
 
+@pytest.mark.slow
 def test_pixels_of_photographs_are_those_of_pillow(page, address, imagenet_photos):
     page.goto(address)
     record = Preprocessing(224, 3, 0.96)

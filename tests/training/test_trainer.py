@@ -37,6 +37,7 @@ def test_gradients_are_clipped_to_one_global_norm():
     assert unlimited.global_clipnorm is None
 
 
+@pytest.mark.slow
 def test_callbacks_of_others_save_the_plain_model(recipe, tmp_path):
     """Whole models and weights alone, with averages in their places and a part that is frozen."""
     recipe = dataclasses.replace(recipe, epochs=2, ema_momentum=0.5)

@@ -27,7 +27,7 @@ print("afterwards")
             "from Python\n",
             "errors from Python\nfrom outside\nerrors from outside\nTraceback",
         ),
-        ("raise errors.InputError", "from Python\n", "errors from Python\nTraceback"),
+        ("raise errors.InputError(0)", "from Python\n", "errors from Python\nTraceback"),
     ],
 )
 def test_silence_holds_back_what_does_not_come_from_python(last, printed, errors):

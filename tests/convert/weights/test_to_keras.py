@@ -393,7 +393,7 @@ def test_there_and_back_bit_for_bit(layout, ending, tmp_path, convmixer_convert)
 def test_published_sizes_at_224(builder, layout, sizes, activation, tmp_path):
     reference = torch_reference.random_model(layout, *sizes, 1000, act=activation)
     path = saved(tmp_path / "m.safetensors", reference)
-    stated = {"activation": "gelu"} if layout == "mmpretrain" else {}  # Its names alone do not say.
+    stated = {"variant": builder} if layout == "mmpretrain" else {}  # Its names alone do not say.
     model = to_keras.convert_checkpoint(path, **stated)
     assert model.name == builder
     batch = np.random.default_rng(1).standard_normal((1, 224, 224, 3), np.float32)

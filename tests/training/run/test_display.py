@@ -55,11 +55,13 @@ def test_a_log_has_a_line_every_so_often(shown):
         assert (last["loss"], last["accuracy"]) == (f"{row['loss']:.4f}", f"{100 * row['accuracy']:.2f}")
 
 
+@pytest.mark.slow
 def test_the_first_step_is_shown_at_once_and_then_none_for_a_while(shown):
     _, text = shown(1000, LINES)
     assert [LINE.fullmatch(line)["step"] for line in text.splitlines() if LINE.fullmatch(line)] == ["1"]
 
 
+@pytest.mark.slow
 def test_a_terminal_has_a_bar(shown, monkeypatch):
     monkeypatch.setattr(progress, "tqdm", partial(tqdm, mininterval=0))  # Each step is drawn.
     history, text = shown(30, BAR)

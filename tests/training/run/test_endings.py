@@ -90,6 +90,7 @@ def photographs(tmp_path_factory):
     return photographs_in(tmp_path_factory.mktemp("photographs"), 4000)
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_behind_an_error_that_nobody_catches(tmp_path):
     """It hung: the error keeps the iterator, whose threads wait for Python, which waits for them."""
     photographs = photographs_in(tmp_path, 200)

@@ -227,6 +227,7 @@ def test_what_a_file_without_a_record_takes_is_said(tmp_path, here):
     assert (asked.code, "give --mean and --std" in asked.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_names_of_models_are_evaluated(cifar10_folder, tmp_path, here, hub, monkeypatch):  # noqa: F811
     """A builder's, and a hub's repository; a run in the current folder is not theirs."""
     monkeypatch.chdir(tmp_path)

@@ -298,6 +298,7 @@ def resumed(photos, **options):
     return training.train(photos[1], photos[0].parent / "run", resume=True, verbose=0, **options)
 
 
+@pytest.mark.slow
 def test_other_images_are_not_gone_on_with(photos, tmp_path):
     """Each change as the command would meet it, and at last all of them accepted."""
     root = photos[0]
@@ -341,6 +342,7 @@ def test_a_run_without_what_it_must_have(photos, tmp_path):
     assert (tmp_path / "run/history.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_kept_nothing_is_in_nobodys_way(finished, recipe):
     """As of one that was killed within its first epoch."""
     for name in ("model.keras", "last.keras", "history.csv", "curves.png", "checkpoint.weights.h5"):
@@ -348,6 +350,7 @@ def test_a_run_that_kept_nothing_is_in_nobodys_way(finished, recipe):
     assert len(training.train(recipe, finished, verbose=0)) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_into_one_folder(finished, recipe):
     holder = (
         "import sys, time\n"

@@ -227,13 +227,20 @@ class Poison(keras.callbacks.Callback):
     ("phase", "batch", "policy", "message"),
     [
         ("train", 2, "float32", r"the loss is nan in step 10 \(epoch 2, step 3 of 7\), at the learning"),
-        (
+        pytest.param(
             "test",
             1,
             "float32",
             r"weights are no longer finite after step 14 \(epoch 2, step 7 of 7\), at",
+            marks=pytest.mark.slow,
         ),
-        ("train", 0, "mixed_float16", r"the loss is nan in step 8 \(epoch 2, step 1 of 7\), at the learning"),
+        pytest.param(
+            "train",
+            0,
+            "mixed_float16",
+            r"the loss is nan in step 8 \(epoch 2, step 1 of 7\), at the learning",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_not_finite_is_not_written(tmp_path, monkeypatch, phase, batch, policy, message):

@@ -56,6 +56,7 @@ def tune(recipe, tmp_path, capsys, **settings):
     return keras.saving.load_model(tmp_path / "run/last.keras"), history, line and line[0]
 
 
+@pytest.mark.slow
 def test_a_rate_of_0_leaves_the_head_that_learnt_alone(recipe, body, image_folder, tmp_path, capsys):
     recipe = dataclasses.replace(recipe, learning_rate=0.0, epochs=1)
     model, (row,), line = tune(recipe, tmp_path, capsys)
@@ -77,6 +78,7 @@ def test_a_rate_of_0_leaves_the_head_that_learnt_alone(recipe, body, image_folde
             np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.slow
 def test_all_of_it_moves_but_batchnorms_statistics(recipe, body, tmp_path, capsys):
     model, history, _ = tune(dataclasses.replace(recipe, learning_rate=0.01), tmp_path, capsys)
     for layer in body.layers[1:-1]:
@@ -92,6 +94,7 @@ def test_all_of_it_moves_but_batchnorms_statistics(recipe, body, tmp_path, capsy
     assert "top5" not in history[0]  # Of three classes.
 
 
+@pytest.mark.slow
 def test_the_body_computes_each_image_once(recipe, tmp_path, capsys, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -121,6 +124,7 @@ def test_the_same_classes_keep_their_head(recipe, body, tmp_path, capsys):
         np.testing.assert_array_equal(before[..., ::-1], after)
 
 
+@pytest.mark.slow
 def test_balanced_classes_weigh_alike(recipe, image_folder, tmp_path, capsys, monkeypatch):
     weights = []
     fit = keras.Sequential.fit
@@ -143,6 +147,7 @@ def test_balanced_classes_weigh_alike(recipe, image_folder, tmp_path, capsys, mo
     np.testing.assert_allclose(np.unique(weights[0]), np.sort(14 / (3 * np.array([8, 4, 2]))), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_in_its_head_does_not_block_the_next(recipe, tmp_path, capsys, monkeypatch):
     def ended(*_, **options):
         raise KeyboardInterrupt
