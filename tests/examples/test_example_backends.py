@@ -30,7 +30,10 @@ def test_every_door_opens(backend, image_folder, tmp_path):
         assert (done.returncode, done.stderr) == (0, note), done.stderr
         return done.stdout
 
-    shown = printed("predict", first, "--model", path)
+    module = ["-m", "convmixer_keras.commands.predict"]
+    done = run(sys.executable, *module, first, "--model", path, KERAS_BACKEND=backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = done.stdout
     logits = model.predict(record(first)[None], verbose=0)[0].astype(np.float64)
     expected = 100 * np.exp(logits.max()) / np.exp(logits).sum()
     assert float(re.search(r"([\d.]+) %", shown)[1]) == pytest.approx(expected, abs=0.051)
