@@ -163,5 +163,5 @@ def test_tensorflows_words_for_a_lost_process(own, message, lost):
         raise error
     if lost:
         assert str(found.value).startswith(
-            f"lost {lost}; start every process again with resume=True and output="
+            f"lost {lost}; start every process again with resume=True output="
         )
