@@ -43,9 +43,14 @@ def written_whole(path, room=0):
             raise InputError(f"cannot write {path}: permission denied")
     folder, name = os.path.split(os.path.abspath(path))
     if os.path.basename(folder).startswith(WRITING):  # It is the temporary path of another such block.
-        if room:
-            reserve(path, room)
-        yield path
+        try:
+            if room:
+                reserve(path, room)
+            yield path
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise _cannot_write(os.path.normpath(os.path.join(path, "../..", name)), error) from None
         return
     with contextlib.ExitStack() as removed:
         try:

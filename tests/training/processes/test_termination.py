@@ -131,7 +131,7 @@ def test_two_processes_end_together(tmp_path, asked):
     lines = [text.splitlines()[-1] for text in errors]
     assert lines[0] == lines[1]
     assert re.match(
-        r"terminated: ended in epoch \d+, after step \d+ of it; continue with .*--resume", lines[0]
+        r"terminated: ended in epoch \d+, after step \d+ of it; continue with: .*--resume", lines[0]
     )
     _, codes, errors = both("broken", [*run, "--resume"])
     assert codes == [0, 0], errors
