@@ -178,5 +178,5 @@ def test_the_wheel_trains(with_everything):
     printed = run(with_everything, "convmixer-train", *TINY).stdout
     assert (place / "runs" / "digits" / "model.keras").is_file()
     # What a run prints to do next works where it was started.
-    (following,) = re.findall(r"^ *(convmixer-\w+ .*)$", printed, re.MULTILINE)
+    (following,) = re.findall(r"^ *(convmixer-train .*)$", printed, re.MULTILINE)
     run(with_everything, *following.split())
