@@ -54,7 +54,7 @@ def write_report(folder, scores, opened):
 def _title(row):
     name, truth, taken_for, probability = row
     lines = (os.path.basename(name)[-24:], f"is {truth[:22]}", f"{taken_for[:18]} {100 * probability:.0f} %")
-    return "\n".join(one_line(line).replace("$", r"\$") for line in lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _write_csv(path, rows):
