@@ -23,7 +23,7 @@ import sys
 from convmixer_keras.commands import answers, flags
 from convmixer_keras.commands.answers import Answer
 from convmixer_keras.images.class_names import known_as
-from convmixer_keras.images.listing import list_images
+from convmixer_keras.images.listing import list_images, other_files
 from convmixer_keras.images.predictor import BATCH
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.images.scores import SCORES
@@ -77,12 +77,8 @@ def find(paths):
         listing = list_images(path)
         found += [(image, path) for image in listing.images]
         if listing.left_out:
-            kinds = ", ".join(f"{kind} {count:,}" for kind, count in listing.left_out.most_common(5))
-            print(
-                f"note: {one_line(path)}: left out {listing.left_out.total():,} files that are not images "
-                f"({one_line(kinds)})",
-                file=sys.stderr,
-            )
+            others = one_line(other_files(listing.left_out))
+            print(f"note: {one_line(path)}: left out {others}", file=sys.stderr)
     if not found:
         raise InputError(f"there are no images in {', '.join(paths)}")
     if not any(os.path.exists(path) for path, _ in found):

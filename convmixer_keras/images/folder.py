@@ -12,7 +12,7 @@ import unicodedata
 import warnings
 from typing import NamedTuple
 
-from convmixer_keras.images.listing import entries_of, is_folder, is_image, is_utf8, list_images
+from convmixer_keras.images.listing import entries_of, is_folder, is_image, is_utf8, list_images, other_files
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError, arg
 
@@ -176,8 +176,7 @@ def _report_left_out(path, listings):
     empty = sorted(name for name, listing in listings.items() if not listing.images)
     parts = []
     if counts:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(5))
-        parts.append(f"{counts.total():,} files that are not images ({kinds})")
+        parts.append(other_files(counts))
     if stray:
         parts.append(f"{stray:,} images outside any class folder")
     if empty:

@@ -43,6 +43,12 @@ def list_images(folder, beside=()):
     return Listing([path for path, _ in images], left_out, sum(size for _, size in images))
 
 
+def other_files(counts):
+    """Says of how many files of which kinds the counts of `Listing.left_out` are."""
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(5))
+    return f"{counts.total():,} files that are not images ({kinds})"
+
+
 def image_paths(folder):
     """Returns the paths of the image files under a folder, at any depth, sorted."""
     return list_images(folder).images
