@@ -74,6 +74,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self._json({}, 503)
         path = urllib.parse.unquote(self.path.split("?")[0])
         nothing = (404, {"X-Error-Code": "EntryNotFound"}, b"no such file")
+        path = path.replace(f"/resolve/{COMMIT}/", "/resolve/main/")
         status, headers, body = self.hub.files.get(path, nothing)
         start = 0
         if status == 200 and (wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))):

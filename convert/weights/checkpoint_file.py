@@ -99,12 +99,16 @@ def chosen(tensors, path, prefix="", ignore=()):
     return tensors
 
 
-def _read_parts(path):
+def part_names(path):
+    """Returns the names of the files that an index of safetensors names, which lie beside it."""
     try:
-        names = sorted({*json.loads(read_text(path))["weight_map"].values()})
-        parts = [os.path.join(os.path.dirname(path), os.path.basename(name)) for name in names]
+        return sorted({os.path.basename(name) for name in json.loads(read_text(path))["weight_map"].values()})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{path} is no index of the parts of a checkpoint") from None
+
+
+def _read_parts(path):
+    parts = [os.path.join(os.path.dirname(path), name) for name in part_names(path)]
     for part in parts:
         check_file(part)
     return {name: tensor for part in parts for name, tensor in _read_safetensors(part).items()}

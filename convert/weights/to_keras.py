@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     import keras
 
 # Which file of a hub's repository to take, the best first.
-HUB_FILES = ("model.safetensors", checkpoint_file.SAFETENSORS, "pytorch_model.bin", *checkpoint_file.PICKLED)
+HUB_FILES = (
+    "model.safetensors",
+    checkpoint_file.INDEX,
+    checkpoint_file.SAFETENSORS,
+    "pytorch_model.bin",
+    *checkpoint_file.PICKLED,
+)
 
 
 def open_checkpoint(
@@ -50,7 +56,7 @@ def open_checkpoint(
             says which activation it has, or its running means contradict it.
     """
     name = os.fspath(path)
-    path = hub.download(path, HUB_FILES) if hub.is_name(path) else name
+    path = _download(path) if hub.is_name(path) else name
     checks.one_of("activation", activation, (None, *activations.RANGES))
     prefix = prefix.rstrip(".")
     package, is_keras_file = None, keras_weights.is_keras_file(path)
@@ -79,6 +85,13 @@ def open_checkpoint(
     if checkpoint.original is None and package is None:
         activations.check(activation, checkpoint)
     return checkpoint._replace(activation=activation, preset=preset)
+
+
+def _download(name):
+    path = hub.download(name, HUB_FILES)
+    if path.endswith(checkpoint_file.INDEX):
+        hub.download_beside(path, name, checkpoint_file.part_names(path))
+    return path
 
 
 def _read_graph(path, include_top):

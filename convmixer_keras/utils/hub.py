@@ -71,6 +71,14 @@ def download(text, wanted, folder=None):
     return path
 
 
+def download_beside(path, text, files):
+    """Fetches more files of the folder and commit of `path`, which `download` fetched by the hub name `text`."""
+    commit, *folders = path.rpartition("/snapshots/")[2].split("/")[:-1]
+    for file in files:
+        beside = "/".join([*folders, file])
+        download(f"{PREFIX}{parse(text).repository}@{commit}/{beside}", ())
+
+
 def _check_answers(hub, repository):
     """Raises the error of one request where the hub is not there; other requests try again for 25 seconds."""
     try:

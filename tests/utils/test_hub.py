@@ -1,5 +1,6 @@
 """Files of Hugging Face repositories, from a server on loopback."""
 
+import json
 import os
 import re
 import subprocess
@@ -58,6 +59,25 @@ def test_the_command_converts_from_a_repository(hub, tmp_path, convmixer_convert
     assert outcome.code == 0, outcome.stderr
     assert "verified" in outcome.stdout
     assert hub.asked == ["/timm/small/resolve/main/model.safetensors"]
+
+
+@pytest.mark.parametrize("folder", ["", "timm/v1/"])
+def test_a_checkpoint_in_parts(folder, hub, tmp_path, convmixer_convert):  # noqa: F811
+    tensors = torch_reference.random_model("timm", 8, 2, 3, 2).state_dict()
+    names = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    where = {tensor: names[i % 2] for i, tensor in enumerate(tensors)}
+    files = {"model.safetensors.index.json": json.dumps({"weight_map": where}).encode()}
+    for name in names:
+        files[name] = safetensors_bytes({key: tensors[key] for key in where if where[key] == name})
+    hub.put("user/parts", {folder + name: content for name, content in files.items()})
+    outcome = convmixer_convert("hf://user/parts", tmp_path / "m.keras", "--activation", "gelu")
+    assert outcome.code == 0, outcome.stderr
+    assert "verified" in outcome.stdout
+    del files[names[1]]
+    hub.put("user/torn", {folder + name: content for name, content in files.items()})
+    outcome = convmixer_convert("hf://user/torn@main", tmp_path / "n.keras", "--activation", "gelu")
+    assert outcome.code == 2
+    assert f"/{folder}{names[1]}: there is no such file in the repository" in outcome.stderr
 
 
 @pytest.mark.parametrize(
