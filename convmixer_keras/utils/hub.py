@@ -72,7 +72,7 @@ def download(text, wanted, folder=None):
 
 
 def download_beside(path, text, files):
-    """Fetches more files of the folder and commit of `path`, which `download` fetched by the hub name `text`."""
+    """Fetches more files of the folder and commit of `path`, which `download` fetched by the name `text`."""
     commit, *folders = path.rpartition("/snapshots/")[2].split("/")[:-1]
     for file in files:
         beside = "/".join([*folders, file])
