@@ -65,20 +65,33 @@ def _builder(preset, about):
 
 def _docstring(preset, about):
     size, published = preset.image_size, ""
+    cost = f"{preset.parameters / 1e6:.1f} M parameters, {preset.multiply_adds / 1e9:.2f} G multiply-adds"
     if preset.weights:
         published = f""", or "{preset.weights}" for the published ones; with other `classes` or
             without the top, only those of the body"""
     return f"""ConvMixer-{preset.hidden_dim}/{preset.depth}: {about}
 
-    {preset.parameters / 1e6:.1f} M parameters, {preset.multiply_adds / 1e9:.2f} G multiply-adds
+    {_accuracy(preset)}{cost}
     at {size}x{size}; patch {preset.patch_size}, kernel {preset.kernel_size}, activation {preset.activation}.
+    Arguments that are not described here are those of `ConvMixer`.
 
-    Args: As in `ConvMixer`, and
+    Args:
         include_preprocessing: Whether the model takes pixels 0..255 and normalises them, by the
             mean {preset.mean} and the deviation {preset.std} of 0..1.
         weights: As in `ConvMixer`{published}.
-        input_shape, classes: By default ({size}, {size}, 3) and {preset.classes}.
+        input_shape: By default ({size}, {size}, 3), or the shape of `input_tensor`.
+        classes: By default {preset.classes}. Only with `include_top=True`.
+
+    Returns:
+        A `keras.Model`, as `ConvMixer` does.
     """
+
+
+def _accuracy(preset):
+    if preset.top1 is None:
+        return ""
+    top5 = f", top-5 {preset.top5} %" if preset.top5 else ""
+    return f"{'CIFAR-10' if preset.classes == 10 else 'ImageNet'} top-1 {preset.top1} %{top5}. "
 
 
 def _check_weights(weights, preset):
@@ -95,29 +108,21 @@ def _check_weights(weights, preset):
         )
 
 
-ConvMixer1536_20 = _builder(
-    presets.CONVMIXER_1536_20, "the paper's most accurate network, ImageNet top-1 81.37 %, top-5 95.61 %."
-)
-ConvMixer768_32 = _builder(
-    presets.CONVMIXER_768_32, "the paper's network with ReLU, ImageNet top-1 80.16 %, top-5 95.08 %."
-)
-ConvMixer1024_20 = _builder(
-    presets.CONVMIXER_1024_20,
-    "the fastest with published weights, ImageNet top-1 76.94 %, top-5 93.36 %.",
-)
+ConvMixer1536_20 = _builder(presets.CONVMIXER_1536_20, "the paper's most accurate network.")
+ConvMixer768_32 = _builder(presets.CONVMIXER_768_32, "the paper's network with ReLU.")
+ConvMixer1024_20 = _builder(presets.CONVMIXER_1024_20, "the fastest with published weights.")
 ConvMixer1536_20_P14 = _builder(
-    presets.CONVMIXER_1536_20_P14, "ImageNet top-1 78.9 % in the paper; its weights were never released."
+    presets.CONVMIXER_1536_20_P14, "in the paper's table; its weights were never released."
 )
 ConvMixer512_16 = _builder(
     presets.CONVMIXER_512_16,
-    "ImageNet top-1 73.76 % in the paper. `convmixer-convert` reads keras-cv's weights for it.",
+    "in the paper's table; its weights were never released. `convmixer-convert` reads keras-cv's.",
 )
 ConvMixer256_8 = _builder(
     presets.CONVMIXER_256_8, "over 96 % on CIFAR-10 in the paper, which gives no exact figure."
 )
 ConvMixer256_8_P2 = _builder(
-    presets.CONVMIXER_256_8_P2,
-    "the network of the authors' CIFAR-10 script, with our own weights: CIFAR-10 top-1 89.44 %.",
+    presets.CONVMIXER_256_8_P2, "the network of the authors' CIFAR-10 script, with our own weights."
 )
 
 

@@ -8,6 +8,8 @@ import griffe
 
 LINK = re.compile(r"(\]\()(\.\./[^)#]*)")
 
+_INSIDE = "keras.src.backend.common.keras_tensor."  # Where a KerasTensor is, which is keras.KerasTensor.
+
 
 def on_page_markdown(markdown, page, config, **_):
     """Lets links to files outside of docs/ lead to the repository."""
@@ -24,12 +26,26 @@ def on_page_markdown(markdown, page, config, **_):
 
 
 class Builders(griffe.Extension):
-    """Gives the named builders the docstrings that `applications.py` makes."""
+    """Shows the named builders, which `applications.py` makes, as the functions that they are."""
 
-    def on_attribute_instance(self, *, attr, **_):
-        if attr.parent.path == "convmixer_keras.applications" and attr.name.startswith("ConvMixer"):
-            from convmixer_keras import applications
+    def on_package(self, *, pkg, **_):
+        if pkg.name != "convmixer_keras":
+            return
+        from convmixer_keras import applications
 
-            made = inspect.cleandoc(getattr(applications, attr.name).__doc__)
-            options = {"warnings": False}  # It has no signature to compare with.
-            attr.docstring = griffe.Docstring(made, parent=attr, parser="google", parser_options=options)
+        for name in [name for name in pkg["applications"].members if name.startswith("ConvMixer")]:
+            made = getattr(applications, name)
+            arguments = [
+                griffe.Parameter(
+                    argument.name,
+                    annotation=inspect.formatannotation(argument.annotation).replace(_INSIDE, "keras."),
+                    kind=griffe.ParameterKind.keyword_only,
+                    default=repr(argument.default),
+                )
+                for argument in inspect.signature(made).parameters.values()
+            ]
+            docstring = griffe.Docstring(inspect.cleandoc(made.__doc__), parser="google")
+            function = griffe.Function(
+                name, parameters=griffe.Parameters(*arguments), returns="keras.Model", docstring=docstring
+            )
+            pkg["applications"].set_member(name, function)

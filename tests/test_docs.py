@@ -64,6 +64,33 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_the_readme_shows_the_networks_as_they_are():
+    rows = re.findall(r"^\| `(ConvMixer\w+)`(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in rows] == [preset.name for preset in ck.presets.PRESETS]
+    for (_, row), preset in zip(rows, ck.presets.PRESETS, strict=True):
+        _, size, patch, kernel, activation, parameters, top1, _ = (cell.strip() for cell in row.split("|"))
+        assert size == f"{preset.hidden_dim} / {preset.depth}"
+        assert (patch, kernel) == (str(preset.patch_size), str(preset.kernel_size))
+        assert activation.lower() == preset.activation
+        assert parameters == f"{preset.parameters:,}"
+        assert str(preset.top1 or "no weights") in top1
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ("README.md", r"CIFAR-10 as JPEG files, test top-1, .* \| ([\d.]+) % \| their log"),
+        ("CHANGELOG.md", r"`ConvMixer256_8_P2\(weights=\"cifar10\"\)`[^%]* ([\d.]+) %"),
+        ("docs/results.md", r"\(594,186 parameters\) \| [^|]* \| ([\d.]+) %"),
+        ("docs/results.md", r"\*\*([\d.]+) %\*\* of all 10,000 test images"),
+        ("docs/results.md", r"\(`examples/cifar10\.tflite`\) \|\n.*\n\| top-1 \| ([\d.]+) %"),
+    ],
+)
+def test_the_accuracy_of_our_weights_is_the_same_everywhere(page, sentence):
+    (told,) = re.findall(sentence, (ROOT / page).read_text())
+    assert float(told) == ck.presets.CONVMIXER_256_8_P2.top1
+
+
 @pytest.fixture
 def reader(prepared, hub, monkeypatch):  # noqa: F811
     """Sits in the prepared folder, without a network but for the hub on this machine."""

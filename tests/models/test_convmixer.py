@@ -307,9 +307,9 @@ def test_builders_have_signatures_and_docstrings():
         assert f"patch {preset.patch_size}" in text
         assert f"kernel {preset.kernel_size}" in text
         assert f"{preset.parameters / 1e6:.1f} M parameters, {preset.multiply_adds / 1e9:.2f} G" in text
-        assert (
-            f"classes: By default {(preset.image_size, preset.image_size, 3)} and {preset.classes}." in text
-        )
+        assert f"input_shape: By default {(preset.image_size, preset.image_size, 3)}, or" in text
+        assert f"classes: By default {preset.classes}." in text
+        assert preset.top1 is None or f" top-1 {preset.top1} %" in text
 
 
 def test_layer_names_say_where_a_weight_sits():
