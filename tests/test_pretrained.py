@@ -6,6 +6,7 @@ import hashlib
 import json
 import pathlib
 import socket
+import tarfile
 import time
 
 import h5py
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import torch_reference
-from conftest import ROOT
+from conftest import CIFAR10, ROOT, SHARED_DATA
 from hub_server import hub  # noqa: F401
 from PIL import Image
 from safetensors.torch import save_file
@@ -282,6 +283,28 @@ def test_cifar10_weights_need_no_network(server):
     found = names[model.predict(pixels, verbose=0).argmax(-1)]
     assert sum(found == [path.parent.name for path in photos]) >= 17  # Of 20.
     assert server.asked == []
+
+
+@pytest.mark.slow
+def test_cifar10_weights_score_what_is_said():
+    """On all 10,000 test images. Processors differ in rounding, which may move an image or two."""
+    archive = SHARED_DATA / "cifar10-jpeg.tar.xz"
+    if not archive.is_file():
+        pytest.skip(f"there is no {archive}")
+    pixels, labels = [], []
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            split, name, *_ = *pathlib.PurePath(member.name).parts, ""
+            if split == "test" and member.isfile():
+                pixels.append(np.asarray(Image.open(tar.extractfile(member))))
+                labels.append(CIFAR10.index(name))
+    model = ck.ConvMixer256_8_P2(weights="cifar10", include_preprocessing=True)
+    logits = model.predict(np.stack(pixels).astype(np.float32), batch_size=500, verbose=0)
+    ranks = (logits > logits[np.arange(len(labels)), labels][:, None]).sum(-1)
+    assert len(labels) == 10_000
+    preset = presets.CONVMIXER_256_8_P2
+    assert 100 * np.mean(ranks < 1) == pytest.approx(preset.top1, abs=0.02)
+    assert 100 * np.mean(ranks < 5) == pytest.approx(preset.top5, abs=0.02)
 
 
 def test_cifar10_weights_for_other_classes_are_those_of_the_body():
