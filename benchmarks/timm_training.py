@@ -11,6 +11,7 @@ calls it "onecycle"; timm has none of that shape.
 
 import argparse
 import os
+import random
 import time
 
 import numpy as np
@@ -101,8 +102,8 @@ def main(args):
     from timm.optim import create_optimizer_v2
 
     settings = RECIPES[args.recipe]
-    torch.manual_seed(args.seed)
-    np.random.seed(args.seed)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(args.seed)
     data = {split: batches(args, settings, split == "train") for split in ("train", "test")}
     classes = len(data["train"].dataset.reader.class_to_idx)
     model = timm.models.convmixer.ConvMixer(
