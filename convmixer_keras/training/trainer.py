@@ -34,7 +34,7 @@ from convmixer_keras.training.step.averaging import SwapAverages
 from convmixer_keras.training.step.head import train_head
 from convmixer_keras.training.step.network import build_model, start_from, thawed
 from convmixer_keras.training.step.training_model import training_twin
-from convmixer_keras.utils import checks
+from convmixer_keras.utils import checks, extras
 from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.files import Path
@@ -68,7 +68,8 @@ def train(
         settings: A `Settings`; None for the defaults.
         resume: Whether to continue from the last checkpoint of the run in `output`.
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.
-        callbacks: Further `keras.callbacks.Callback`s. Each sees an epoch before it is written down.
+        callbacks: Further `keras.callbacks.Callback`s. Each sees an epoch before it is written down, and may
+            stop the run there, in `on_epoch_end`.
         command: What to note in `config.json` as the command of this run.
         accept_changed_data: Whether a resumed run may go on with other images of the same classes.
         verbose: 0 shows nothing, 1 a bar for each epoch, 2 plain lines; "auto" is 1 on a terminal, else 2.
@@ -85,6 +86,7 @@ def train(
         KeyboardInterrupt: On Ctrl-C, once the checkpoint is written; the other processes raise `Terminated`.
     """
     checks.tensorflow_backend("training.train")
+    extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     settings = settings or Settings()
     recipe = dataclasses.replace(recipe, dataset=resolved(recipe.dataset))
     settings = dataclasses.replace(settings, data_dir=settings.data_dir and resolved(settings.data_dir))
@@ -101,7 +103,7 @@ def train(
     folder = run_folder.RunFolder(output) if workers.is_chief else None
     with peers.meeting(workers, settings.peer_timeout):
         if folder:
-            check_folder(folder, recipe, settings.data_dir, resume, overwrite)
+            check_folder(folder, recipe, settings, resume, overwrite)
             if os.path.isdir(folder.path):
                 folder.lock()
     with contextlib.ExitStack() as run:
@@ -147,7 +149,7 @@ def train(
             note_changes(folder, progress, recipe, settings, data, devices, command)
         elif folder:
             folder.lock()
-            check_folder(folder, recipe, settings.data_dir, resume, overwrite)  # Another may have begun here.
+            check_folder(folder, recipe, settings, resume, overwrite)  # Another may have begun here.
             folder.remove_run()
             folder.write_config(_config(recipe, settings, data, model, devices, command))
         if recipe.head_epochs and not resume:
@@ -183,7 +185,7 @@ def train(
             if progress.batches:  # Keras wants epochs of equal length: the rest of one is a separate fit.
                 fit(initial_epoch=progress.epochs, steps_per_epoch=data.steps - progress.batches)
                 progress = restore()
-            if not exhausted(writer.history, recipe.patience):
+            if not (keep_run.stopped or exhausted(writer.history, recipe.patience)):
                 fit(initial_epoch=progress.epochs)
     return writer.history
 
@@ -194,7 +196,7 @@ def _train_head(model, recipe, data, strategy, workers, with_head, verbose):
         text = "head: the body's, which knows these classes"
     elif workers.is_chief:
         with data.errors_named():
-            images, accuracy = train_head(model, recipe, data)
+            images, accuracy = train_head(model, recipe, data, verbose)
         passes = counted(recipe.head_epochs, "epoch")
         text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
     if workers.count > 1:

@@ -42,6 +42,7 @@ class KeepRun(keras.callbacks.Callback):
         self.average = average
         self.patience = patience
         self.asked = Asked()
+        self.stopped = False
         self.steps_before = progress.epochs * data.steps + progress.batches
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -89,6 +90,7 @@ class KeepRun(keras.callbacks.Callback):
             self.average.on_epoch_begin(epoch + 1)
         self.progress = Progress(epoch + 1)
         self.writer.write_checkpoint(self.model, self.progress)
+        self.stopped = self.model.stop_training  # By a callback of the user's, before this one.
         only_the_rest = self.batches_before > 0  # Of this epoch was to be trained.
         if only_the_rest or exhausted(self.writer.history, self.patience):
             self.model.stop_training = True

@@ -38,11 +38,11 @@ def changes(saved, recipe):
     return found
 
 
-def check_folder(folder, recipe, data_dir, resume, overwrite):
-    """Raises InputError if a run cannot begin in a `RunFolder`, or not continue with this `Recipe`."""
+def check_folder(folder, recipe, settings, resume, overwrite):
+    """Raises InputError if a run cannot begin in a `RunFolder`, or not go on with these settings."""
     folder.check_free()
     if not resume:
-        check_dataset(recipe.dataset, data_dir)
+        check_dataset(recipe.dataset, settings.data_dir)
         if folder.has_begun() and not overwrite:
             raise InputError(
                 f"{folder.path} already holds a run: go on with it by {arg('resume', True)}, replace it "
@@ -50,6 +50,13 @@ def check_folder(folder, recipe, data_dir, resume, overwrite):
             )
         return
     changes(folder.recipe(), recipe)
+    began = folder.settings()
+    for name in ("init_from", "freeze"):  # A checkpoint has the body, and the optimizer of what is trained.
+        before, now = getattr(began, name), getattr(settings, name)
+        if before != now:
+            raise InputError(
+                f"{arg(name)} must be {before!r}, as when the run began, to resume it; got {now!r}"
+            )
     if not os.path.exists(folder[CHECKPOINT]):
         raise InputError(
             f"{folder.path} has no {CHECKPOINT} to go on from: start again without {arg('resume')}"

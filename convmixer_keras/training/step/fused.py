@@ -151,12 +151,18 @@ def faster_on_cpu(layer):
     return layer.activation is keras.activations.gelu
 
 
+def _can_be_fused(layer):
+    """Whether TensorFlow's fused operation computes this `BatchNormalization`: of maps, channels last."""
+    is_of_maps = layer.input_spec.ndim == 4 and layer.axis in (-1, 3)
+    return is_of_maps and layer.center and layer.scale and not getattr(layer, "renorm", False)
+
+
 def fused_twin(model: keras.Model, statistics_of: str = "global") -> keras.Model:
     """Returns a model that computes the same as `model`, faster, on the same weights.
 
     Args:
-        model: A functional `keras.Model`. Layers other than batch normalisation and convolutions are shared
-            as they are.
+        model: A functional `keras.Model`. Layers other than convolutions and batch normalisation of maps,
+            channels last, are shared as they are.
         statistics_of: As for `FusedBatchNormalization`.
 
     Returns:
@@ -168,7 +174,7 @@ def fused_twin(model: keras.Model, statistics_of: str = "global") -> keras.Model
     checks.tensorflow_backend("fused_twin")
 
     def replace(layer):
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization) and _can_be_fused(layer):
             return FusedBatchNormalization(layer, statistics_of)
         return FusedConvolution(layer) if faster_on_cpu(layer) else layer
 

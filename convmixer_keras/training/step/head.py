@@ -11,14 +11,14 @@ from convmixer_keras.utils import progress
 MOST_VALUES = 2**28  # Of features that are kept: 1 GiB, or 262,144 images of 1,024 channels.
 
 
-def train_head(model, recipe, data):
+def train_head(model, recipe, data, verbose):
     """Trains the head of a model on the features of the training images, which are not augmented.
 
     Returns how many images it has learnt from, and its accuracy on the validation images, 0..1.
     """
     body, layer = keras.Model(model.input, model.get_layer("head").input), model.get_layer("head")
     (features, labels), (held_out, truth) = (
-        _features(body, images, what)
+        _features(body, images, what, verbose)
         for images, what in zip(data.plain, ("training", "validation"), strict=True)
     )
     # From zeros: of a random beginning, too much is left after the few steps of a few photographs.
@@ -34,14 +34,15 @@ def train_head(model, recipe, data):
     return len(labels), np.mean(head.predict_on_batch(held_out).argmax(1) == truth)
 
 
-def _features(body, images, what):
+def _features(body, images, what, verbose):
     """Returns float32 features (images, hidden_dim) of a `Validation`, and labels (images,)."""
     most = MOST_VALUES // math.prod(body.output_shape[1:])
     call = tf.function(lambda batch: body(batch, training=False), reduce_retracing=True)
     features, labels = [], []
-    for batch, targets in progress.shown(
-        images.images, f"features of {what}", min(images.size, most), "images", lambda batch: len(batch[0])
-    ):
+    batches, total = images.images, min(images.size, most)
+    if verbose:
+        batches = progress.shown(batches, f"features of {what}", total, "images", lambda batch: len(batch[0]))
+    for batch, targets in batches:
         features.append(call(batch).numpy().astype(np.float32))
         labels.append(targets.numpy().argmax(1))
         if sum(map(len, labels)) >= most:

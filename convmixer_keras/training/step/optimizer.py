@@ -55,7 +55,6 @@ class AdamW(keras.optimizers.AdamW):
 
     def __init__(self, learning_rate=0.001, *, gradients_are_summed=False, **options):
         super().__init__(learning_rate, **options)
-        self.schedule = learning_rate
         self.gradients_are_summed = gradients_are_summed
 
     def update_step(self, gradient, variable, learning_rate):

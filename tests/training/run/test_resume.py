@@ -17,6 +17,8 @@ from PIL import Image
 from processes import started
 from small_runs import TINY, StopAfter, interrupt_after
 
+from convmixer_keras.commands import train
+from convmixer_keras.commands.earlier_run import settings_of_run
 from convmixer_keras.training import trainer as training
 from convmixer_keras.training.run import checkpoint as checkpoint_file
 from convmixer_keras.training.run import run_folder
@@ -85,6 +87,52 @@ def test_what_may_not_change(finished, recipe, changes, message):
     with pytest.raises(InputError, match=message):
         training.train(dataclasses.replace(recipe, **changes), finished, resume=True, verbose=0)
     assert {path: path.read_bytes() for path in finished.glob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"freeze": 1}, "freeze must be 0, as when the run began, to resume it; got 1"),
+        ({"init_from": "ConvMixer256_8_P2"}, "init_from must be None, as when .* got 'ConvMixer256_8_P2'"),
+    ],
+)
+def test_a_body_is_for_the_beginning(finished, recipe, changes, message):
+    more = dataclasses.replace(recipe, epochs=3)
+    with pytest.raises(InputError, match=message):
+        training.train(more, finished, Settings(**changes), resume=True, verbose=0)
+
+
+def test_a_callback_may_stop_the_rest_of_an_epoch(recipe, tmp_path, monkeypatch):
+    """A resume in the middle of an epoch trains its rest first, and then the other epochs."""
+
+    class Broken(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                raise StopAfter
+
+    class Enough(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    with pytest.raises(StopAfter):
+        training.train(
+            recipe, tmp_path / "run", Settings(checkpoint_every=2), callbacks=[Broken()], verbose=0
+        )
+    options = {"resume": True, "verbose": 0}
+    history = training.train(
+        recipe, tmp_path / "run", Settings(checkpoint_every=2), callbacks=[Enough()], **options
+    )
+    assert [row["epoch"] for row in history] == [1]
+    history = training.train(recipe, tmp_path / "run", Settings(checkpoint_every=2), **options)
+    assert [row["epoch"] for row in history] == [1, 2]
+
+
+def test_the_same_folder_written_otherwise_is_no_change(finished, image_folder, monkeypatch, capsys):
+    monkeypatch.chdir(image_folder.parent)
+    flags = ["--resume", "--output", str(finished), "--dataset", f"{image_folder.name}/", "--epochs", "3"]
+    arguments, recipe = train.parse(flags)
+    assert settings_of_run(arguments, recipe, finished)[0].epochs == 3
+    assert capsys.readouterr().out == f"epochs is 3; the run in {finished} had 2\n"
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,19 @@ def test_gelu_equals_pytorchs():
         np.testing.assert_allclose(found, tensor.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_other_batch_normalizations_are_left_alone(images):
+    """Without scale or centre, of another axis, or of vectors: the layer itself computes them."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.BatchNormalization(scale=False)(inputs)
+    x = keras.layers.BatchNormalization(center=False)(x)
+    x = keras.layers.BatchNormalization(axis=1)(x)
+    x = keras.layers.BatchNormalization()(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, x)
+    twin = fused_twin(model)
+    assert not any(isinstance(layer, FusedBatchNormalization) for layer in twin.layers)
+    np.testing.assert_allclose(twin(images, training=True), model(images, training=True), atol=1e-6)
+
+
 def test_other_convolutions_are_left_alone(images):
     """A stride, a dilation, no bias or another padding: the layer itself computes them."""
     inputs = keras.Input((8, 8, 3))
