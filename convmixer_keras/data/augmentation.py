@@ -34,7 +34,8 @@ def decode_crop(image, channels, recipe, draws):
         turn = transforms.exif_orientation(image, recipe.orientation)
         shown = tf.where(turn >= 5, size[::-1], size)
         rectangle = transforms.stored_rectangle(crop_rectangle(shown, recipe, draws), turn, size)
-        pixels = tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
+        with transforms.checked_size(size[0], size[1]):
+            pixels = tf.image.decode_and_crop_jpeg(image, rectangle, channels, dct_method="INTEGER_ACCURATE")
         return transforms.turned(pixels, turn)
 
     if image.dtype != tf.string:
@@ -42,7 +43,7 @@ def decode_crop(image, channels, recipe, draws):
     # A file that has been cut off is not decoded in part: the missing end may lie outside of the crop.
     pixels = tf.cond(
         transforms.is_whole_jpeg(image),
-        lambda: tf.cond(tf.image.extract_jpeg_shape(image)[2] <= 3, partly, wholly),  # more is CMYK
+        lambda: tf.cond(transforms.jpeg_decodes_to(image, channels), partly, wholly),
         wholly,
     )
     return tf.ensure_shape(pixels, (None, None, channels))
@@ -98,7 +99,7 @@ def _resized(crop, size, bilinear):
 
 
 def batch_transform(recipe, channels, classes):
-    """Builds what happens to a batch: RandAugment, colour jitter, smoothing, mixing, erasing.
+    """Builds what happens to a batch: RandAugment, colour jitter, mixing, erasing.
 
     Returns:
         A function from uint8 images (batch, size, size, channels), integer labels (batch,) and the draws of
@@ -116,7 +117,7 @@ def batch_transform(recipe, channels, classes):
             images = rand_augment(images, tf.reshape(draws["randaugment"], shape))
         if jitter:
             images = jitter(tf.cast(images, tf.float32), draws["jitter"])
-        labels = tf.one_hot(labels, classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
+        labels = tf.one_hot(labels, classes)
         if mix:
             images, labels = mix(images, labels, draws["epoch"], draws["position"])
         images = tf.cast(images, tf.float32)

@@ -46,9 +46,12 @@ def leave_out(splits, max_bad_images=0, check_images=False):
         bad |= _damaged_jpegs([path for path in paths if path not in bad])
     if len(bad) > max_bad_images:
         raise _error(bad, splits)
+    left = [split.without(bad) for split in splits]
+    if bad and not all(split.size for split in left):
+        raise InputError("a split has no image that can be read", list(map(str, bad.values())))
     for error in bad.values():
         warnings.warn(f"{error}; it is left out", stacklevel=2)
-    return [split.without(bad) for split in splits]
+    return left
 
 
 @contextlib.contextmanager
@@ -74,7 +77,8 @@ def _damaged_jpegs(paths):
 
     Decoders take such a file, and fill the rest of its picture with grey. libjpeg says so on standard error,
     where TensorFlow lets it, but names no file. So many are decoded at once, and where it spoke, each alone.
-    Bytes too many do no harm: they are named by a warning.
+    Bytes before the end marker are filler behind a whole picture, or the sign of a damaged one: a warning
+    names them.
     """
 
     def decode(path):
@@ -92,7 +96,7 @@ def _damaged_jpegs(paths):
                 continue
             for path in chunk:
                 damage = _JPEG_DAMAGE.search(streams.errors_of(lambda path=path: decode(path)))
-                if damage and "extraneous" in damage[0]:
+                if damage and damage[0].endswith("before marker 0xd9"):
                     warnings.warn(f"{path}: {damage[0]}", stacklevel=3)
                 elif damage:
                     bad[path] = InputError(f"cannot read {path} as an image: {damage[0]}")

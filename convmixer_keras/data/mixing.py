@@ -69,8 +69,9 @@ def _mixed(batch, kept):
 
 def _beta(alpha, seed):
     """A draw from Beta(alpha, alpha)."""
-    one, other = tf.unstack(tf.random.stateless_gamma((2,), seed, alpha))
-    return one / (one + other)
+    # In float64: a small alpha draws numbers that float32 rounds to 0, both of them at times.
+    one, other = tf.unstack(tf.random.stateless_gamma((2,), seed, alpha, dtype=tf.float64))
+    return tf.cast(one / (one + other), tf.float32)
 
 
 def _interval(center, share, side):

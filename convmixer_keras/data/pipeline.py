@@ -110,7 +110,8 @@ def load(
     splits = bad_images.leave_out(list(map(source.read, names)), **checks)
     train, errors_named = splits[0], partial(bad_images.named, splits)
     preprocessing = recipe.preprocessing(source.channels)
-    validation = _validation(source, recipe, splits[1], preprocessing, shard, full_batches or workers > 1)
+    plain = partial(_validation, source, recipe, preprocessing)
+    validation = plain(names[1], splits[1], shard, full_batches or workers > 1)
     if recipe.batch_size > train.size:
         raise InputError(
             f"{arg('batch_size')} must be at most the {train.size} training images of {recipe.dataset}, "
@@ -146,7 +147,7 @@ def load(
         epoch=epoch,
         first_batch=first_batch,
         errors_named=errors_named,
-        plain=tuple(_validation(source, recipe, split, preprocessing) for split in splits[:2]),
+        plain=(plain(names[0], splits[0]), plain(names[1], splits[1])),
     )
 
 
@@ -190,11 +191,12 @@ def load_validation(
     """
     source = source or open_source(recipe)
     preprocessing = preprocessing or recipe.preprocessing(source.channels)
-    (split,) = bad_images.leave_out([source.read(validation_split(source, recipe))], **checks)
-    return _validation(source, recipe, split, preprocessing)
+    name = validation_split(source, recipe)
+    (split,) = bad_images.leave_out([source.read(name)], **checks)
+    return _validation(source, recipe, preprocessing, name, split)
 
 
-def _validation(source, recipe, split, preprocessing, shard=(1, 0), full_batches=False):
+def _validation(source, recipe, preprocessing, name, split, shard=(1, 0), full_batches=False):
     steps, examples = -(-split.size // recipe.batch_size), split.examples
     if full_batches:
         examples = filled_up(examples, steps * recipe.batch_size).shard(*shard)
@@ -207,7 +209,6 @@ def _validation(source, recipe, split, preprocessing, shard=(1, 0), full_batches
         are_files=split.files is not None,
         weighted=full_batches,
     )
-    name = validation_split(source, recipe)
     return Validation(images, source.class_names, split.size, steps, name, split)
 
 

@@ -41,7 +41,8 @@ class Split(NamedTuple):
         """Returns the split without some of its files."""
         if not self.files or not paths:
             return self
-        return of_files([file for file in self.files if file[0] not in paths], self.fingerprint)
+        files = [file for file in self.files if file[0] not in paths]
+        return of_files(files, self.fingerprint) if files else self._replace(size=0, files=[])
 
 
 class Source(NamedTuple):

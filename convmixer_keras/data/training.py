@@ -105,9 +105,10 @@ def training_batches(
         images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
         labels = tf.ensure_shape(checked_labels(labels, classes), (batch_size,))
         images, labels = transform(images, labels, draws)
+        smoothed = labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / classes
         if class_weights is None:
-            return images, labels
-        return images, labels, tf.linalg.matvec(labels, class_weights)
+            return images, smoothed
+        return images, smoothed, tf.linalg.matvec(labels, class_weights)
 
     examples = tf.data.Dataset.from_tensors(0).map(begin).flat_map(examples_of_pass)
     batches = examples.batch(batch_size, drop_remainder=True)

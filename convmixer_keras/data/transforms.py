@@ -14,9 +14,9 @@ def decode(contents, channels, orientation="stored"):
     """Decodes a file's bytes to uint8 (height, width, channels), the pixels that `reading.read` gives.
 
     What is decoded already stays as it is. TensorFlow decodes JPEG and PNG files to the same pixels, bit for
-    bit, if its JPEG decoder is told to be accurate. CMYK JPEG, JPEG that has been cut off, and any other
-    format, whatever the file's name, go through Pillow itself: of a damaged file TensorFlow's decoder prints
-    lines that do not name it.
+    bit, if its JPEG decoder is told to be accurate. CMYK JPEG, colour that becomes grey, JPEG that has been
+    cut off, and any other format, whatever the file's name, go through Pillow itself: of a damaged file
+    TensorFlow's decoder prints lines that do not name it.
 
     Raises:
         tf.errors.OpError: If it is not a readable image, or has over `reading.MOST_PIXELS` pixels.
@@ -35,20 +35,26 @@ def decode(contents, channels, orientation="stored"):
             return tf.identity(image)
 
     def jpeg():
-        height, width, stored_channels = tf.unstack(tf.io.extract_jpeg_shape(contents))
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(contents))
 
         def decoded():
-            with _checked_size(height, width):
+            with checked_size(height, width):
                 pixels = tf.io.decode_jpeg(contents, channels, dct_method="INTEGER_ACCURATE")
             return turned(pixels, exif_orientation(contents, orientation))
 
-        return tf.cond(stored_channels <= 3, decoded, with_pillow)
+        return tf.cond(jpeg_decodes_to(contents, channels), decoded, with_pillow)
 
     def png():
         header = tf.io.decode_raw(contents, tf.int32, little_endian=False, fixed_length=24)
-        with _checked_size(header[5], header[4]):
-            pixels = tf.io.decode_png(contents, channels)
-        return turned(pixels, exif_orientation(contents, orientation))
+        kind = tf.io.decode_raw(contents, tf.uint8, fixed_length=26)[25]
+
+        def decoded():
+            with checked_size(header[5], header[4]):
+                pixels = tf.io.decode_png(contents, channels)
+            return turned(pixels, exif_orientation(contents, orientation))
+
+        is_grey = tf.bitwise.bitwise_and(kind, tf.constant(2, tf.uint8)) == 0
+        return tf.cond(is_grey | (channels == 3), decoded, with_pillow)
 
     image = tf.case([(is_jpeg, jpeg), (is_png, png)], default=with_pillow)
     return tf.ensure_shape(image, (None, None, channels))
@@ -60,7 +66,14 @@ def is_whole_jpeg(contents):
     return (begin == b"\xff\xd8\xff") & (end == b"\xff\xd9")
 
 
-def _checked_size(height, width):
+def jpeg_decodes_to(contents, channels):
+    """Whether TensorFlow decodes a JPEG file as Pillow does: CMYK it does not, nor colour to grey."""
+    stored = tf.io.extract_jpeg_shape(contents)[2]
+    return (stored == channels) | (stored == 1)
+
+
+def checked_size(height, width):
+    """Within this block, what is decoded has at most `reading.MOST_PIXELS` pixels, or fails."""
     pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
     fits = tf.debugging.assert_less_equal(
         pixels, tf.constant(reading.MOST_PIXELS, tf.int64), "too many pixels"

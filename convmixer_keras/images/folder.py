@@ -12,7 +12,15 @@ import unicodedata
 import warnings
 from typing import NamedTuple
 
-from convmixer_keras.images.listing import entries_of, is_folder, is_image, is_utf8, list_images, other_files
+from convmixer_keras.images.listing import (
+    entries_of,
+    is_folder,
+    is_image,
+    is_utf8,
+    leads_back,
+    list_images,
+    other_files,
+)
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError, arg
 
@@ -55,7 +63,8 @@ class Folder:
         self._train_split, self._share = train_split, validation_share
         self._divided = None  # The folder whose images are divided into training and validation.
         self._parts = None  # What becomes of them.
-        self.split_names = self._splits(_subfolders(self.root), named)
+        _report_links_back(self.root, self.root)
+        self.split_names = self._splits(_subfolders(self.root, self.root), named)
         if not self.split_names:
             self.split_names, self._divided = [train_split], self.root
         elif train_split in self.split_names and not {*VALIDATION_SPLITS} & {*self.split_names}:
@@ -132,7 +141,9 @@ class Folder:
         return os.path.join(self.root, name)
 
     def _holds_classes(self, name):
-        return any(_holds_image(os.path.join(self._path(name), f)) for f in _subfolders(self._path(name)))
+        return any(
+            _holds_image(os.path.join(self._path(name), f)) for f in _subfolders(self._path(name), self.root)
+        )
 
     def _holds_images_itself(self, name):
         return any(map(is_image, entries_of(self._path(name))))
@@ -153,11 +164,13 @@ def _quoted(names, most=8):
 
 
 def _list_split(path, root):
-    folders = progress.shown_if_slow(_subfolders(path), f"listing {path}", "folders")
+    folders = progress.shown_if_slow(_subfolders(path, root), f"listing {path}", "folders")
     linked = (entry.path for entry in entries_of(path) if entry.is_symlink())
     beside = tuple(map(os.path.realpath, (root, path, *linked)))
     listings = {name: list_images(os.path.join(path, name), beside) for name in folders}
     _report_left_out(path, listings)
+    if path != root:
+        _report_links_back(path, root)
     paths, sizes = {}, collections.Counter()
     for folder, listing in listings.items():
         if not listing.images:
@@ -206,8 +219,16 @@ def _rank(path):
     return hashlib.sha256(name.encode()).digest()
 
 
-def _subfolders(path):
-    return sorted(entry.name for entry in entries_of(path) if is_folder(entry))
+def _subfolders(path, root):
+    """Returns the names of the folders in one, but for links that lead back into the data set."""
+    own = (os.path.realpath(root),)
+    return sorted(entry.name for entry in entries_of(path) if is_folder(entry) and not leads_back(entry, own))
+
+
+def _report_links_back(path, root):
+    links = {entry.name for entry in entries_of(path) if is_folder(entry)} - {*_subfolders(path, root)}
+    if links:
+        warnings.warn(f"{path}: left out {_quoted(sorted(links))}, links back into it", stacklevel=2)
 
 
 def _holds_image(folder, depth=8):

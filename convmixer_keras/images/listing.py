@@ -97,7 +97,7 @@ def _images_in(folder, listed, left_out, seen):
     seen.add((status.st_dev, status.st_ino))
     for entry in entries_of(folder):
         if is_folder(entry):
-            if entry.is_symlink() and _leads_back(entry, listed):
+            if leads_back(entry, listed):
                 left_out["links back"] += 1
             else:
                 yield from _images_in(entry.path, listed, left_out, seen)
@@ -107,7 +107,10 @@ def _images_in(folder, listed, left_out, seen):
             left_out[_kind(entry)] += 1
 
 
-def _leads_back(entry, listed):
+def leads_back(entry, listed):
+    """Whether an `os.DirEntry` is a link into one of some folders, real paths, or to what holds one."""
+    if not entry.is_symlink():
+        return False
     target = os.path.realpath(entry.path)
     return any(os.path.commonpath((target, folder)) in (target, folder) for folder in listed)
 

@@ -35,7 +35,8 @@ _TURNS = {
 # An orientation stands behind one of these: EXIF in JPEG, PNG and WebP, EXIF as text, XMP.
 EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF", b"Raw profile type", b"tiff:Orientation", b"XML:com.adobe.xmp")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # Brands of such files.
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # Of whole files, by Pillow's name of the format.
+# Of whole files, by Pillow's name of the format; MPO is a phone's JPEG with several pictures.
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 
 # Pillow warns before MOST_PIXELS is checked, of damaged EXIF data, and of formats that it was built without:
 # each would be a second line beside our error.

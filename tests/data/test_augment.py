@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import convmixer_keras as ck
+from convmixer_keras.data.training import training_batches
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils.errors import InputError
 
@@ -37,6 +38,21 @@ def test_batches_of_each_epoch():
     assert np.abs(first[0][0] - second[0][0]).max() > 50  # Other draws.
     (again,) = passes(examples().apply(ck.data.augment(SMALL, classes=3)), 1)
     np.testing.assert_array_equal(first[0][0], again[0][0])
+
+
+def test_smoothed_labels_and_weights_by_hand():
+    """What weighs an image is its class, as docs/data.md says, and not its smoothed label."""
+    recipe = dataclasses.replace(SMALL, label_smoothing=0.1)
+    options = {
+        "steps": 1,
+        "epoch": tf.Variable(0, dtype=tf.int64),
+        "first_batch": tf.Variable(0, dtype=tf.int64),
+    }
+    weights = np.array([0.5, 5.0, 2.0], np.float32)
+    (batch,) = training_batches(lambda _: examples(8), recipe, 3, 3, class_weights=weights, **options)
+    numbers = np.arange(8) % 3
+    np.testing.assert_allclose(batch[1], np.eye(3)[numbers] * 0.9 + 0.1 / 3, rtol=1e-6)
+    np.testing.assert_array_equal(batch[2], weights[numbers])
 
 
 def test_files_of_images(image_folder):

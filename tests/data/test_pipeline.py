@@ -203,6 +203,16 @@ def test_bad_images_are_named_and_left_out(damaged_folder):
     assert sum(float(sum(weights)) for part in parts for *_, weights in part.validation) == 14
 
 
+def test_a_split_of_bad_images_alone(damaged_folder):
+    shutil.rmtree(damaged_folder / "val")
+    for name in ("blue", "green", "red"):
+        (damaged_folder / "val" / name).mkdir(parents=True)
+        (damaged_folder / "val" / name / "1.jpg").write_text("no image")
+    with pytest.raises(InputError, match="a split has no image that can be read") as error:
+        data.load(plain(damaged_folder, batch_size=6), max_bad_images=9)
+    assert len(error.value.lines) == 1 + 5
+
+
 @pytest.mark.parametrize("limit", [0, 2])
 def test_all_bad_images_are_listed_before_any_work(damaged_folder, limit):
     with pytest.raises(InputError) as error:
@@ -240,20 +250,23 @@ def test_what_only_decoding_finds(image_folder, tmp_path, capfd):
     (red / "half.jpg").write_bytes(interrupted_jpeg(image))
     (red / "progressive.jpg").write_bytes(interrupted_jpeg(image, progressive=True))
     whole = encoded(image, "JPEG")
+    tables = whole.index(b"\xff\xdb")  # Too many bytes before these, and then a picture that breaks off.
+    (red / "both.jpg").write_bytes(whole[:tables] + bytes(20) + interrupted_jpeg(image)[tables:])
     (red / "more.jpg").write_bytes(whole[:-2] + bytes(20) + whole[-2:])
     pixels = encoded(image, "PNG")
     (red / "wrong.png").write_bytes(pixels[:500] + bytes(50) + pixels[550:])  # Its checksum is wrong.
     with (
         pytest.warns(UserWarning, match=r"more\.jpg: Corrupt JPEG data: \d+ extraneous bytes"),
-        pytest.raises(InputError, match="3 of 55 image files") as error,
+        pytest.raises(InputError, match="4 of 56 image files") as error,
     ):
         data.load(recipe, check_images=True)
-    for name in ("half.jpg", "progressive.jpg", "wrong.png"):
+    for name in ("both.jpg", "half.jpg", "progressive.jpg", "wrong.png"):
         assert any(name in line for line in error.value.lines), name
     assert "more.jpg" not in str(error.value)
     assert "JPEG" not in capfd.readouterr().err
-    loaded = data.load(recipe)  # Without it, a pass ends at the file that no decoder takes, and names it.
-    message = r"1 of 55 image files .*max_bad_images=1(.|\n)*wrong\.png"
+    # Without it, a pass over all ends at the file that no decoder takes, and names it.
+    loaded = data.load(dataclasses.replace(recipe, batch_size=41))
+    message = r"1 of 56 image files .*max_bad_images=1(.|\n)*wrong\.png"
     with pytest.raises(InputError, match=message), loaded.errors_named():
         list(loaded.train)
 

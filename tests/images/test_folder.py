@@ -201,6 +201,18 @@ def test_a_link_adds_no_other_classes_images(target, tmp_path):
     assert len(paths["dog"]) == 4
 
 
+@pytest.mark.parametrize(("link", "target"), [("bird", "cat"), ("val", "train"), ("train/bird", "cat")])
+def test_no_class_or_split_is_another_ones_link(link, target, tmp_path):
+    """Its images would be there under two labels, or be trained on and validated on."""
+    inside = "train/" if "/" in link or target == "train" else ""
+    root = layout(tmp_path / "photos", f"{inside}cat", f"{inside}dog")
+    (root / link).symlink_to(target)
+    name = os.path.basename(link)
+    with pytest.warns(UserWarning, match=f"left out '{name}', links back into it"):
+        paths = Folder(root).split("train").paths
+    assert {*paths} == {"cat", "dog"}
+
+
 def test_links_that_lead_elsewhere_are_followed(tmp_path):
     layout(tmp_path / "elsewhere", "cats", "cats/more", "dogs", "birds")
     root = layout(tmp_path / "photos", "cat")

@@ -331,6 +331,19 @@ def test_whatever_pillow_raises_is_a_bad_image(tmp_path):
             Preprocessing()(odd)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG"])
+def test_a_file_that_is_cut_off_is_found_by_its_end(kind, tmp_path):
+    """MPO is what a phone writes that keeps a second picture in the file."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    more = {"save_all": True, "append_images": [image]} if kind == "MPO" else {}
+    image.save(tmp_path / "whole.jpg", kind, **more)
+    reading.check(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 4])
+    with pytest.raises(InputError, match="cut"):
+        reading.check(tmp_path / "cut.jpg")
+
+
 def test_damaged_exif_turns_nothing():
     contents = encoded(sample(20, 30), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert Preprocessing((20, 30))(contents).shape == (20, 30, 3)
