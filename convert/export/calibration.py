@@ -71,12 +71,19 @@ def _training_images(folder):
     A folder without splits is divided, and more is held out than by `train_keras.py`. To calibrate on a
     validation split, name its folder.
     """
+    every = image_paths(folder)
+    if all(os.path.dirname(path) == os.path.dirname(every[0]) for path in every):
+        return every  # There are no classes.
     try:
         photos = Folder(folder, validation_share=HELD_OUT_SHARE)
-        classes = photos.split("train").paths if "train" in photos.split_names else {}
-    except InputError:  # No classes, or too few images to hold some out.
-        classes = {}
-    return sorted(path for paths in classes.values() for path in paths) or image_paths(folder)
+    except InputError as error:
+        raise InputError(f"{error}. To calibrate on a part of {folder}, name its folder") from None
+    if "train" not in photos.split_names:
+        return every
+    try:
+        return sorted(path for paths in photos.split("train").paths.values() for path in paths)
+    except InputError:  # Too few images to hold some out.
+        return every
 
 
 def _dataset_images(name, preprocessing):

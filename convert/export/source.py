@@ -17,7 +17,8 @@ def opened(model, class_names=None, preprocessing=None, size=None):
 
     Raises:
         InputError: If the file cannot be loaded, the model is no ConvMixer with finite weights and a known
-            number of channels, the names are not one line for each class, or `size` does not fit.
+            number of channels, the names are not one line for each class, or `size` or `preprocessing` does
+            not fit.
     """
     if isinstance(model, (str, os.PathLike)):
         path = os.fspath(model)
@@ -35,6 +36,8 @@ def opened(model, class_names=None, preprocessing=None, size=None):
         check_size(size, found.sizes.patch_size)
         model = inputs.in_float32(model, size)
         preprocessing = preprocessing and dataclasses.replace(preprocessing, size=size)
+    if preprocessing is not None:
+        saving.check_preprocessing(model, preprocessing)
     return model, class_names, preprocessing
 
 

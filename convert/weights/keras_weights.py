@@ -75,7 +75,10 @@ def _read(path, epsilon):
     keras_cv = any(name.startswith("tf.nn.gelu") for name in names)
     package = "keras_cv" if keras_cv else str(config.get("registered_name")).partition(">")[0]
     package = package if package in _EPSILONS else None
-    epsilon = epsilon or _stated_epsilon(config) or _EPSILONS.get(package)
+    stated = _stated_epsilon(config) or _EPSILONS.get(package)
+    if None not in (epsilon, stated) and epsilon != stated:
+        raise InputError(f"{path} has the epsilon {stated:g}, got {epsilon:g}")
+    epsilon = epsilon or stated
     if epsilon is None:
         raise InputError(
             f"{path} does not say which epsilon its batch normalisations have: give {arg('epsilon')}, "

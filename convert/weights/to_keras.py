@@ -1,11 +1,18 @@
 """Other programs' ConvMixer weights to Keras models with the same outputs."""
 
+import math
 import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convmixer_keras.convert.weights import activations, checkpoint_file, keras_weights, layouts
+from convmixer_keras.convert.weights import (
+    activations,
+    checkpoint_file,
+    keras_weights,
+    layouts,
+    timm_config,
+)
 from convmixer_keras.convert.weights.recognition import recognise
 from convmixer_keras.models import presets
 from convmixer_keras.models.keras_file import check_weights_file
@@ -58,6 +65,8 @@ def open_checkpoint(
     name = os.fspath(path)
     path = _download(path) if hub.is_name(path) else name
     checks.one_of("activation", activation, (None, *activations.RANGES))
+    if epsilon is not None and not 0 < epsilon < math.inf:
+        raise InputError(f"{arg('epsilon')} must be over 0 and finite, got {epsilon}")
     prefix = prefix.rstrip(".")
     package, is_keras_file = None, keras_weights.is_keras_file(path)
     if ema and (is_keras_file or path.endswith((checkpoint_file.SAFETENSORS, checkpoint_file.INDEX))):
@@ -67,9 +76,14 @@ def open_checkpoint(
             raise InputError(f"epsilon is only for Keras files, got {path}")
         tensors = checkpoint_file.read_checkpoint(path, ema=ema, prefix=prefix, ignore=ignore)
         checkpoint = recognise(tensors, path, include_top)
+        checkpoint = checkpoint._replace(activation=timm_config.activation_of(path))
     elif checkpoint := _read_graph(path, include_top):
         if epsilon is not None:
             raise InputError(f"{path} states its epsilon, got {epsilon}")
+        if prefix or ignore:
+            raise InputError(
+                f"{path} holds the graph of one network: {arg('prefix')} and {arg('ignore')} are for tensors"
+            )
     else:
         tensors, stated, statistics, package = keras_weights.read(path, epsilon)
         checkpoint = recognise(checkpoint_file.chosen(tensors, path, prefix, ignore), path, include_top)

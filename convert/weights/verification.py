@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,7 +57,7 @@ def expected(checkpoint, *, folder=None, reference_file=None, in_torch=False, re
         checkpoint: A `Checkpoint`.
         folder: A folder of images to compare on besides random ones, or None.
         reference_file: As in `reference`, in place of random images; or None.
-        required: Whether it is an error if PyTorch is needed and not installed.
+        required: Whether it is an error if PyTorch is needed and not installed, or the images are too large.
     """
     known = []
     if reference_file:
@@ -72,7 +71,10 @@ def expected(checkpoint, *, folder=None, reference_file=None, in_torch=False, re
     if in_torch and not extras.is_installed("torch"):
         print("not verified: PyTorch is not installed")
     elif _memory(checkpoint.sizes, size) > _MOST_MEMORY:
-        print(f"not verified: images of {size[0]} x {size[1]} would take over 2 GiB")
+        why = f"images of {size[0]} x {size[1]} would take over 2 GiB"
+        if required:
+            raise InputError(f"cannot verify {checkpoint.path}: {why}")
+        print(f"not verified: {why}")
     else:
         sets = [] if known else [_random_images(size, checkpoint.sizes.channels)]
         sets += [_photographs(folder, size, checkpoint)] if folder is not None else []
@@ -143,14 +145,13 @@ def _photographs(folder, size, checkpoint):
     if channels != 3:
         raise InputError(f"{arg('images')} have 3 channels, and the network takes {channels}")
     preset = checkpoint.preset or presets.CONVMIXER_1536_20
-    record = dataclasses.replace(preprocessing.published(preset, takes_pixels=False), size=size)
-    if checkpoint.input_statistics:
-        mean, std = (tuple(v / 255 for v in values) for values in checkpoint.input_statistics)
-        record = dataclasses.replace(record, mean=mean, std=std)
+    own = checkpoint.input_statistics
+    record = dataclasses.replace(preprocessing.published(preset, takes_pixels=own is not None), size=size)
+    mean, std = (np.float32(values) for values in own or (0, 1))
 
     def batches():
         for start in progress.shown(range(0, len(paths), _BATCH), f"comparing on {folder}", unit="batches"):
-            yield np.stack([record(path) for path in paths[start : start + _BATCH]])
+            yield (np.stack([record(path) for path in paths[start : start + _BATCH]]) - mean) / std
 
     return Images(f"{len(paths)} images of {one_line(folder)}, {size[0]} x {size[1]}", batches)
 
@@ -175,7 +176,7 @@ def reference(path, sizes, statistics=None):
     try:
         with np.load(path) as arrays:
             inputs, logits = (np.asarray(arrays[name], np.float32) for name in ("inputs", "logits"))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # A damaged file can raise anything.
         raise InputError(f"{path} is no .npz file of inputs and logits: {first_line(error)}") from None
     if inputs.ndim == 4 and inputs.shape[3] != sizes.channels == inputs.shape[1]:
         inputs = inputs.transpose(0, 2, 3, 1)
@@ -188,6 +189,8 @@ def reference(path, sizes, statistics=None):
         raise InputError(f"logits in {path} must be ({len(inputs)}, {sizes.classes}), got {logits.shape}")
     if statistics:
         inputs = (inputs - np.float32(statistics[0])) / np.float32(statistics[1])
-    return Expected(
-        Images(f"{len(inputs)} inputs of {one_line(path)}", lambda: [inputs]), logits, "your program"
-    )
+
+    def batches():
+        return (inputs[start : start + _BATCH] for start in range(0, len(inputs), _BATCH))
+
+    return Expected(Images(f"{len(inputs)} inputs of {one_line(path)}", batches), logits, "your program")

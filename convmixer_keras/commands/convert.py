@@ -247,7 +247,13 @@ def _preprocessing(checkpoint, arguments):
         raise InputError(f"the network of {arguments.input} normalises by itself: leave out --mean and --std")
     if record is not None:
         return dataclasses.replace(record, **changes)
-    if "mean" in changes and channels in (1, 3):
+    if changes:
+        if checkpoint.input_statistics is None and "mean" not in changes:
+            given = ", ".join(f"--{name.replace('_', '-')}" for name in changes)
+            raise InputError(
+                f"nothing says how the images of {arguments.input} are normalised: give --mean and --std "
+                f"with {given}"
+            )
         if arguments.image_size is None:
             raise InputError(f"nothing says how large the images of {arguments.input} are: give --image-size")
         return Preprocessing(arguments.image_size, channels, **changes)
@@ -266,10 +272,13 @@ def _published_names(preset, classes):
 
 
 def write_torch(path, output, layout, verify=None, images=None):
-    """Writes a Keras ConvMixer's weights as a PyTorch file; the arguments are those of the flags."""
+    """Writes a Keras ConvMixer's weights as a PyTorch file; the arguments are those of the flags.
+
+    Returns whether they were verified.
+    """
     from convmixer_keras.convert.weights import keras_graph, verification
 
-    model = load_model(path)
+    model, expected = load_model(path), []
     state = to_torch.to_state_dict(model, layout)
     checkpoint = keras_graph.read(model, path)
     print(f"{one_line(path)}: {checkpoint.sizes}, {checkpoint.activation}")
@@ -282,8 +291,11 @@ def write_torch(path, output, layout, verify=None, images=None):
         expected = verification.expected(checkpoint, folder=images, in_torch=True, required=required)
         verification.compare(model, expected, checkpoint.input_statistics)
     in_units = [[value / 255 for value in values] for values in checkpoint.input_statistics or ()]
-    metadata = timm_config.to_metadata(preprocessing_module.of(path), checkpoint.sizes, in_units)
+    metadata = timm_config.to_metadata(
+        preprocessing_module.of(path), checkpoint.sizes, checkpoint.activation, in_units
+    )
     checkpoint_file.write_checkpoint(state, output, metadata)
+    return bool(expected)
 
 
 if __name__ == "__main__":

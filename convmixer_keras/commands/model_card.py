@@ -13,7 +13,7 @@ _TOP = [
 ]
 
 
-def card(model, class_names, preprocessing, config, row, exports, files, license=None, name=None):
+def card(model, class_names, preprocessing, config, row, exports, files, license, name, images, unverified):
     """Returns the text of a model card.
 
     Args:
@@ -25,6 +25,8 @@ def card(model, class_names, preprocessing, config, row, exports, files, license
         files: Names of all files beside the card.
         license: Of the model, as Hugging Face calls it, or None.
         name: "hf://USER/REPO" where it is uploaded to, or None.
+        images: On which images the `.tflite` files were compared with the model, in words.
+        unverified: Names of the files that were not compared with it.
     """
     size = parts.of(model).sizes
     height, width = inputs.image_size(model, preprocessing)
@@ -52,7 +54,8 @@ def card(model, class_names, preprocessing, config, row, exports, files, license
         else "The file does not say how photographs become its input.",
         "",
         *_classes(class_names),
-        *_exports(exports),
+        *_exports(exports, images),
+        *([f"Not compared with the Keras model: {', '.join(unverified)}.", ""] if unverified else []),
         *_use(model, preprocessing, name or "model.keras"),
     ]
     return "\n".join(lines)
@@ -106,13 +109,13 @@ def _classes(names):
     return ["## Classes", "", f"{len(names)}: {shown}.", ""]
 
 
-def _exports(exports):
+def _exports(exports, images):
     if not exports:
         return []
     lines = [
         "## TFLite files",
         "",
-        "Each was run against the Keras model on the same images.",
+        f"Each was run against the Keras model on the same {images}.",
         "",
         "| file | MB | largest difference of a logit | same top-1 | images |",
         "| --- | --- | --- | --- | --- |",

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from typing import NamedTuple
 
+from convmixer_keras.commands.earlier_run import training_images
 from convmixer_keras.utils import command_line, hub, streams
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.files import check_local, make_folder, temporary_folder
@@ -32,10 +33,12 @@ class Page(NamedTuple):
     Attributes:
         files: Names of the files in the folder.
         left_out: Dict from the name of a file that could not be made to the reason.
+        unverified: Names of the files that nothing here could compare with the model.
     """
 
     files: list
     left_out: dict
+    unverified: list
 
 
 def main(argv=None):
@@ -68,6 +71,8 @@ def main(argv=None):
             print(f"  {name}")
         for name, reason in page.left_out.items():
             print(f"  left out {name}: {one_line(reason)}")
+        if page.unverified:
+            print(f"  not verified, without PyTorch or ONNX Runtime: {', '.join(page.unverified)}")
         if uploading:
             address = _upload_or_keep(folder, arguments.destination)
             print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
@@ -113,7 +118,8 @@ def write(path, folder, *, calibration=None, license=None, name=None, verbose=Fa
         path: A `.keras` file. Its run is the one that recorded this file, byte by byte, in the same folder.
         folder: An empty folder.
         calibration: Images for int8 and for comparing the `.tflite` files, as in `tflite.export`; None takes
-            the run's own data, digits or a folder; where that is not at hand, random images, and no int8.
+            what of the run's own data is surely trained on, digits or a folder; where that is not at hand,
+            random images, and no int8.
         license: Of the model, as Hugging Face calls it, or None.
         name: "hf://USER/REPO", where the folder will be uploaded: the card says to load the model from there.
         verbose: Whether to print how far it is.
@@ -139,8 +145,8 @@ def write(path, folder, *, calibration=None, license=None, name=None, verbose=Fa
         files.append(name)
 
     if calibration is None and epoch is not None:
-        calibration = _dataset_at_hand(run.recipe().dataset)
-    files, left_out, exports = [MODEL], {}, {}
+        calibration = training_images(run.recipe())
+    files, left_out, unverified, exports = [MODEL], {}, [], {}
     shutil.copyfile(path, os.path.join(folder, MODEL))
 
     def make(file, function, *arguments, **options):
@@ -153,9 +159,12 @@ def write(path, folder, *, calibration=None, license=None, name=None, verbose=Fa
             left_out[file] = str(error)
 
     with contextlib.redirect_stdout(io.StringIO()):  # It tells of the file and its folder.
-        make(WEIGHTS, convert.write_torch, path, os.path.join(folder, WEIGHTS), "timm")
+        if make(WEIGHTS, convert.write_torch, path, os.path.join(folder, WEIGHTS), "timm") is False:
+            unverified.append(WEIGHTS)
     about = {"class_names": class_names, "preprocessing": preprocessing}
-    make(ONNX, onnx.export, model, os.path.join(folder, ONNX), **about)
+    report = make(ONNX, onnx.export, model, os.path.join(folder, ONNX), **about)
+    if report and report.agreement is None:
+        unverified.append(ONNX)
     about = {"labels": class_names, "preprocessing": preprocessing, "license": license}
     for mode in tflite.MODES:
         file = TFLITE.format(mode)
@@ -173,12 +182,10 @@ def write(path, folder, *, calibration=None, license=None, name=None, verbose=Fa
                 shutil.copyfile(run[file], os.path.join(folder, file))
                 files.append(file)
     row = next((row for row in run.read_history() if row["epoch"] == epoch), None) if config else None
-    put(CARD, model_card.card(model, class_names, preprocessing, config, row, exports, files, license, name))
-    return Page(files, left_out)
-
-
-def _dataset_at_hand(name):
-    return name if name == "digits" or os.path.isdir(name) else None
+    images = "random images" if calibration is None else "images of the data"
+    facts = (class_names, preprocessing, config, row, exports, files, license, name, images, unverified)
+    put(CARD, model_card.card(model, *facts))
+    return Page(files, left_out, unverified)
 
 
 def _without_paths(config):

@@ -23,6 +23,12 @@ def check_fits(model, preprocessing, batch):
         )
 
 
+def check_name(name):
+    """Raises InputError for a file's name that would not be itself between quotes of source code."""
+    if any(sign in name for sign in "'\"\\$"):
+        raise InputError(f"with --snippet the name of the file must be without quotes, \\ and $, got {name}")
+
+
 def snippet(language, name, preprocessing, classes):
     """Returns the source code for a file.
 

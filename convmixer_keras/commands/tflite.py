@@ -28,6 +28,7 @@ def main(argv=None):
         ending = snippet.ENDINGS[arguments.snippet]
         source_code = os.path.splitext(arguments.output)[0] + ending
         check_output(source_code, ending, inputs)
+        snippet.check_name(os.path.basename(arguments.output))
     streams.quiet_start()
     from convmixer_keras.convert.export import runtime, source, tflite
 
@@ -77,10 +78,10 @@ def _changed(record, model, arguments):
     if record is not None:
         return dataclasses.replace(record, **changes)
     *size, channels = model.inputs[0].shape[1:]
+    if changes and None not in size:
+        return preprocessing.Preprocessing(size, channels, **changes)
     if channels not in (1, 3) or None in size:
         return None
-    if changes:
-        return preprocessing.Preprocessing(size, channels, **changes)
     return preprocessing.assumed(arguments.model, size, channels) if inputs.takes_pixels(model) else None
 
 

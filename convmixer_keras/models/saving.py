@@ -51,13 +51,13 @@ def save_model(
             )
         entries[_CLASS_NAMES_ENTRY] = json.dumps(list(class_names), ensure_ascii=False)
     if preprocessing is not None:
-        _check_preprocessing(model, preprocessing)
+        check_preprocessing(model, preprocessing)
         entries[_PREPROCESSING_ENTRY] = preprocessing.to_json()
     with written_whole(path) as temporary:
         _save_from_disk(model, temporary, entries)
 
 
-def _check_preprocessing(model, preprocessing):
+def check_preprocessing(model, preprocessing):
     shape, made = model.input_shape[1:], preprocessing.shape
     if len(shape) != 3 or any(side not in (None, n) for side, n in zip(shape, made, strict=True)):
         raise InputError(f"preprocessing must give what the model takes, {shape}, and gives {made}")

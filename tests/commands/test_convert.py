@@ -492,6 +492,69 @@ def test_other_networks_are_not_called_imagenets(checkpoint, tmp_path, convmixer
     assert preprocessing.of(tmp_path / "m.keras") is None
 
 
+@pytest.mark.parametrize("layout", ["timm", "official"])
+def test_what_goes_out_comes_back(layout, tmp_path, convmixer_convert):
+    """The activation and how photographs are turned, for which timm has no key."""
+    model = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(16, 16, 3), activation="relu")
+    record = Preprocessing(16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), orientation="exif")
+    ck.save_model(model, tmp_path / "m.keras", preprocessing=record)
+    assert convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", layout).code == 0
+    back = convmixer_convert(tmp_path / "m.safetensors", tmp_path / "back.keras")
+    assert back.code == 0, back.stderr
+    assert ", relu" in back.stdout
+    assert preprocessing.of(tmp_path / "back.keras") == record
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    again = keras.saving.load_model(tmp_path / "back.keras")
+    np.testing.assert_allclose(again(images), model(images), rtol=0, atol=1e-6)
+    line = refused(convmixer_convert, tmp_path, tmp_path / "m.safetensors", tmp_path / "o.keras",
+                   "--activation", "gelu")  # fmt: skip
+    assert "states the activation relu, got gelu" in line
+
+
+def test_a_published_name_is_of_its_activation(tmp_path, monkeypatch, convmixer_convert):
+    """A network of a variant's sizes with another activation is not that variant to timm."""
+    small = dataclasses.replace(
+        presets.CONVMIXER_1024_20, hidden_dim=8, depth=1, kernel_size=3, patch_size=2, classes=4
+    )
+    monkeypatch.setattr(presets, "PRESETS", (small,))
+    for activation in ("gelu", "relu"):
+        model = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(16, 16, 3), activation=activation)
+        model.save(tmp_path / "m.keras")
+        out = tmp_path / f"{activation}.safetensors"
+        assert convmixer_convert(tmp_path / "m.keras", out, "--to", "timm", "--no-verify").code == 0
+        with safe_open(out, "np") as file:
+            config = json.loads(file.metadata()["pretrained_cfg"])
+        assert ("architecture" in config) == (activation == "gelu")
+
+
+def test_a_network_that_divides_by_more_than_255(tmp_path, image_folder, convmixer_convert):
+    inputs = keras.Input((16, 16, 3))
+    body = ck.ConvMixer(8, 1, 3, 2, classes=4, input_shape=(16, 16, 3))
+    other = keras.Model(inputs, body(keras.layers.Rescaling(1 / 256)(inputs)), name="other")
+    other.save(tmp_path / "other.keras")
+    flags = ("--images", image_folder / "val")
+    done = convmixer_convert(tmp_path / "other.keras", tmp_path / "m.keras", *flags)
+    assert done.code == 0, done.stderr
+    assert "same top-1 on 15 of 15" in done.stdout
+    done = convmixer_convert(tmp_path / "m.keras", tmp_path / "m.safetensors", "--to", "timm")
+    assert done.code == 0, done.stderr
+    assert convmixer_convert(tmp_path / "m.safetensors", tmp_path / "back.keras").code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--crop-pct", 0.9, "--image-size", 16), "give --mean and --std with --crop-pct"),
+        (("--mean", 0.5, "--std", 0.2), "how large the images of .* are: give --image-size"),
+    ],
+)
+def test_flags_of_photographs_are_not_dropped(flags, words, checkpoint, tmp_path, convmixer_convert):
+    out = tmp_path / "m.keras"
+    assert re.search(
+        words, refused(convmixer_convert, tmp_path, checkpoint, out, "--activation", "gelu", *flags)
+    )
+
+
 def timms_config_class():
     """timm's own, from its one file: all of timm needs a torchvision built for the PyTorch installed."""
     package = importlib.util.find_spec("timm").submodule_search_locations[0]

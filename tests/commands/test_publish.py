@@ -16,12 +16,12 @@ from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras import inference
-from convmixer_keras.commands import publish
+from convmixer_keras.commands import earlier_run, publish
 from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import RECIPES
 from convmixer_keras.training.run.run_folder import RunFolder
-from convmixer_keras.utils import command_line
+from convmixer_keras.utils import command_line, extras
 
 CHANGES = {"epochs": 3, "learning_rate": 0.01}
 HISTORY = (
@@ -144,6 +144,39 @@ def test_nothing_is_said_that_was_not_measured(tmp_path):
     assert "license" not in text
     assert 'inference.load("model.keras")' in text
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(page.files)
+
+
+def test_what_was_not_compared_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "is_installed", lambda package: package not in ("torch", "onnxruntime"))
+    build(hidden_dim=8, depth=1, kernel_size=3).save(tmp_path / "m.keras")
+    (tmp_path / "out").mkdir()
+    page = publish.write(str(tmp_path / "m.keras"), tmp_path / "out")
+    assert page.unverified == ["model.safetensors", "model.onnx"]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "Not compared with the Keras model: model.safetensors, model.onnx." in text
+    assert "against the Keras model on the same random images." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, "photos"),
+        ({"train_split": "training"}, "photos/training"),
+        ({"validation_split": "holdout"}, "photos/train"),
+        ({"validation_share": 0.3}, None),
+        ({"train_split": "train[:90%]", "validation_split": "train[90%:]"}, None),
+        ({"dataset": "cifar10"}, None),
+        ({"dataset": "digits"}, "digits"),
+    ],
+    ids=str,
+)
+def test_int8_is_calibrated_on_what_was_trained_on(changes, found, tmp_path, monkeypatch):
+    for name in ("train", "training", "holdout"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    recipe = dataclasses.replace(RECIPES["photos"], **{"dataset": "photos", **changes})
+    images = earlier_run.training_images(recipe)
+    assert found == (images and os.path.normpath(images))
 
 
 @pytest.mark.parametrize(

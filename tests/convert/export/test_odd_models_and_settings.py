@@ -141,6 +141,14 @@ def with_nan():
     return model
 
 
+def with_nan_in_bfloat16():
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        return with_nan()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def free_channels():
     image = keras.Input((13, 15, None))
     return keras.Model(image, build(**SMALL)(image))
@@ -159,6 +167,7 @@ def pooled_with_its_sides():
         (quantized, "quantised"),
         (with_lora, "LoRA"),
         (with_nan, "NaN or infinite"),
+        (with_nan_in_bfloat16, "NaN or infinite"),
         (free_channels, "number of its channels open"),
         (pooled_with_its_sides, "keepdims"),
     ],

@@ -17,7 +17,7 @@ from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras.commands import tflite as tflite_command
-from convmixer_keras.convert.export import calibration, tflite
+from convmixer_keras.convert.export import calibration, onnx, tflite
 from convmixer_keras.convert.export.runtime import Classifier
 from convmixer_keras.images import preprocessing
 from convmixer_keras.images.folder import Folder
@@ -271,6 +271,15 @@ def test_what_a_file_gives(mode, arguments, logits, name, scores, tmp_path):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("bias", [-3.0, -6.0, 3.0])
+def test_an_int8_file_of_rare_classes_is_not_refused(bias, tmp_path):
+    """int8 has steps of 1/256, which is much of a small probability."""
+    model = build(classes=1, **PIXELS)
+    kernel, _ = model.get_layer("head").get_weights()
+    model.get_layer("head").set_weights([kernel, np.array([bias], np.float32)])
+    tflite.export(model, tmp_path / "m.tflite", "int8", calibration=photos())
+
+
 def test_a_head_that_gives_neither_logits_nor_probabilities(tmp_path):
     for activation in ("relu", "tanh"):
         model = build(depth=1, classifier_activation=activation)
@@ -473,6 +482,7 @@ def inputs(tmp_path_factory):
             "must be a folder of images, digits, or",
         ),
         (["channels.keras", "m.tflite", "--calibrate", "digits"], "its --mean and --std"),
+        (["m.keras", "it's.tflite", "--snippet", "js"], "without quotes"),
         (["m.keras", "m.tflite", "--labels", "none.txt"], "none.txt"),
         (["m.keras", "m.tflite", "--labels", "text.keras"], "must be 5 labels"),
         (["channels.keras", "m.tflite", "--mean", "124", "--std", "0.2"], "mean must be in units of 0..1"),
@@ -547,6 +557,24 @@ def test_calibration_images_are_not_those_to_validate_on(layout, image_folder, t
     else:
         assert chosen
         assert not chosen & held_out
+
+
+def test_a_folder_of_other_splits_is_not_taken_whole(image_folder, tmp_path):
+    """What is validated on must not be calibrated on; a folder without classes is taken as it is."""
+    for name, split in (("training", "train"), ("validation", "val")):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / name).symlink_to(image_folder / split)
+    with pytest.raises(InputError, match=r"'training' .* To calibrate on a part of .*, name its folder"):
+        calibration._training_images(tmp_path / "photos")
+    assert calibration._training_images(tmp_path / "photos" / "training" / "red")
+
+
+def test_preprocessing_that_does_not_fit_is_refused(tmp_path):
+    model = build(**PIXELS)
+    for record in (Preprocessing(224), Preprocessing((13, 15), 1)):
+        for function, file in ((tflite.export, "m.tflite"), (onnx.export, "m.onnx")):
+            with pytest.raises(InputError, match="preprocessing must give what the model takes"):
+                function(model, tmp_path / file, preprocessing=record)
 
 
 def test_imagenet_photos(imagenet_photos, tmp_path):

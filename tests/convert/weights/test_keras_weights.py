@@ -98,6 +98,11 @@ def test_kimm(pixels, tmp_path):
     model.compile("adam", "mse")  # Whose epsilon the file holds, too, and not the normalisations'.
     model.save(tmp_path / "kimm.keras")
     images = 100 * IMAGES if pixels else IMAGES
+    with pytest.raises(InputError, match=r"kimm\.keras (states its|has the) epsilon.*, got 0\.001"):
+        to_keras.open_checkpoint(tmp_path / "kimm.keras", epsilon=1e-3)
+    for epsilon in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="epsilon must be over 0 and finite"):
+            to_keras.open_checkpoint(tmp_path / "kimm.keras", epsilon=epsilon)
     ours = to_keras.convert_checkpoint(tmp_path / "kimm.keras")
     expected = keras.ops.convert_to_numpy(model(images))
     np.testing.assert_allclose(keras.ops.convert_to_numpy(ours(images)), expected, rtol=0, atol=1e-4)

@@ -115,6 +115,20 @@ def test_a_reference_catches_every_look_alike(kind, tmp_path, convmixer_convert)
         assert words in line
 
 
+def test_a_damaged_reference_is_one_line(tmp_path, convmixer_convert):
+    """Any byte of a compressed archive may be wrong, and each part of the libraries has its own error."""
+    torch.save(look_alike(None).state_dict(), tmp_path / "m.pth")
+    random = np.random.default_rng(0)
+    np.savez_compressed(
+        tmp_path / "r.npz", inputs=random.normal(size=(3, 16, 16, 3)), logits=np.zeros((3, 10))
+    )
+    whole = (tmp_path / "r.npz").read_bytes()
+    for place in range(60, len(whole) // 2, 1500):
+        (tmp_path / "r.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"r\.npz is no .npz file of inputs and logits"):
+            verification.reference(tmp_path / "r.npz", Sizes(*SMALL))
+
+
 @pytest.mark.parametrize(
     "flags", [(), ("--include-preprocessing", "--mean", 0.5, "--std", 0.2, "--image-size", 16)]
 )
