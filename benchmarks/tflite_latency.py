@@ -5,7 +5,8 @@
   python benchmarks/tflite_latency.py --network ConvMixer768_32 --threads 1
 
 Batch 1, normalised channels in and logits out; the network has random weights, on which the time does not
-depend. All candidates take turns in every round, so that whatever else the machine does meets all of them.
+depend, and the normalisations take the statistics of the images, so that it tells them apart. All candidates
+take turns in every round, so that whatever else the machine does meets all of them.
 "Same top-1" counts the images whose answer is that of the Keras model; int8 is calibrated on other images.
 Needs the extra "bench".
 """
@@ -57,8 +58,11 @@ def main():
     preset = next(preset for preset in ck.presets.PRESETS if preset.name == arguments.network)
     model = getattr(ck, preset.name)()
     images = photographs(arguments.images, model.input_shape[1])
-    checked, calibration = images[:CHECKED], images[CHECKED : CHECKED + CALIBRATION]
+    checked, calibration = images[:CHECKED], images[CHECKED:]
+    take_statistics(model, calibration)
     truth = model.predict(checked, batch_size=1, verbose=0).argmax(-1)
+    if len(set(truth)) < CHECKED // 4:
+        parser.error(f"the network gives {CHECKED} images {len(set(truth))} answers: to agree says nothing")
     image = checked[:1]
     columns, same = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -88,16 +92,27 @@ def main():
 
 
 def photographs(folder, size):
-    """Returns normalised photographs of a folder, or noise: (CHECKED + CALIBRATION, size, size, 3)."""
+    """Returns normalised photographs of a folder, or noise: (images, size, size, 3)."""
     count = CHECKED + CALIBRATION
     if folder is None:
         return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype(np.float32)
     import glob
 
     paths = sorted(glob.glob(os.path.join(folder, "**", "*.*"), recursive=True))
-    paths = [paths[i % len(paths)] for i in range(count)]
-    pixels = [ck.preprocessing.load_image(path, size=size, crop_pct=0.96) for path in paths]
+    if len(paths) < 2 * CHECKED:
+        raise SystemExit(f"error: {folder} must hold at least {2 * CHECKED} images, and holds {len(paths)}")
+    pixels = [ck.preprocessing.load_image(path, size=size, crop_pct=0.96) for path in paths[:count]]
     return ((np.stack(pixels) / 255 - ck.presets.IMAGENET_MEAN) / ck.presets.IMAGENET_STD).astype(np.float32)
+
+
+def take_statistics(model, images):
+    """Lets the normalisations take mean and variance of images, as after training."""
+    import keras
+
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm in norms:
+        norm.momentum = 0.0
+    model(images, training=True)
 
 
 def write_files(model, calibration, folder):
@@ -118,7 +133,9 @@ def write_kimms(name, image, folder):
     import kimm
 
     files = {}
-    model = getattr(kimm.models, name)(weights=None)
+    model = getattr(kimm.models, name)(
+        weights=None, include_preprocessing=False, classifier_activation="linear"
+    )
     for mode in ("float32", "float16", "int8"):  # It has no dynamic.
         files[f"kimm {mode}"] = os.path.join(folder, f"kimm_{mode}.tflite")
         samples = (lambda: [[image]]) if mode == "int8" else None

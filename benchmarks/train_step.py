@@ -2,7 +2,7 @@
 
 Forward, backward, clipping and AdamW on the same batch again and again, no input pipeline. Compared are this
 package's training (on its fused twin), in float32 and in mixed_bfloat16, the same Keras model as it is, and
-timm's in PyTorch (channels_last).
+timm's in PyTorch (channels_last), in float32 and under autocast in bfloat16.
 
   pip install -e ".[bench]" && python benchmarks/train_step.py [--network cifar10|wide] [--rounds 7]
 """
@@ -52,7 +52,7 @@ def plain_keras(network):
     return _keras_step(network, twin=False)
 
 
-def pytorch(network):
+def pytorch(network, bfloat16=False):
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -69,7 +69,8 @@ def pytorch(network):
 
     def step():
         optimizer.zero_grad()
-        loss = cross_entropy(model(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = cross_entropy(model(images), labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -88,6 +89,7 @@ if __name__ == "__main__":
         "this package, mixed_bfloat16": ours_in_bfloat16,
         "plain Keras layers": plain_keras,
         "PyTorch": pytorch,
+        "PyTorch, bfloat16 autocast": partial(pytorch, bfloat16=True),
     }
     for network in [args.network] if args.network else NETWORKS:
         print(f"{network}: {NETWORKS[network]}, {SIDES[network]}x{SIDES[network]}, batch {BATCHES[network]}")
