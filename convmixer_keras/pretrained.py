@@ -10,7 +10,6 @@ place of `~/.keras`:
 
 import json
 import os
-import tempfile
 import warnings
 
 import numpy as np
@@ -21,7 +20,13 @@ from convmixer_keras.models.saving import save_weights
 from convmixer_keras.models.weights import load_weights, open_weights
 from convmixer_keras.utils import extras, hub
 from convmixer_keras.utils.errors import InputError, first_line
-from convmixer_keras.utils.files import make_folder, read_text, sha256_of, written_whole
+from convmixer_keras.utils.files import (
+    make_folder,
+    read_text,
+    sha256_of,
+    temporary_folder,
+    written_whole,
+)
 
 # HF_ENDPOINT, as for Hugging Face's own tools, names a mirror of the hub.
 HUB = "https://huggingface.co"
@@ -150,7 +155,7 @@ def _make_weights(preset, weights, record, known):
             if os.path.isfile(by_hand):
                 sha256 = _convert(by_hand, name, preset, weights, known)
             else:
-                with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache_folder()) as folder:
+                with temporary_folder(".fetching-", cache_folder()) as folder:
                     checkpoint = _fetch(url, name, preset, folder)
                     sha256 = _convert(checkpoint, name, preset, weights, known)
         except InputError as error:

@@ -303,9 +303,8 @@ def for_dataset(recipe: Recipe, dataset: str) -> Recipe:
 def for_variant(name, preset):
     """Returns a recipe with a published variant's network, and its own recipe with the variant's epochs."""
     network = ("hidden_dim", "depth", "kernel_size", "patch_size", "activation")
+    network += ("epochs",) if name == preset.recipe and preset.epochs else ()
     changes = {field: getattr(preset, field) for field in network}
-    if name == preset.recipe and preset.epochs:
-        changes["epochs"] = preset.epochs
     return dataclasses.replace(RECIPES[name], **changes)
 
 
@@ -313,6 +312,7 @@ def recipe_name_for(dataset, variant=None, body=None):
     """Returns the recipe's name where none is given, for a data set, a `Preset` and a body, or None."""
     if body:
         return "finetune"
-    if not dataset:
-        return variant.recipe if variant else "digits"
+    if variant and (not dataset or dataset == RECIPES[variant.recipe].dataset):
+        return variant.recipe
+    dataset = dataset or "digits"
     return next((name for name, recipe in RECIPES.items() if recipe.dataset == dataset), "photos")

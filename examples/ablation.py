@@ -14,6 +14,7 @@ departs.
 import csv
 import dataclasses
 import os
+import re
 import shlex
 import sys
 
@@ -115,7 +116,8 @@ def baseline_on(given):
 
 def _is_the_papers(baseline):
     """Whether the paper's differences belong beside these: its data, and kernels compared with its 5x5."""
-    return "cifar10" in os.path.basename(os.path.normpath(baseline.dataset)) and baseline.kernel_size == 5
+    name = os.path.basename(os.path.normpath(baseline.dataset))
+    return bool(re.search(r"cifar10(?!\d)", name)) and baseline.kernel_size == 5
 
 
 def train(recipe, folder, data_dir):

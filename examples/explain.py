@@ -39,6 +39,8 @@ def main():
     from convmixer_keras.utils.files import make_folder, written_whole
 
     model, runs = arguments.model, arguments.curves or []
+    if model and os.path.exists(model):
+        model = os.path.normpath(model)
     if not model and not runs:
         model = applications.default_builder()
     folder = arguments.output or os.path.join("outputs", "explained", folder_name([model] if model else runs))
@@ -158,7 +160,9 @@ def parse():
         metavar="MODEL",
         help=".keras file, or a builder (default: one whose weights are here)",
     )
-    parser.add_argument("--curves", nargs="+", metavar="RUN", help="folders that train_keras.py wrote")
+    parser.add_argument(
+        "--curves", nargs="+", type=os.path.normpath, metavar="RUN", help="folders that train_keras.py wrote"
+    )
     parser.add_argument("--photo", metavar="FILE", help="draw the feature maps of this photograph")
     parser.add_argument(
         "--output",

@@ -36,7 +36,8 @@ def main():
     paths = image_paths(arguments.folder)
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
-    make_folder(os.path.dirname(arguments.output))
+    for path in filter(None, (arguments.output, arguments.save)):
+        make_folder(os.path.dirname(path))
     # Around all of the work, which would be lost if the picture could not be written.
     with written_whole(arguments.output) as picture:
         draw_neighbours(paths, arguments, picture)
@@ -93,10 +94,14 @@ def pooled(maps):
 def nearest(features, count):
     """Returns for each row the numbers of the `count` most similar others, and their cosine similarities."""
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    similarity = directions @ directions.T
-    np.fill_diagonal(similarity, -np.inf)
-    numbers = np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(features) - 1)]
-    return numbers, np.take_along_axis(similarity, numbers, axis=1)
+    numbers, similarities = [], []
+    for begin in range(0, len(features), 1024):  # All at once would be the square of the images.
+        similarity = directions[begin : begin + 1024] @ directions.T
+        rows = np.arange(len(similarity))
+        similarity[rows, begin + rows] = -np.inf
+        numbers.append(np.argsort(-similarity, axis=1, kind="stable")[:, : min(count, len(features) - 1)])
+        similarities.append(np.take_along_axis(similarity, numbers[-1], axis=1))
+    return np.concatenate(numbers), np.concatenate(similarities)
 
 
 def parse():

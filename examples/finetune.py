@@ -61,7 +61,10 @@ def main():
 
     for layer in body.layers:
         layer.trainable = True
-    ck.save_model(model, OUTPUT, names, Preprocessing(SIZE, interpolation="bilinear"))
+    # As `image_dataset_from_directory` reads photographs: it does not turn them. (It does not smooth large
+    # ones either as they shrink, which no record can say.)
+    record = Preprocessing(SIZE, interpolation="bilinear", orientation="stored")
+    ck.save_model(model, OUTPUT, names, record)
     print(f"wrote {OUTPUT}, which knows {', '.join(names)}")
 
 

@@ -3,14 +3,14 @@
 import csv
 import json
 import os
+from collections.abc import Container
 from typing import NamedTuple
 
 import numpy as np
 
-from convmixer_keras.images.class_names import known_as
 from convmixer_keras.utils import figures
 from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import check_local, written_whole
+from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.text import one_line
 
 PAGE = 48  # Photographs on one page of the sheet.
@@ -22,18 +22,20 @@ class Answer(NamedTuple):
     Attributes:
         path: Of the file.
         truth: The class that its folder is named like, or None.
+        numbers: Those of the classes that it may be, as ImageNet has two cranes.
         picture: The photograph as the model sees it, pixels 0..255 (height, width, channels).
         classes: The likeliest, as `Predictor.top` gives them.
     """
 
     path: str
     truth: str | None
+    numbers: Container[int]
     picture: np.ndarray
     classes: list[tuple[int, str, float]]
 
     @property
     def is_wrong(self):
-        return self.truth is not None and known_as(self.classes[0][1]) != self.truth
+        return self.truth is not None and self.classes[0][0] not in self.numbers
 
 
 def print_answers(answers):
@@ -47,7 +49,6 @@ class _Written:
     """A file that stays open for the answers to come; what was written so far is in it."""
 
     def __init__(self, path):
-        check_local(path)
         self.path = path
         try:
             self.file = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
@@ -72,7 +73,7 @@ class Table(_Written):
         self.rows.writerow(("file", "rank", "class", "probability", "truth"))
 
     def write(self, answers):
-        for path, truth, _, classes in answers:
+        for path, truth, *_, classes in answers:
             for rank, (_, name, score) in enumerate(classes, 1):
                 self.rows.writerow((path, rank, name, score, truth))
         self.file.flush()
@@ -88,7 +89,7 @@ class JsonList(_Written):
 
     def write(self, answers):
         self.file.seek(self.end)
-        for path, truth, _, classes in answers:
+        for path, truth, *_, classes in answers:
             named = [{"name": name, "probability": score} for _, name, score in classes]
             text = json.dumps({"file": path, "truth": truth, "classes": named}, ensure_ascii=False)
             self.file.write(self.separator + text)

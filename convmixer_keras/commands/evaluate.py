@@ -8,6 +8,7 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.images.scores import shows_top5
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils import command_line, extras, streams
+from convmixer_keras.utils.files import make_folder
 from convmixer_keras.utils.text import one_line
 
 
@@ -16,6 +17,7 @@ def evaluate(arguments, recipe):
 
     if arguments.report is not None:
         extras.require("matplotlib")
+        make_folder(arguments.report)
     given, settings = recipe, Settings(**flags.given(arguments, Settings))
     if os.path.isfile(arguments.evaluate):
         recipe, settings = settings_of_run(arguments, recipe, os.path.dirname(arguments.evaluate) or ".")

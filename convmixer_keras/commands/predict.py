@@ -13,6 +13,7 @@ is taken where its ImageNet weights have been fetched before, and otherwise Conv
 weights are part of this package.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -22,7 +23,7 @@ import sys
 
 from convmixer_keras.commands import answers, flags
 from convmixer_keras.commands.answers import Answer
-from convmixer_keras.images.class_names import known_as
+from convmixer_keras.images.class_names import imagenet_classes, known_as, published_classes
 from convmixer_keras.images.listing import list_images, other_files
 from convmixer_keras.images.predictor import BATCH
 from convmixer_keras.images.preprocessing import Preprocessing
@@ -39,7 +40,7 @@ def main(argv=None):
     _check_outputs(arguments, [path for path, _ in photos])
     known = _opened(arguments)
     photos = _with_truth(known, photos)
-    if arguments.only_wrong and not any(truth for _, truth in photos):
+    if arguments.only_wrong and not any(truth for _, truth, _ in photos):
         raise InputError("--only-wrong needs photographs in folders that are named like the model's classes")
     bad, right, wrong = [], 0, 0
     with contextlib.ExitStack() as stack:
@@ -94,6 +95,8 @@ def _check_outputs(arguments, photos):
         if output:
             check_output(output, endings, (*photos, arguments.model or ""))
     if arguments.sheet:
+        if not os.path.isdir(os.path.dirname(arguments.sheet) or "."):
+            raise InputError(f"cannot write {arguments.sheet}: no such file or directory")
         for number in range(1, -(-len(photos) // answers.PAGE)):
             if os.path.exists(page := answers.page(arguments.sheet, number)):
                 check_output(page, command_line.PICTURES, photos)
@@ -113,22 +116,31 @@ def _opened(arguments):
 
 
 def _with_truth(known, photos):
-    """Returns pairs of the photographs' paths and the classes that their folders are named like, or None."""
-    classes = {known_as(name) for name in known.class_names} if known.has_names else set()
+    """Returns for each photograph its path, the class that its folder is named like, and the class's numbers.
+
+    Without such a folder, these are None and nothing. A WordNet id means one class, where its word may mean
+    two.
+    """
+    numbers = collections.defaultdict(set)
+    if known.has_names:
+        is_imagenets = list(known.class_names) == published_classes("imagenet")
+        for number, name in enumerate(known.class_names):
+            numbers[known_as(name)].add(number)
+            numbers[imagenet_classes()[number][0] if is_imagenets else name] = {number}
 
     @functools.cache
     def truth(folder, root):
         """The name of the nearest folder that is a class, up to the one that the user named."""
         while True:
-            name = known_as(os.path.basename(folder))
-            if name in classes:
-                return name
+            name = os.path.basename(folder)
+            if found := numbers.get(name) or numbers.get(known_as(name)):
+                return known_as(name), found
             if folder == root or folder == os.path.dirname(folder):
-                return None
+                return None, ()
             folder = os.path.dirname(folder)
 
     return [
-        (path, truth(os.path.dirname(os.path.abspath(path)), os.path.abspath(root))) for path, root in photos
+        (path, *truth(os.path.dirname(os.path.abspath(path)), os.path.abspath(root))) for path, root in photos
     ]
 
 
@@ -137,7 +149,7 @@ def predicted(known, photos, top, bad):
 
     Args:
         known: A `Predictor`.
-        photos: Pairs of a path and the class that the photograph is of, or None.
+        photos: What `_with_truth` returns.
         top: How many classes to name.
         bad: A list, to which it adds an error for each photograph that cannot be read.
     """

@@ -1,13 +1,13 @@
 """How a model does on each class, and its most confident mistakes: tables and pictures."""
 
+import contextlib
 import csv
 import os
 
 import numpy as np
 
 from convmixer_keras.utils import figures
-from convmixer_keras.utils.errors import InputError
-from convmixer_keras.utils.files import make_folder, written_whole
+from convmixer_keras.utils.files import written_whole
 from convmixer_keras.utils.text import one_line
 
 
@@ -15,11 +15,10 @@ def write_report(folder, scores, opened):
     """Writes scores of classes, the confusion matrix and the most confident mistakes into a folder.
 
     Args:
-        folder: The folder.
+        folder: The folder, which exists.
         scores: A `Scores` with the names of its classes and its images.
         opened: The `Predictor` that it is of.
     """
-    make_folder(folder)
     names = scores.class_names
     of_classes = scores.of_classes()
     tables = {
@@ -41,6 +40,9 @@ def write_report(folder, scores, opened):
         tables["mistakes.csv"] = [("image", "is", "taken for", "probability"), *rows]
         photos = [opened.picture(images[mistake.image][1]) for mistake in scores.mistakes]
         pictures["mistakes.png"] = figures.image_grid(photos, list(map(_title, rows)), columns=6)
+    for name in {"mistakes.csv", "mistakes.png"} - {*tables, *pictures}:  # An earlier report's.
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
     for name, rows in tables.items():
         _write_csv(os.path.join(folder, name), rows)
     for name, figure in pictures.items():
@@ -72,10 +74,7 @@ def confusion_matrix(counts, class_names):
     Returns:
         A `matplotlib.figure.Figure`. Each row's shade is a share of its class.
     """
-    counts = np.asarray(counts)
     classes = len(class_names)
-    if counts.shape != (classes, classes):
-        raise InputError(f"counts must have the shape {(classes, classes)}, got {counts.shape}")
     side = min(3 + 0.35 * classes, 16)
     figure = figures.new_figure(side, side)
     axes = figure.subplots()

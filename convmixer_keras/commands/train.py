@@ -12,21 +12,20 @@ recipe that is named: try --recipe imagenet --help.
 """
 
 import dataclasses
-import itertools
-import math
 import os
 import shlex
 import sys
 import warnings
 
 from convmixer_keras.commands import evaluate, flags, next_commands, preview
-from convmixer_keras.commands.earlier_run import settings_of_run
+from convmixer_keras.commands.earlier_run import settings_of_run, training_images
+from convmixer_keras.commands.fitting import with_batch_for_few, with_body
 from convmixer_keras.images.scores import SCORES
 from convmixer_keras.models import presets
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, for_variant, recipe_name_for
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
-from convmixer_keras.utils import command_line, extras, streams
+from convmixer_keras.utils import command_line, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import counted, one_line
 
@@ -53,6 +52,8 @@ def main(argv=None):
     if arguments.preview is not None:
         if getattr(arguments, "init_from", None):
             recipe = with_body(recipe, arguments.init_from, arguments.overrides)
+        if "batch_size" not in arguments.overrides:
+            recipe = with_batch_for_few(recipe)
         return preview.preview(arguments, recipe)
     return train(arguments, recipe)
 
@@ -64,7 +65,6 @@ def train(arguments, recipe):
     from convmixer_keras.training.processes.termination import Terminated
     from convmixer_keras.training.run import run_folder
 
-    extras.require("matplotlib", "tensorboard")  # At once, not after the first epoch.
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )
@@ -106,43 +106,6 @@ def train(arguments, recipe):
             test(folder, recipe, settings)
         print(f"\nuse the model\n{next_commands.lines(commands_for(folder, recipe))}")
     return command_line.DONE
-
-
-def with_body(recipe, source, overrides):
-    """Returns a recipe with the network and the preparation of a trained body, and says what it is.
-
-    Flags override them, and a line says so.
-    """
-    from convmixer_keras.training.step.network import facts_of_body
-
-    found, source = facts_of_body(source), one_line(source)
-    own = ("image_size", "crop_pct", "interpolation", "mean", "std")
-    stated = [f"{name} {flags.as_given(found[name])}" for name in own if name in found]
-    missing = [name for name in own if name not in found]
-    unknown = f"; it does not say {', '.join(missing)}: those are the recipe's" if missing else ""
-    print(f"body {source}: {', '.join(stated) or 'a file of weights'}{unknown}")
-    for name, value in overrides.items():
-        if name in found and flags.as_given(found[name]) != flags.as_given(value):
-            theirs = flags.as_given(found[name])
-            print(f"{name} is {flags.as_given(value)} by its flag; {source} has {theirs}")
-    return dataclasses.replace(recipe, **{**found, **overrides})
-
-
-def with_batch_for_few(recipe):
-    """Returns a recipe whose batches are not larger than a folder of a few photographs."""
-    from convmixer_keras.data.datasets import open_source
-    from convmixer_keras.images.splits import training_split
-
-    folder, many = os.path.expanduser(recipe.dataset), 10 * recipe.batch_size
-    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
-    if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(files, many)) == many:
-        return recipe
-    source = open_source(recipe)
-    images = source.read(training_split(source, recipe)).size
-    if images >= recipe.batch_size:
-        return recipe
-    # A power of two, which several devices can share.
-    return dataclasses.replace(recipe, batch_size=2 ** int(math.log2(images)))
 
 
 def warn_of_slow_precision(recipe):
@@ -218,10 +181,11 @@ def commands_for(folder, recipe):
     from convmixer_keras.training.run import run_folder
 
     model, tflite = folder[run_folder.BEST_MODEL], "model.tflite"
+    images = training_images(recipe) or recipe.dataset
     return (
         ["convmixer-predict", "PHOTO", "--model", model],
         [*command_line.started_as(), "--evaluate", model],
-        ["convmixer-tflite", model, tflite, "--mode", "int8", "--calibrate", recipe.dataset],
+        ["convmixer-tflite", model, tflite, "--mode", "int8", "--calibrate", images],
         *next_commands.page(tflite),
     )
 
@@ -303,8 +267,15 @@ def command():
         command_line.run(main)
     except SystemExit as ended:
         # At a good end, a process takes its leave of the chief's TensorFlow, which would miss it otherwise.
-        if ended.code or find_workers().is_chief:
+        if ended.code or _is_chief():
             command_line.leave(ended.code)
+
+
+def _is_chief():
+    try:
+        return find_workers().is_chief
+    except InputError:  # Of an environment that this command has not looked at.
+        return True
 
 
 if __name__ == "__main__":

@@ -160,8 +160,7 @@ def statistics(normalization):
 def check_finite(model):
     """Raises InputError, which names the weight, if one is not a number or infinite."""
     for weight in model.weights:
-        values = keras.ops.convert_to_numpy(weight)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
+        if not np.isfinite(keras.ops.convert_to_numpy(weight).astype(np.float32)).all():
             raise InputError(f"the weights {weight.path} of {model.name} hold NaN or infinite values")
 
 

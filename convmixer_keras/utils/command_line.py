@@ -130,8 +130,9 @@ def run(main):
 
 def _prepare_output():
     """Prints escapes for what the terminal cannot show, and each warning in one line."""
-    if sys.stdout is None:  # It was closed before this program was started.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):  # The lowest descriptor that is free is the one that was closed.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # Python would add a line of our source.

@@ -74,8 +74,14 @@ def quiet_python():
 def errors_of(function):
     """Calls a function, and returns what was written on standard error from C++ meanwhile."""
     with tempfile.TemporaryFile() as held_back:
-        with _held_back(held_back, stderr=2):
+        sys.stderr.flush()
+        copy = os.dup(2)
+        os.dup2(held_back.fileno(), 2)
+        try:
             function()
+        finally:
+            os.dup2(copy, 2)
+            os.close(copy)
         return _text(held_back)
 
 

@@ -5,6 +5,7 @@ LiteRT.js is Google's, under the Apache-2.0 licence; no part of it is in this re
 
 import base64
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.request
 
 from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.files import temporary_folder
 
 VERSION = "2.5.3"
 # The registry's own checksums ("npm view @litertjs/core@2.5.3 dist.integrity"), SHA-512 in base 64.
@@ -53,7 +55,7 @@ def ensure(folder):
     print(f"fetching LiteRT.js {VERSION} from the npm registry, once (12 MB)", file=sys.stderr)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".litert-") as temporary:
+        with temporary_folder(".litert-", folder.parent) as temporary:
             new = pathlib.Path(temporary, "new")
             for name, checksum in CHECKSUMS.items():
                 _unpack(_package(name, checksum), new / name)
@@ -110,7 +112,7 @@ def _from_registry(name):
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
             return response.read()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else first_line(error)
         raise _unreachable(name, f"{url}: {reason}") from None
 

@@ -23,6 +23,7 @@ import fetch_litert
 
 from convmixer_keras.utils import command_line
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.files import check_file
 
 HERE = pathlib.Path(__file__).resolve().parent
 ADDRESS = "127.0.0.1"
@@ -90,13 +91,9 @@ def parse(argv):
 
 
 def check_model(path):
-    try:
-        with open(path, "rb") as file:
-            start = file.read(8)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    check_file(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
     if start[4:] != b"TFL3":
         raise InputError(f"{path} is not a TFLite model")
 

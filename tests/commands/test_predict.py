@@ -16,6 +16,7 @@ from small_models import build
 import convmixer_keras as ck
 from convmixer_keras import inference
 from convmixer_keras.commands import answers, predict
+from convmixer_keras.images.class_names import published_classes
 from convmixer_keras.images.preprocessing import Preprocessing
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
@@ -120,7 +121,7 @@ def test_it_reads_a_batch_at_a_time(model, photos):
     """Files that are removed after the first batch was predicted were not read before."""
     paths = sorted(expected(model, photos))
     bad, known = [], inference.load(model)
-    batches = predict.predicted(known, [(path, None) for path in paths], 1, bad)
+    batches = predict.predicted(known, [(path, None, ()) for path in paths], 1, bad)
     assert len(next(batches)) == predict.BATCH
     for path in photos.rglob("*.png"):
         path.unlink()
@@ -130,7 +131,7 @@ def test_it_reads_a_batch_at_a_time(model, photos):
 
 def test_what_was_written_so_far_is_there(tmp_path):
     """Of work that ends too early, and of none."""
-    answer = answers.Answer("a\udcff.jpg", None, None, [(0, "grün, rot", 0.75)])
+    answer = answers.Answer("a\udcff.jpg", None, (), None, [(0, "grün, rot", 0.75)])
     with answers.Table(tmp_path / "a.csv") as table, answers.JsonList(tmp_path / "a.json") as listing:
         assert json.loads((tmp_path / "a.json").read_text("utf-8")) == []
         for count in (2, 3):
@@ -172,8 +173,24 @@ def test_a_network_of_normalised_channels(photos, tmp_path, here):
     expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
     np.testing.assert_allclose([got[name] for name in NAMES], expected, rtol=0, atol=1e-5)
     known = inference.load(tmp_path / "m.keras")
-    ((answer,),) = predict.predicted(known, [(str(photo), None)], 1, [])
+    ((answer,),) = predict.predicted(known, [(str(photo), None, ())], 1, [])
     np.testing.assert_array_equal(answer.picture, np.asarray(Image.open(photo)))
+
+
+def test_two_classes_of_one_name(tmp_path, here):
+    """ImageNet has two maillots: a folder's WordNet id says which, and its word may mean either."""
+    network = build(depth=1, kernel_size=3, classes=1000, input_shape=(12, 12, 3), **PIXELS)
+    bias = np.zeros(1000)
+    bias[638] = 100
+    network.get_layer("head").set_weights([np.zeros((network.get_layer("head").input.shape[-1], 1000)), bias])
+    ck.save_model(network, tmp_path / "m.keras", published_classes("imagenet"), Preprocessing(12))
+    for folder in ("n03710637", "n03710721", "maillot"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "photos" / folder / "1.png")
+    done = here(predict.main, tmp_path / "photos", "--model", tmp_path / "m.keras")
+    assert "accuracy: 66.67 %, 2 of the 3 photographs" in done.stdout
+    wrong = here(predict.main, tmp_path / "photos", "--model", tmp_path / "m.keras", "--only-wrong")
+    assert wrong.stdout.startswith(str(tmp_path / "photos/n03710721/1.png"))
 
 
 def test_a_name_with_a_formula_is_drawn(model, tmp_path, here):

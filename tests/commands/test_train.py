@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 from processes import COMMAND, run, started, wait_for
 
-from convmixer_keras.commands import next_commands, tflite, train
+from convmixer_keras.commands import fitting, next_commands, tflite, train
 from convmixer_keras.commands import predict as predict_command
 from convmixer_keras.models import presets
 from convmixer_keras.recipes import RECIPES
@@ -184,7 +184,9 @@ def test_help_and_version(tmp_path):
     assert shown.returncode == 0
     assert "--hidden-dim N" in shown.stdout
     assert "h in the paper (default: 1536)" in shown.stdout
-    version = run("--version", cwd=tmp_path)
+    # An environment of several processes that this command does not look at.
+    version = run("--version", cwd=tmp_path, TF_CONFIG="nothing")
+    assert version.returncode == 0, version.stderr
     assert re.fullmatch(r"convmixer-keras \S+ keras \S+ tensorflow \S+\n", version.stdout)
 
 
@@ -215,12 +217,19 @@ def test_a_folder_of_classes_from_training_to_its_report(image_folder, tmp_path)
     assert more.returncode == 0, more.stderr
     assert "epochs is 2; the run in runs/photos had 1" in more.stdout
     assert "learning_rate is 0.001; the run in runs/photos had 0.01" in more.stdout
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/mistakes.csv").write_text("of an earlier report")
     reported = run("--evaluate", "runs/photos/model.keras", "--report", "report", cwd=tmp_path)
     assert reported.returncode == 0, reported.stderr
     with open(tmp_path / "report/classes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["blue", "green", "red"]
     assert (tmp_path / "report/confusion.png").stat().st_size > 5000
+    table = tmp_path / "report/mistakes.csv"
+    assert not table.exists() or "earlier" not in table.read_text()
+    refused = run("--evaluate", "runs/photos/model.keras", "--report", "photos/red/2.jpg", cwd=tmp_path)
+    assert (refused.returncode, "photos/red/2.jpg" in refused.stderr) == (2, True)
+    assert "images of" not in refused.stdout
     mistyped = run("--dataset", "phots/", cwd=tmp_path)
     assert mistyped.returncode == 2
     assert "which is no folder" in mistyped.stderr
@@ -278,6 +287,8 @@ def test_the_printed_commands_take_any_folder(tmp_path):
         ),
         ("--recipe imagenet --model ConvMixer1536_20", "imagenet", {"hidden_dim": 1536, "epochs": 150}),
         ("--model ConvMixer768_32 --epochs 2", "imagenet", {"activation": "relu", "epochs": 2}),
+        ("--model ConvMixer256_8 --dataset cifar10", "cifar10_paper", {"epochs": 200}),
+        ("--model ConvMixer256_8_P2 --dataset cifar10", "cifar10_fast", {"epochs": 25}),
         ("--model ConvMixer256_8", "cifar10_paper", {"patch_size": 1, "kernel_size": 9, "epochs": 200}),
         (
             "--model ConvMixer768_32 --dataset photos/",
@@ -304,8 +315,8 @@ def test_a_few_photographs_are_one_batch(images, batch, image_folder, tmp_path):
     if images == 36:  # All of them, and splits.
         tmp_path = image_folder
     recipe = dataclasses.replace(RECIPES["finetune"], dataset=str(tmp_path), validation_share=0.01)
-    assert train.with_batch_for_few(recipe).batch_size == batch
-    assert train.with_batch_for_few(dataclasses.replace(recipe, dataset="digits")).batch_size == 32
+    assert fitting.with_batch_for_few(recipe).batch_size == batch
+    assert fitting.with_batch_for_few(dataclasses.replace(recipe, dataset="digits")).batch_size == 32
 
 
 def test_each_published_variant_has_its_recipe():

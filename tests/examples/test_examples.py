@@ -231,7 +231,7 @@ def test_the_file_for_devices_is_the_network_of_the_package():
 def test_nearest_neighbours():
     from sklearn.neighbors import NearestNeighbors
 
-    features = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(1100, 7)).astype(np.float32)
     distances, expected = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors(features)
     numbers, similarities = module("features").nearest(features, 3)
     np.testing.assert_array_equal(numbers, expected[:, 1:])

@@ -206,7 +206,7 @@ def test_ctrl_c_is_one_line(folder):
     ("arguments", "message"),
     [
         (["none.tflite"], "there is no file none.tflite"),
-        (["."], "cannot read .: Is a directory"),
+        (["."], "cannot read .: it is a folder"),
         (["text.tflite"], "text.tflite is not a TFLite model"),
         (["empty.tflite"], "empty.tflite is not a TFLite model"),
         (["model.tflite", "--port", "65536"], "--port must be 0..65535, got 65536"),

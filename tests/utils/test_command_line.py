@@ -129,6 +129,14 @@ def test_how_a_command_ends(body, variables, stdout, expected):
     assert (done.returncode, done.stderr) == expected
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_command_whose_streams_are_closed(closed, tmp_path):
+    command = f'"{sys.executable}" -c "$1" {closed}'
+    script = SCRIPT.replace("{}", f"open({str(tmp_path / 'out')!r}, 'w').write('done') and 0")
+    done = subprocess.run(["sh", "-c", command, "sh", script], env=environment())
+    assert (done.returncode, (tmp_path / "out").read_text()) == (0, "done")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from convmixer_keras.utils import streams
+
 PROGRAM = """
 import os, sys
 from convmixer_keras.utils import errors, streams
@@ -54,3 +56,19 @@ def test_warnings_are_still_seen():
         assert words in done.stderr
     assert "oneDNN" not in done.stderr
     assert "cuda" not in done.stderr.lower()
+
+
+def test_errors_of_keeps_no_file_open():
+    """A folder's files are looked at by it one by one, and a process may have 1,024 files open."""
+
+    def speak():
+        os.write(2, b"of C++")
+
+    def lowest_free():
+        descriptor = os.dup(0)
+        os.close(descriptor)
+        return descriptor
+
+    before = lowest_free()
+    assert [streams.errors_of(speak) for _ in range(20)] == ["of C++"] * 20
+    assert lowest_free() == before

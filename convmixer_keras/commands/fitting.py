@@ -1,0 +1,46 @@
+"""A recipe fitted to what there is: a trained body to start from, a folder of a few photographs."""
+
+import dataclasses
+import itertools
+import math
+import os
+
+from convmixer_keras.commands import flags
+from convmixer_keras.utils.text import one_line
+
+
+def with_body(recipe, source, overrides):
+    """Returns a recipe with the network and the preparation of a trained body, and says what it is.
+
+    Flags override them, and a line says so.
+    """
+    from convmixer_keras.training.step.network import facts_of_body
+
+    found, source = facts_of_body(source), one_line(source)
+    own = ("image_size", "crop_pct", "interpolation", "mean", "std")
+    stated = [f"{name} {flags.as_given(found[name])}" for name in own if name in found]
+    missing = [name for name in own if name not in found]
+    unknown = f"; it does not say {', '.join(missing)}: those are the recipe's" if missing else ""
+    print(f"body {source}: {', '.join(stated) or 'a file of weights'}{unknown}")
+    for name, value in overrides.items():
+        if name in found and flags.as_given(found[name]) != flags.as_given(value):
+            theirs = flags.as_given(found[name])
+            print(f"{name} is {flags.as_given(value)} by its flag; {source} has {theirs}")
+    return dataclasses.replace(recipe, **{**found, **overrides})
+
+
+def with_batch_for_few(recipe):
+    """Returns a recipe whose batches are not larger than a folder of a few photographs."""
+    from convmixer_keras.data.datasets import open_source
+    from convmixer_keras.images.splits import training_split
+
+    folder, many = os.path.expanduser(recipe.dataset), 10 * recipe.batch_size
+    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(files, many)) == many:
+        return recipe
+    source = open_source(recipe)
+    images = source.read(training_split(source, recipe)).size
+    if images >= recipe.batch_size:
+        return recipe
+    # A power of two, which several devices can share.
+    return dataclasses.replace(recipe, batch_size=2 ** int(math.log2(images)))
