@@ -122,7 +122,7 @@ class Recipe:
     def __post_init__(self):
         fields.check(self)
 
-    def for_channels(self, channels):
+    def for_channels(self, channels: int) -> "Recipe":
         """Returns the recipe with a mean and deviation for each channel; for grey images colour's average."""
         for name in ("mean", "std"):
             values = getattr(self, name)
@@ -287,6 +287,7 @@ RECIPES = {
     "cifar10_paper": CIFAR10_PAPER,
     "imagenet": IMAGENET,
 }
+"""Every `Recipe` by the name that `--recipe` takes."""
 
 
 def for_dataset(recipe: Recipe, dataset: str) -> Recipe:
@@ -304,8 +305,7 @@ def for_variant(name, preset):
     """Returns a recipe with a published variant's network, and its own recipe with the variant's epochs."""
     network = ("hidden_dim", "depth", "kernel_size", "patch_size", "activation")
     network += ("epochs",) if name == preset.recipe and preset.epochs else ()
-    changes = {field: getattr(preset, field) for field in network}
-    return dataclasses.replace(RECIPES[name], **changes)
+    return dataclasses.replace(RECIPES[name], **{field: getattr(preset, field) for field in network})
 
 
 def recipe_name_for(dataset, variant=None, body=None):

@@ -83,6 +83,8 @@ def test_an_index_takes_the_archives(archives):
         (name,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
         text = archive.read(name).decode()
     assert "Project-URL: Documentation, https://" in text
+    known = pytest.importorskip("trove_classifiers").classifiers  # An index refuses any other.
+    assert set(re.findall(r"^Classifier: (.*)$", text, re.MULTILINE)) <= known
     links = re.findall(r"\]\(([^)]+)\)", text)
     assert len(links) > 20
     assert all(link.startswith("https://") for link in links)

@@ -13,7 +13,7 @@ from convmixer_keras.convert.weights import (
     layouts,
     timm_config,
 )
-from convmixer_keras.convert.weights.recognition import recognise
+from convmixer_keras.convert.weights.recognition import Checkpoint, recognise
 from convmixer_keras.models import presets
 from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.utils import checks, hub
@@ -43,7 +43,7 @@ def open_checkpoint(
     epsilon: float | None = None,
     prefix: str = "",
     ignore: Sequence[str] = (),
-):
+) -> Checkpoint:
     """Returns the `Checkpoint` in a file, with its activation.
 
     Args:

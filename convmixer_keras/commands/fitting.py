@@ -6,6 +6,7 @@ import math
 import os
 
 from convmixer_keras.commands import flags
+from convmixer_keras.images.listing import images_in
 from convmixer_keras.utils.text import one_line
 
 
@@ -35,8 +36,7 @@ def with_batch_for_few(recipe):
     from convmixer_keras.images.splits import training_split
 
     folder, many = os.path.expanduser(recipe.dataset), 10 * recipe.batch_size
-    files = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
-    if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(files, many)) == many:
+    if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(images_in(folder), many)) == many:
         return recipe
     source = open_source(recipe)
     images = source.read(training_split(source, recipe)).size

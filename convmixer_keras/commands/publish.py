@@ -53,8 +53,12 @@ def main(argv=None):
         _check_empty(arguments.destination)
     streams.quiet_start()
     from convmixer_keras.convert.export import source
+    from convmixer_keras.data.datasets import check_dataset
 
-    source.opened(arguments.model)  # Before a repository is made for it.
+    model, *_ = source.opened(arguments.model)  # Before a repository is made for it.
+    source.scored(model)
+    if arguments.calibration is not None:
+        check_dataset(arguments.calibration)
     if uploading:
         make_repository(arguments.destination, arguments.private)
     with temporary_folder(".publishing-", None if uploading else arguments.destination) as folder:
@@ -250,14 +254,17 @@ def upload(folder, name):
 
 
 def _upload_or_keep(folder, name):
-    """Uploads a folder, which will be removed; if that fails, what is in it is kept elsewhere."""
+    """Uploads what is in a temporary folder; it stays in another one until that has succeeded."""
+    kept = tempfile.mkdtemp(prefix="published-")
+    os.rename(folder, kept)
+    print(f"uploading {kept}", flush=True)
     try:
-        return upload(folder, name)
+        address = upload(kept, name)
     except Failure as error:
-        kept = tempfile.mkdtemp(prefix="published-")
-        os.rename(folder, kept)
         again = f"hf upload {_repository(name)} {kept}"
         raise Failure(f"{error}; the files are kept in {kept}: {again}") from None
+    shutil.rmtree(kept)
+    return address
 
 
 def command():

@@ -55,7 +55,7 @@ def write_report(folder, scores, opened):
 
 def _title(row):
     name, truth, taken_for, probability = row
-    lines = (os.path.basename(name)[-24:], f"is {truth[:22]}", f"{taken_for[:18]} {100 * probability:.0f} %")
+    lines = (os.path.basename(name), f"is {truth[:22]}", f"{taken_for[:18]} {100 * probability:.0f} %")
     return "\n".join(map(one_line, lines))
 
 

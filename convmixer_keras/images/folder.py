@@ -10,6 +10,7 @@ import os
 import re
 import unicodedata
 import warnings
+from collections.abc import Collection
 from typing import NamedTuple
 
 from convmixer_keras.images.listing import (
@@ -23,6 +24,7 @@ from convmixer_keras.images.listing import (
 )
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError, arg
+from convmixer_keras.utils.files import Path
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 # Names in lower case that nearly are a split's: training, train2017, val_images.
@@ -57,7 +59,13 @@ class Folder:
         InputError: If the folder has neither layout.
     """
 
-    def __init__(self, root, train_split="train", validation_share=0.0, named=()):
+    def __init__(
+        self,
+        root: Path,
+        train_split: str = "train",
+        validation_share: float = 0.0,
+        named: Collection[str] = (),
+    ):
         self.root = os.path.expanduser(root)
         self._listed = {}
         self._train_split, self._share = train_split, validation_share
@@ -72,7 +80,7 @@ class Folder:
         if self._divided and validation_share > 0:
             self.split_names = sorted([*self.split_names, HELD_OUT])
 
-    def split(self, name):
+    def split(self, name: str) -> FolderSplit:
         """Returns a `FolderSplit`; a warning counts what is left out of it."""
         if not self._divided or name not in (self._train_split, HELD_OUT):
             return self._list(os.path.join(self.root, name))

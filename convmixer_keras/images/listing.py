@@ -12,7 +12,8 @@ IMAGE_ENDINGS = (
 )  # fmt: skip
 # Folders of other programs, in lower case: thumbnails, deleted files, what an archive holds for macOS.
 _NOT_THE_USERS = (
-    "@eadir", "__macosx", "lost+found", "#recycle", "@recycle", "$recycle.bin", "system volume information"
+    "@eadir", "@tmp", "__macosx", "lost+found", "found.000", "#recycle", "@recycle", "$recycle.bin",
+    "#snapshot", "~snapshot", "@recently-snapshot", "system volume information"
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def list_images(folder, beside=()):
     """
     folder, left_out = os.fspath(folder), collections.Counter()
     listed = (os.path.realpath(folder), *beside)
-    images = sorted(_images_in(folder, listed, left_out, seen=set()))
+    images = sorted(images_in(folder, listed, left_out))
     return Listing([path for path, _ in images], left_out, sum(size for _, size in images))
 
 
@@ -89,8 +90,9 @@ def is_utf8(name):
     return True
 
 
-def _images_in(folder, listed, left_out, seen):
-    """Yields path and size of each image, and counts the other files."""
+def images_in(folder, listed=(), left_out=None, seen=None):
+    """Yields path and size of each image as `list_images` finds them; counts other files in `left_out`."""
+    left_out, seen = collections.Counter() if left_out is None else left_out, seen or set()
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:  # A link that leads back.
         return
@@ -100,7 +102,7 @@ def _images_in(folder, listed, left_out, seen):
             if leads_back(entry, listed):
                 left_out["links back"] += 1
             else:
-                yield from _images_in(entry.path, listed, left_out, seen)
+                yield from images_in(entry.path, listed, left_out, seen)
         elif is_image(entry):
             yield entry.path, entry.stat().st_size
         else:

@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
             f"{self.channels} channels, {classes}"
         )
 
-    def differences(self, preset):
+    def differences(self, preset: "Preset") -> list[str]:
         """Says in which of the sizes that make a variant the two differ; fine-tuning may change the rest."""
         return [
             f"{name} is {getattr(self, name)} in the checkpoint and {getattr(preset, name)} in {preset.name}"
@@ -98,7 +98,7 @@ class Preset:
     std: tuple[float, float, float] = IMAGENET_STD
 
     @property
-    def class_names(self):
+    def class_names(self) -> list[str]:
         """Those of the published classifier, a list of strings."""
         return published_classes(self.weights)
 

@@ -242,7 +242,7 @@ def interrupted_jpeg(image, **options):
 
 
 @pytest.mark.slow
-def test_what_only_decoding_finds(image_folder, tmp_path, capfd):
+def test_what_only_decoding_finds(image_folder, tmp_path, capfd, monkeypatch):
     shutil.copytree(image_folder, tmp_path / "images")
     recipe = plain(tmp_path / "images", batch_size=6)
     red = tmp_path / "images/train/red"
@@ -264,6 +264,9 @@ def test_what_only_decoding_finds(image_folder, tmp_path, capfd):
         assert any(name in line for line in error.value.lines), name
     assert "more.jpg" not in str(error.value)
     assert "JPEG" not in capfd.readouterr().err
+    with pytest.raises(InputError, match="3 of 56 image files"):  # Few JPEG files are decoded in any case.
+        data.load(recipe)
+    monkeypatch.setattr(bad_images, "FEW_BYTES", 0)
     # Without it, a pass over all ends at the file that no decoder takes, and names it.
     loaded = data.load(dataclasses.replace(recipe, batch_size=41))
     message = r"1 of 56 image files .*max_bad_images=1(.|\n)*wrong\.png"
