@@ -31,9 +31,9 @@ class Builders(griffe.Extension):
     def on_package(self, *, pkg, **_):
         if pkg.name != "convmixer_keras":
             return
-        from convmixer_keras import applications
+        from convmixer_keras import applications, presets
 
-        for name in [name for name in pkg["applications"].members if name.startswith("ConvMixer")]:
+        for name in (preset.name for preset in presets.PRESETS):
             made = getattr(applications, name)
             arguments = [
                 griffe.Parameter(

@@ -71,19 +71,19 @@ def _training_images(folder):
     A folder without splits is divided, and more is held out than by `train_keras.py`. To calibrate on a
     validation split, name its folder.
     """
-    every = image_paths(folder)
-    if all(os.path.dirname(path) == os.path.dirname(every[0]) for path in every):
-        return every  # There are no classes.
     try:
         photos = Folder(folder, validation_share=HELD_OUT_SHARE)
     except InputError as error:
+        every = image_paths(folder)
+        if all(os.path.dirname(path) == os.path.dirname(every[0]) for path in every):
+            return every  # There are no classes.
         raise InputError(f"{error}. To calibrate on a part of {folder}, name its folder") from None
     if "train" not in photos.split_names:
-        return every
+        return image_paths(folder)
     try:
         return sorted(path for paths in photos.split("train").paths.values() for path in paths)
     except InputError:  # Too few images to hold some out.
-        return every
+        return image_paths(folder)
 
 
 def _dataset_images(name, preprocessing):

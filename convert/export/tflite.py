@@ -177,9 +177,8 @@ def _compared(model, taken, network, content, path, output, images, mode, counte
     if has_scores:
         kind = outputs.ending(model).kind
         scores = [_opened(path, content).outputs(images[0]), np.asarray(keras.activations.get(kind)(got[:1]))]
-        if (
-            kind == "sigmoid"
-        ):  # With the probability of "no": int8 has steps of 1/256, however small "yes" is.
+        # With the probability of "no": int8 has steps of 1/256, however small that of "yes" is.
+        if kind == "sigmoid":
             scores = [np.hstack([yes, 1 - yes]) for yes in scores]
         between = f"the {mode} file's probabilities and those of its logits"
         agreement.check(*scores, between, tolerance=0.01)

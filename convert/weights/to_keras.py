@@ -50,7 +50,8 @@ def open_checkpoint(
         path: A PyTorch checkpoint, the file of another program's Keras ConvMixer (.keras, .weights.h5 or
             .h5), or "hf://USER/REPO", a Hugging Face repository that holds a checkpoint.
         activation: Name of the activation, one of `activations.RANGES`. Tensors do not say it; it may be left
-            out for a file of a published variant's name or tensors, and for a Keras file that states it.
+            out for a file of a published variant's name or tensors, and for one that states it: of Keras,
+            or `.safetensors` of this package.
         variant: A `Preset`, or its builder's name such as "ConvMixer768_32", whose sizes the checkpoint
             has to have.
         ema: Whether to take the moving average of the weights instead of the weights.
@@ -94,6 +95,8 @@ def open_checkpoint(
     known = package or checkpoint.layout in layouts.LAYOUTS
     preset = _preset(checkpoint.sizes, variant, name, known)
     activation = activation or checkpoint.activation or (preset and preset.activation)
+    if preset and variant is None and preset.activation != activation:
+        preset = None  # Another network of the same sizes.
     if activation is None:
         raise InputError(_which_activation(checkpoint))
     if checkpoint.original is None and package is None:

@@ -248,7 +248,7 @@ def _preprocessing(checkpoint, arguments):
     if record is not None:
         return dataclasses.replace(record, **changes)
     if changes:
-        if checkpoint.input_statistics is None and "mean" not in changes:
+        if checkpoint.input_statistics is None and not {"mean", "std"} & changes.keys():
             given = ", ".join(f"--{name.replace('_', '-')}" for name in changes)
             raise InputError(
                 f"nothing says how the images of {arguments.input} are normalised: give --mean and --std "

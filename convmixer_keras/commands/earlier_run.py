@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from convmixer_keras.commands import flags
+from convmixer_keras.convert.export.calibration import HELD_OUT_SHARE
 from convmixer_keras.training.run.settings import Settings
 from convmixer_keras.utils.text import one_line
 
@@ -37,13 +38,10 @@ def training_images(recipe):
     """
     if recipe.dataset == "digits":
         return recipe.dataset
-    named = (recipe.train_split, recipe.validation_split)
-    if (
-        not os.path.isdir(recipe.dataset)
-        or recipe.validation_share > 0.2
-        or "[" in "".join(filter(None, named))
-    ):
+    named = [name for name in (recipe.train_split, recipe.validation_split, recipe.test_split) if name]
+    holds_out_more = recipe.validation_share > HELD_OUT_SHARE
+    if not os.path.isdir(recipe.dataset) or holds_out_more or "[" in "".join(named):
         return None
-    split = recipe.train_split or ("train" if recipe.validation_split else "")
+    split = recipe.train_split or ("train" if named else "")
     folder = os.path.join(recipe.dataset, split)
     return folder if os.path.isdir(folder) else None

@@ -126,7 +126,7 @@ def _with_truth(known, photos):
         is_imagenets = list(known.class_names) == published_classes("imagenet")
         for number, name in enumerate(known.class_names):
             numbers[known_as(name)].add(number)
-            numbers[imagenet_classes()[number][0] if is_imagenets else name] = {number}
+            numbers[imagenet_classes()[number][0] if is_imagenets else name].add(number)
 
     @functools.cache
     def truth(folder, root):

@@ -76,7 +76,7 @@ def main(argv=None):
         for name, reason in page.left_out.items():
             print(f"  left out {name}: {one_line(reason)}")
         if page.unverified:
-            print(f"  not verified, without PyTorch or ONNX Runtime: {', '.join(page.unverified)}")
+            print(f"  not verified: {', '.join(page.unverified)}")
         if uploading:
             address = _upload_or_keep(folder, arguments.destination)
             print(f'uploaded: {address}\nload it: convmixer_keras.inference.load("{arguments.destination}")')
@@ -95,7 +95,8 @@ def _parser():
         "--calibrate",
         dest="calibration",
         metavar="SOURCE",
-        help="images for int8 and for comparing the .tflite files (default: the run's training data)",
+        help="images for int8 and for comparing the .tflite files (default: the run's training images, where "
+        "they are in a folder of their own)",
     )
     parser.add_argument(
         "--license", metavar="ID", help="of the model, as Hugging Face calls it, such as apache-2.0"
@@ -186,9 +187,20 @@ def write(path, folder, *, calibration=None, license=None, name=None, verbose=Fa
                 shutil.copyfile(run[file], os.path.join(folder, file))
                 files.append(file)
     row = next((row for row in run.read_history() if row["epoch"] == epoch), None) if config else None
-    images = "random images" if calibration is None else "images of the data"
-    facts = (class_names, preprocessing, config, row, exports, files, license, name, images, unverified)
-    put(CARD, model_card.card(model, *facts))
+    card = model_card.card(
+        model,
+        class_names,
+        preprocessing,
+        config,
+        row,
+        exports,
+        files,
+        license=license,
+        name=name,
+        images="random images" if calibration is None else "images",
+        unverified=unverified,
+    )
+    put(CARD, card)
     return Page(files, left_out, unverified)
 
 

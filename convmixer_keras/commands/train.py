@@ -25,7 +25,7 @@ from convmixer_keras.models import presets
 from convmixer_keras.recipes import RECIPES, Recipe, for_dataset, for_variant, recipe_name_for
 from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.training.run.settings import Settings
-from convmixer_keras.utils import command_line, streams
+from convmixer_keras.utils import command_line, extras, streams
 from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.text import counted, one_line
 
@@ -65,6 +65,7 @@ def train(arguments, recipe):
     from convmixer_keras.training.processes.termination import Terminated
     from convmixer_keras.training.run import run_folder
 
+    extras.require("matplotlib", "tensorboard")  # Before a body is fetched.
     folder = run_folder.RunFolder(
         os.path.join("runs", arguments.recipe_name) if arguments.output is None else arguments.output
     )

@@ -47,8 +47,8 @@ def leave_out(splits, max_bad_images=0, check_images=False):
     bad = scan.unreadable(paths, whole)
     readable = [path for path in paths if path not in bad]
     few = len(readable) <= FEW_FILES and sum(map(os.path.getsize, readable)) <= FEW_BYTES
-    if whole or few:
-        bad |= _damaged_jpegs(readable)
+    if readable and (whole or few):
+        bad |= _damaged_jpegs(readable, strict=whole)
     if len(bad) > max_bad_images:
         raise _error(bad, splits)
     left = [split.without(bad) for split in splits]
@@ -77,13 +77,13 @@ def named(splits):
         raise
 
 
-def _damaged_jpegs(paths):
+def _damaged_jpegs(paths, strict):
     """Returns a dictionary from path to error: the JPEG files whose data end too soon, or are wrong.
 
     Decoders take such a file, and fill the rest of its picture with grey. libjpeg says so on standard error,
     where TensorFlow lets it, but names no file. So many are decoded at once, and where it spoke, each alone.
-    Bytes before the end marker are filler behind a whole picture, or the sign of a damaged one: a warning
-    names them.
+    Bytes too many before a marker may be filler, or the sign of a damaged picture: a warning names them, and
+    with `strict` they are an error, but before the end marker.
     """
 
     def decode(path):
@@ -101,7 +101,7 @@ def _damaged_jpegs(paths):
                 continue
             for path in chunk:
                 damage = _JPEG_DAMAGE.search(streams.errors_of(lambda path=path: decode(path)))
-                if damage and damage[0].endswith("before marker 0xd9"):
+                if damage and re.search("before marker 0xd9" if strict else "extraneous", damage[0]):
                     warnings.warn(f"{path}: {damage[0]}", stacklevel=3)
                 elif damage:
                     bad[path] = InputError(f"cannot read {path} as an image: {damage[0]}")

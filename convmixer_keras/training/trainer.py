@@ -62,9 +62,9 @@ def train(
 
     Args:
         recipe: A `Recipe`.
-        output: The folder. It must not hold a run, or with `resume` one of the same recipe, but for what
-            `resume.CHANGEABLE` lists: then the learning rate follows the schedule of a run that had the new
-            settings from its beginning.
+        output: The folder. It must not hold a run, or with `resume` one of the same recipe, `init_from` and
+            `freeze`, but for what `resume.CHANGEABLE` lists: then the learning rate follows the schedule of a
+            run that had the new settings from its beginning.
         settings: A `Settings`; None for the defaults.
         resume: Whether to continue from the last checkpoint of the run in `output`.
         overwrite: Whether to remove the run in `output` first, once it is clear that this one can start.

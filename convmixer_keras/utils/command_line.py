@@ -130,9 +130,10 @@ def run(main):
 
 def _prepare_output():
     """Prints escapes for what the terminal cannot show, and each warning in one line."""
-    for name in ("stdout", "stderr"):  # The lowest descriptor that is free is the one that was closed.
+    # In their order: a file takes the lowest descriptor that is free, which is the one that was closed.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     # Python would add a line of our source.

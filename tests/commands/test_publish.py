@@ -163,6 +163,7 @@ def test_what_was_not_compared_is_named(tmp_path, monkeypatch):
         ({}, "photos"),
         ({"train_split": "training"}, "photos/training"),
         ({"validation_split": "holdout"}, "photos/train"),
+        ({"test_split": "holdout"}, "photos/train"),
         ({"validation_share": 0.3}, None),
         ({"train_split": "train[:90%]", "validation_split": "train[90%:]"}, None),
         ({"dataset": "cifar10"}, None),

@@ -129,7 +129,7 @@ def test_how_a_command_ends(body, variables, stdout, expected):
     assert (done.returncode, done.stderr) == expected
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- 2>&-", "<&- >&- 2>&-"])
 def test_a_command_whose_streams_are_closed(closed, tmp_path):
     command = f'"{sys.executable}" -c "$1" {closed}'
     script = SCRIPT.replace("{}", f"open({str(tmp_path / 'out')!r}, 'w').write('done') and 0")

@@ -102,7 +102,7 @@ def test_a_body_is_for_the_beginning(finished, recipe, changes, message):
         training.train(more, finished, Settings(**changes), resume=True, verbose=0)
 
 
-def test_a_callback_may_stop_the_rest_of_an_epoch(recipe, tmp_path, monkeypatch):
+def test_a_callback_may_stop_the_rest_of_an_epoch(recipe, tmp_path):
     """A resume in the middle of an epoch trains its rest first, and then the other epochs."""
 
     class Broken(keras.callbacks.Callback):
