@@ -29,6 +29,7 @@ gc.set_threshold(100_000, 50, 100)
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs what only Linux has, such as /proc")
 
 
 @pytest.fixture(autouse=True)

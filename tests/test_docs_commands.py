@@ -57,7 +57,8 @@ NOT_RUN = {
 REAL = re.compile(
     r"ConvMixer1024_20|convmixer_768_32|benchmarks/|ablation\.py|cifar10-jpeg|segment.py scenes/|tweet.py$|hf://"
 )
-SLOW = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
+TRAINS = re.compile(r"convmixer-train(?!.*--(help|evaluate))|train_keras\.py")
+SLOW = re.compile(rf"{TRAINS.pattern}|finetune\.py|--mode int8|convmixer-publish")
 PLACEHOLDERS = {"FOLDER": "photos", "RUN": "runs/short", "...": "dog.jpg"}
 SMALL = "--epochs 1 --batch-size 4 --hidden-dim 8 --depth 1"
 # What is added to a command, by the first pattern that it matches: last flags win.
@@ -179,7 +180,7 @@ def prepare(words, request):
         request.getfixturevalue("published_checkpoint")
     if "kimm.keras" in words:
         request.getfixturevalue("kimm_file")
-    if SLOW.search(text) and "benchmarks" not in text:
+    if TRAINS.search(text) and "benchmarks" not in text:
         request.getfixturevalue("published_weights")
     if "hf://" in text:
         server = request.getfixturevalue("hub")

@@ -206,7 +206,7 @@ def test_offline_the_error_says_which_file_to_put_where(server, tmp_path, monkey
     photo = ROOT / "examples" / "photos" / "dog" / "0000.jpg"
     started = time.monotonic()
     done = here(predict.main, photo, "--model", "ConvMixer1024_20")
-    assert (done.code, time.monotonic() - started < 10) == (2, True)
+    assert (done.code, time.monotonic() - started < 20) == (2, True)
     address = f"{nobody}/timm/convmixer_1024_20_ks9_p14.in1k/resolve/main/model.safetensors"
     file = f"{pretrained.cache_folder()}/convmixer_1024_20_ks9_p14.in1k.safetensors"
     assert "name ConvMixer256_8_P2 instead" in done.stderr

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-import keras
 import numpy as np
 
 from convmixer_keras.convert import agreement
@@ -124,9 +123,7 @@ def _keras_outputs(model, images, statistics):
     if endings.ending(model).kind is not None:
         model = endings.logits_model(model)
     mean, std = (np.float32(values) for values in statistics or (0, 1))
-    # The CPU, as PyTorch's model: a GPU may compute convolutions with fewer bits.
-    with keras.device("cpu:0"):
-        results = [model.predict_on_batch(batch * std + mean) for batch in images.batches()]
+    results = [agreement.outputs_of(model, batch * std + mean) for batch in images.batches()]
     results = np.concatenate(results)
     return results.mean(axis=(1, 2)) if results.ndim == 4 else results
 

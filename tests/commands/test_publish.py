@@ -17,6 +17,7 @@ from small_models import build
 import convmixer_keras as ck
 from convmixer_keras import inference
 from convmixer_keras.commands import earlier_run, publish
+from convmixer_keras.convert.export import tflite
 from convmixer_keras.convert.weights import to_keras
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import RECIPES
@@ -28,6 +29,12 @@ HISTORY = (
     "epoch,loss,accuracy,val_loss,val_accuracy,learning_rate\n"
     "1,2.0,0.5,2.0,0.5,0.01\n2,1.5,0.7,1.5,0.75,0.01\n3,1.2,0.8,1.2,0.625,0.01\n"
 )
+
+
+@pytest.fixture
+def one_mode(monkeypatch):
+    """As if `.tflite` files came in float32 alone: each takes a second."""
+    monkeypatch.setattr(tflite, "MODES", {"float32": tflite.MODES["float32"]})
 
 
 @pytest.fixture
@@ -146,6 +153,7 @@ def test_nothing_is_said_that_was_not_measured(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(page.files)
 
 
+@pytest.mark.usefixtures("one_mode")
 def test_what_was_not_compared_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(extras, "is_installed", lambda package: package not in ("torch", "onnxruntime"))
     build(hidden_dim=8, depth=1, kernel_size=3).save(tmp_path / "m.keras")
@@ -180,6 +188,7 @@ def test_int8_is_calibrated_on_what_was_trained_on(changes, found, tmp_path, mon
     assert found == (images and os.path.normpath(images))
 
 
+@pytest.mark.usefixtures("one_mode")
 @pytest.mark.parametrize(
     "arguments", [{"pooling": "max"}, {"activation": "hard_shrink"}, {"residual": False}], ids=str
 )
@@ -191,6 +200,7 @@ def test_what_timm_cannot_compute_gets_no_file_with_its_names(arguments, tmp_pat
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
+@pytest.mark.usefixtures("one_mode")
 def test_another_model_in_the_place_of_the_runs(run, tmp_path):
     other = build(seed=5, hidden_dim=8, depth=1, kernel_size=3, input_mean=120, input_std=60)
     ck.save_model(other, run / "model.keras", list("abcde"))

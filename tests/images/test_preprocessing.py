@@ -93,8 +93,15 @@ def test_extreme_shapes_equal_pillow(height, width, size, crop_pct):
         assert_pillows(ours, image, size, crop_pct, name, atol=1)
 
 
-def test_a_strip_takes_no_more_memory_than_its_crop():
+def test_a_strip_takes_no_more_memory_than_its_crop(monkeypatch):
     """Resized as a whole it would be 224 x 22,400,000 pixels."""
+    resize = Image.Image.resize
+
+    def watched(image, size, *arguments, **options):
+        assert math.prod(size) <= reading.MOST_PIXELS
+        return resize(image, size, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
     strip = np.tile((np.arange(200_000) % 256).astype(np.uint8), (2, 1))
     assert evaluation_transform(strip, 224).shape == (224, 224, 1)
 

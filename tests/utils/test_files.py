@@ -5,6 +5,7 @@ import os
 import zipfile
 
 import pytest
+from conftest import on_linux
 
 from convmixer_keras.utils import limits
 from convmixer_keras.utils.errors import Failure, InputError
@@ -46,6 +47,7 @@ def test_names_that_cannot_be_written(tmp_path):
         write("", "")
 
 
+@on_linux
 def test_a_full_disk_is_said_of_the_file_that_is_written(tmp_path):
     """Also by a block within another, which writes to the temporary path of that."""
 

@@ -1,5 +1,6 @@
 """A file that computes something else than its model is not written."""
 
+import keras
 import numpy as np
 import pytest
 import small_models
@@ -10,7 +11,10 @@ from convmixer_keras.models.saving import save_model
 from convmixer_keras.utils.errors import Failure, InputError
 
 
-def test_nothing_is_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "mode", ["float32", "dynamic", *(pytest.param(m, marks=pytest.mark.slow) for m in ("float16", "int8"))]
+)
+def test_nothing_is_written(mode, tmp_path, monkeypatch):
     """Where the rewrite goes wrong, here on purpose, the old file stays."""
     model = small_models.build()
     other = small_models.build(seed=1)
@@ -19,9 +23,20 @@ def test_nothing_is_written(tmp_path, monkeypatch):
     rewritten = tflite.mobile(other)
     monkeypatch.setattr(tflite, "mobile", lambda *_, **__: rewritten)
     (tmp_path / "out.tflite").write_text("the old file")
-    with pytest.raises(Failure, match="the float32 file and the model differ by"):
-        tflite.export(model, tmp_path / "out.tflite", logits=True)
+    images = np.random.default_rng(0).normal(size=(8, *small_models.SHAPE)).astype(np.float32)
+    with pytest.raises(Failure, match=f"the {mode} file and the model differ by"):
+        tflite.export(model, tmp_path / "out.tflite", mode, calibration=images, logits=True)
     assert (tmp_path / "out.tflite").read_text() == "the old file"
+
+
+def test_probabilities_are_those_of_the_logits(tmp_path, monkeypatch):
+    """A file whose scores are another function of its logits is refused."""
+    real = keras.activations.get
+    swapped = {"softmax": "sigmoid"}
+    monkeypatch.setattr(tflite.keras.activations, "get", lambda name: real(swapped.get(name, name)))
+    with pytest.raises(Failure, match="the float32 file's probabilities and those of its logits differ by"):
+        tflite.export(small_models.build(), tmp_path / "out.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_numbers_that_are_none(tmp_path):

@@ -13,6 +13,7 @@ import zlib
 import keras
 import numpy as np
 import pytest
+from conftest import on_linux
 from PIL import Image
 
 from convmixer_keras.convert.export import tflite
@@ -418,6 +419,7 @@ def check_refusals(cases):
         assert "Traceback" not in done.stderr
 
 
+@on_linux
 def test_archives_that_unpack_to_gigabytes_are_not_unpacked(files, pictures, tmp_path):
     """On the device and here; and entries that nobody asked for are left alone."""
     content = files["float32"].read_bytes()

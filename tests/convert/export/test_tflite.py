@@ -271,7 +271,7 @@ def test_what_a_file_gives(mode, arguments, logits, name, scores, tmp_path):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("bias", [-3.0, -6.0, 3.0])
+@pytest.mark.parametrize("bias", [-3.0, *(pytest.param(b, marks=pytest.mark.slow) for b in (-6.0, 3.0))])
 def test_an_int8_file_of_rare_classes_is_not_refused(bias, tmp_path):
     """int8 has steps of 1/256, which is much of a small probability."""
     model = build(classes=1, **PIXELS)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import convmixer_keras as ck
-from convmixer_keras.convert.weights import to_keras
+from convmixer_keras.convert.weights import activations, network, to_keras
 from convmixer_keras.models import presets
 from convmixer_keras.utils.errors import InputError
 
@@ -150,24 +150,33 @@ def test_counters_of_batches_may_be_absent(ending, tmp_path):
     assert_same_logits(model, reference, images(2, 3))
 
 
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [
-        ("relu", nn.ReLU),
-        ("gelu", nn.GELU),
-        ("silu", nn.SiLU),
-        ("relu6", nn.ReLU6),
-        ("elu", nn.ELU),
-        ("selu", nn.SELU),
-        ("mish", nn.Mish),
-        ("hard_silu", nn.Hardswish),
-        ("tanh", nn.Tanh),
-    ],
-)
+ACTIVATIONS = [
+    ("relu", nn.ReLU),
+    ("gelu", nn.GELU),
+    ("silu", nn.SiLU),
+    ("relu6", nn.ReLU6),
+    ("elu", nn.ELU),
+    ("selu", nn.SELU),
+    ("mish", nn.Mish),
+    ("hard_silu", nn.Hardswish),
+    ("tanh", nn.Tanh),
+]
+
+
+@pytest.mark.parametrize(("name", "module"), ACTIVATIONS)
 def test_activations(name, module, tmp_path):
     reference = torch_reference.random_model("timm", *SMALL, act=module)
-    model = to_keras.convert_checkpoint(saved(tmp_path / "m.pth", reference), activation=name)
+    path = saved(tmp_path / "m.pth", reference)
+    model = to_keras.convert_checkpoint(path, activation=name)
     assert_same_logits(model, reference, images(2, 3))
+    # The network in PyTorch that conversions are verified with.
+    found = network.outputs(to_keras.open_checkpoint(path, activation=name), [images(2, 3)])
+    expected = torch_reference.logits(reference, images(2, 3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_every_activation_is_compared():
+    assert {name for name, _ in ACTIVATIONS} == set(activations.RANGES)
 
 
 def hollow_checkpoint(path, h, d, k, p, n=1000):

@@ -57,11 +57,12 @@ def test_scores_equal_those_by_hand(digits, raw_pixels, activation, tmp_path):
     assert scores.images == 360
 
 
-def test_a_free_image_size_takes_the_recipes(tmp_path):
+def test_a_free_image_size_takes_the_recipes(tmp_path, capsys):
     model = ck.ConvMixer(**SIZES, input_shape=(None, None, 1), input_mean=80, input_std=90)
     ck.save_model(model, tmp_path / "m.keras")
     scores = evaluation.evaluate(tmp_path / "m.keras", dataclasses.replace(RECIPE, image_size=12))
     assert scores.images == 360
+    assert "12x12" in capsys.readouterr().err
 
 
 def test_another_size_than_the_models_own(image_folder, tmp_path):
