@@ -1,17 +1,23 @@
 """The recipes `imagenet` and `cifar10_paper` as a plain PyTorch loop with timm's own parts, to judge ours by.
 
-Prints a row for each epoch, to compare with `history.csv`: loss on the augmented training images, loss and
-accuracy on the test images. Nothing of this package is imported: network, transforms, mixup and cutmix,
-erasing, loss, optimizer and clipping are timm's. The schedule is that of the authors' fork of timm, which
-calls it "onecycle"; timm has none of that shape.
+Prints a row for each epoch, to compare with the `history.csv` of the run below each command: loss on the
+augmented training images, loss and accuracy on the test images. Nothing of this package is imported: network,
+transforms, mixup and cutmix, erasing, loss, optimizer and clipping are timm's. The schedule is that of the
+authors' fork of timm, which calls it "onecycle"; timm has none of that shape.
 
-  python benchmarks/timm_training.py cifar10-jpeg                                      imagenet's settings
-  python benchmarks/timm_training.py cifar10-jpeg --recipe cifar10_paper --patch-size 1 --epochs 3
+  python benchmarks/timm_training.py cifar10-jpeg
+  convmixer-train --recipe imagenet --dataset cifar10-jpeg --image-size 32 --hidden-dim 64 --depth 4 \\
+      --patch-size 2 --kernel-size 5 --epochs 10 --batch-size 64 --dtype-policy float32
+
+  python benchmarks/timm_training.py cifar10-jpeg --recipe cifar10_paper --epochs 3 \\
+      --patch-size 1 --kernel-size 9
+  convmixer-train --recipe cifar10_paper --dataset cifar10-jpeg --hidden-dim 64 --depth 4 --epochs 3
 """
 
 import argparse
 import os
 import random
+import sys
 import time
 
 import numpy as np
@@ -118,6 +124,7 @@ def main(args):
     )
     mix = Mixup(0.5, 0.5, label_smoothing=settings["smoothing"], num_classes=classes)
     erase = RandomErasing(0.25, mode="pixel", device="cpu")
+    print(" ".join(f"{name}={value}" for name, value in vars(args).items()), file=sys.stderr)
     print("epoch,loss,val_loss,val_accuracy,seconds", flush=True)
     for epoch in range(args.epochs):
         start = time.perf_counter()

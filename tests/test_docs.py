@@ -76,6 +76,18 @@ def test_the_readme_shows_the_networks_as_they_are():
         assert str(preset.top1 or "no weights") in top1
 
 
+def test_the_readmes_results_are_those_of_the_pages():
+    table = (
+        (ROOT / "README.md").read_text().partition("\n## Results\n")[2].partition("\n\n| | this package")[0]
+    )
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("results.md", "converting.md"))
+    rows = [row.split("|")[2:4] for row in table.splitlines() if re.match(r"\| \w", row)]
+    figures = re.findall(r"\d+\.\d+(?:e-\d+)?", str(rows))
+    assert len(figures) > 10
+    for figure in figures:
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", pages), figure
+
+
 @pytest.mark.parametrize(
     ("page", "sentence"),
     [

@@ -1,7 +1,8 @@
 """The commands of the README and the pages of docs/ and examples/ are run, read from the pages.
 
 Each starts in a folder of its own with a reader's files. Training commands are made small by flags that are
-added at their end. What trains is a slow test; what is of full size, and the benchmarks, are real ones.
+added at their end. What trains or takes seconds is a slow test; what is of full size, and the benchmarks, are
+real ones.
 """
 
 import argparse
