@@ -3,10 +3,13 @@
 
   python benchmarks/tflite_latency.py                                     ConvMixer-1024/20, as in the README
   python benchmarks/tflite_latency.py --network ConvMixer768_32 --threads 1
+  python benchmarks/tflite_latency.py --network ConvMixer256_8_P2 --images cifar10-jpeg/test --checked 1000
+                                                                          the agreement of trained weights
 
-Batch 1, normalised channels in and logits out; the network has random weights, on which the time does not
-depend, and the normalisations take the statistics of the images, so that it tells them apart. All candidates
-take turns in every round, so that whatever else the machine does meets all of them.
+Batch 1, normalised channels in and logits out. The network has the weights that are part of the package, or
+else random ones, on which the time does not depend; its normalisations then take the statistics of the
+images, so that it tells them apart. All candidates take turns in every round, so that whatever else the
+machine does meets all of them.
 "Same top-1" counts the images whose answer is that of the Keras model; int8 is calibrated on other images.
 Needs the extra "bench".
 """
@@ -35,7 +38,6 @@ import convmixer_keras as ck
 from convmixer_keras.convert.export import tflite
 
 RUNS_A_TURN = 3
-CALIBRATION, CHECKED = 64, 24  # Images.
 # kimm's names of the networks.
 KIMM = {
     "ConvMixer1536_20": "ConvMixer1536D20",
@@ -51,18 +53,24 @@ def main():
     names = [preset.name for preset in ck.presets.PRESETS]
     parser.add_argument("--network", choices=names, default="ConvMixer1024_20")
     parser.add_argument("--images", metavar="FOLDER", help="photographs to calibrate and check with")
+    parser.add_argument("--checked", type=int, default=24, help="images whose answers count (default: 24)")
+    parser.add_argument("--calibration", type=int, default=64, help="others, for int8 (default: 64)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each candidate (default: 9)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
     arguments = parser.parse_args()
 
     preset = next(preset for preset in ck.presets.PRESETS if preset.name == arguments.network)
-    model = getattr(ck, preset.name)()
-    images = photographs(arguments.images, model.input_shape[1])
-    checked, calibration = images[:CHECKED], images[CHECKED:]
-    take_statistics(model, calibration)
+    is_trained = preset.weights == "cifar10"
+    model = getattr(ck, preset.name)(weights=preset.weights if is_trained else None)
+    images = photographs(arguments.images, preset, arguments.checked + arguments.calibration)
+    checked, calibration = images[: arguments.checked], images[arguments.checked :]
+    if not is_trained:
+        take_statistics(model, calibration)
     truth = model.predict(checked, batch_size=1, verbose=0).argmax(-1)
-    if len(set(truth)) < CHECKED // 4:
-        parser.error(f"the network gives {CHECKED} images {len(set(truth))} answers: to agree says nothing")
+    if len(set(truth)) < min(6, preset.classes):
+        parser.error(
+            f"the network gives {len(truth)} images {len(set(truth))} answers: to agree says nothing"
+        )
     image = checked[:1]
     columns, same = {}, {}
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +80,7 @@ def main():
         network = torch_network(model, preset)
         onnx = write_onnx(network, image, folder)
         onnx_int8 = write_onnx_int8(onnx, calibration)
-        openvino_int8 = write_openvino_int8(onnx, calibration)
+        openvino_int8 = write_openvino_int8(onnx, calibration, preset.activation)
         for threads in arguments.threads:
             runners = {name: tflite_runner(path, threads) for name, path in files.items()}
             runners["ONNX Runtime float32"] = onnx_runner(onnx, threads)
@@ -80,7 +88,7 @@ def main():
             runners["OpenVINO float32"] = openvino_runner(onnx, threads, "f32")
             runners[f"OpenVINO as it comes ({openvino_precision()})"] = openvino_runner(onnx, threads)
             runners["OpenVINO int8 (NNCF)"] = openvino_runner(openvino_int8, threads)
-            runners["PyTorch float32"] = torch_runner(network, threads)
+            runners["PyTorch float32, eager"] = torch_runner(network, threads)
             same = {
                 name: sum(int(run(one[None]).argmax() == t) for one, t in zip(checked, truth, strict=True))
                 for name, run in runners.items()
@@ -88,21 +96,24 @@ def main():
             }
             columns[threads] = race(runners, image, arguments.rounds)
         sizes = {name: os.path.getsize(path) / 1e6 for name, path in files.items()}
-    print_table(arguments.network, columns, same, sizes)
+    print_table(arguments.network, columns, same, len(checked), sizes)
 
 
-def photographs(folder, size):
-    """Returns normalised photographs of a folder, or noise: (images, size, size, 3)."""
-    count = CHECKED + CALIBRATION
+def photographs(folder, preset, count):
+    """Returns normalised photographs of a folder, from all over it, or noise: (count, size, size, 3)."""
+    size = preset.image_size
     if folder is None:
         return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype(np.float32)
     import glob
 
     paths = sorted(glob.glob(os.path.join(folder, "**", "*.*"), recursive=True))
-    if len(paths) < 2 * CHECKED:
-        raise SystemExit(f"error: {folder} must hold at least {2 * CHECKED} images, and holds {len(paths)}")
-    pixels = [ck.preprocessing.load_image(path, size=size, crop_pct=0.96) for path in paths[:count]]
-    return ((np.stack(pixels) / 255 - ck.presets.IMAGENET_MEAN) / ck.presets.IMAGENET_STD).astype(np.float32)
+    if len(paths) < count:
+        raise SystemExit(f"error: {folder} must hold at least {count} images, and holds {len(paths)}")
+    paths = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:count]]
+    record = ck.preprocessing.Preprocessing(
+        size, 3, preset.crop_pct, preset.interpolation, preset.orientation, preset.mean, preset.std
+    )
+    return np.stack([record(path) for path in paths])
 
 
 def take_statistics(model, images):
@@ -194,7 +205,7 @@ def race(runners, image, rounds):
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def print_table(network, columns, same, sizes):
+def print_table(network, columns, same, checked, sizes):
     """Prints milliseconds, and how many times faster than the stock float32 file, as a Markdown table."""
     heads = [cell for threads in columns for cell in (f"ms, {threads} thr.", "times faster")]
     print(f"\n{network}, batch 1\n")
@@ -205,7 +216,7 @@ def print_table(network, columns, same, sizes):
         for times in columns.values():
             cells += [f"{times[name]:.1f}", f"{times['stock float32'] / times[name]:.2f}"]
         size = f"{sizes[name]:.1f}" if name in sizes else ""
-        agreement = f"{same[name]} of {CHECKED}" if name in same else ""
+        agreement = f"{same[name]} of {checked}" if name in same else ""
         print(f"| {name:24} | " + " | ".join(cells) + f" | {agreement} | {size} |")
 
 

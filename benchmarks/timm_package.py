@@ -1,9 +1,10 @@
 """timm beside the torchvision and the Pillow that are installed, whatever their versions."""
 
+from PIL import Image, ImageOps
+
 
 def import_timm():
     import torch
-    from PIL import Image, ImageOps
 
     try:
         import torchvision  # noqa: F401
@@ -16,7 +17,9 @@ def import_timm():
     from timm.data import auto_augment
 
     # timm keeps no bit at a magnitude of 10, which Pillow 12 refuses; earlier ones made such an image black.
-    auto_augment.NAME_TO_OP["PosterizeIncreasing"] = lambda image, bits, **_: (
-        ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
-    )
+    auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
     return timm
+
+
+def posterize(image, bits, **_):
+    return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)

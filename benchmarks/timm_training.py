@@ -3,7 +3,7 @@
 Prints a row for each epoch, to compare with the `history.csv` of the run below each command: loss on the
 augmented training images, loss and accuracy on the test images. Nothing of this package is imported: network,
 transforms, mixup and cutmix, erasing, loss, optimizer and clipping are timm's. The schedule is that of the
-authors' fork of timm, which calls it "onecycle"; timm has none of that shape.
+authors' fork of timm, which calls it "onecycle" and turns at whole epochs; timm has none of that shape.
 
   python benchmarks/timm_training.py cifar10-jpeg
   convmixer-train --recipe imagenet --dataset cifar10-jpeg --image-size 32 --hidden-dim 64 --depth 4 \\

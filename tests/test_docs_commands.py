@@ -162,6 +162,8 @@ def test_commands_run(command, folder, request, monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)
     if "runs/short" in words:
         run(f"python train_keras.py --output runs/short {SMALL}".split())
+    if "tflite_latency" in command:
+        pytest.importorskip("nncf")
     if "benchmarks/" in command:
         # Their contenders have processes of their own, which import the script.
         subprocess.run([sys.executable, *words[1:]], cwd=root, check=True, env=environment())
