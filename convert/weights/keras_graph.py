@@ -26,17 +26,25 @@ from convmixer_keras.utils.errors import InputError, first_line
 # How activations are given where they are the exact ones; keras.ops and layers have these parameters.
 _EXACT = {"approximate": False, "alpha": 1.0, "negative_slope": 0.0, "threshold": 0.0}
 _PLACES = ((1, 2), (2, 1), (-3, -2), (-2, -3))
-# Augmentation, which passes images on when a network is used. RandomCrop does not: it crops their centre.
-_AUGMENTATION = ("AugMix", "CutMix", "MixUp", "Random")
+
+
+class _OfKeras2(keras.layers.DepthwiseConv2D):
+    """Makes a layer of what Keras 2 wrote, whose `groups` Keras 3 refuses."""
+
+    @classmethod
+    def from_config(cls, config):
+        return keras.layers.DepthwiseConv2D.from_config({k: v for k, v in config.items() if k != "groups"})
 
 
 def load(path):
     """Returns the `keras.Model` in a file, or None where the file holds no graph of Keras' own layers."""
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Exception):  # Keras raises anything.
         # Keras goes by the name, which need not fit.
-        named = os.path.join(folder, "model.h5" if h5py.is_hdf5(path) else "model.keras")
+        is_old = h5py.is_hdf5(path)
+        named = os.path.join(folder, "model.h5" if is_old else "model.keras")
         os.symlink(os.path.abspath(path), named)
-        model = keras.saving.load_model(named, compile=False)
+        known = {"DepthwiseConv2D": _OfKeras2} if is_old else None
+        model = keras.saving.load_model(named, custom_objects=known, compile=False)
         return model if graph.has_graph(model) else None
     return None
 
@@ -93,7 +101,7 @@ def _in_front(found):
         elif isinstance(producer, keras.layers.Normalization) and not producer.invert:
             shift, scale = parts.statistics(producer)
             mean, std = mean * scale + shift, std * scale
-        elif kind.startswith(_AUGMENTATION) and kind != "RandomCrop":
+        elif outputs.augments(producer):
             left_out.append(f"{producer.name} ({kind})")
         elif not outputs.passes_on(producer):
             raise InputError(
@@ -143,7 +151,8 @@ class _Plain:
                 before.activation = keras.activations.get(name)  # Of our copy.
                 return tensors[0]
         if kind == "Mean" and operation.axis and tuple(operation.axis) in _PLACES:
-            return keras.layers.GlobalAveragePooling2D(name=self.unused(operation.name))(*tensors)
+            name = self.unused(operation.name)
+            return keras.layers.GlobalAveragePooling2D("channels_last", name=name)(*tensors)
         if kind == "GlobalAveragePooling2D":
             return self.copy(operation, keepdims=False)(*tensors)
         if self.names.setdefault(operation.name, operation) is not operation:  # In two models within.

@@ -69,9 +69,13 @@ def _read(path, epsilon):
         config = json.loads(weights.attrs.get("model_config", "{}"))
         weights = weights.get("model_weights", weights)
 
+    for kind, layer in _layers(config.get("config", {})):
+        name = str(layer.get("name"))
+        # keras-cv's layers call TensorFlow's GELU themselves.
+        if kind in ("Lambda", "TFOpLambda", "SlicingOpLambda") and not name.startswith("tf.nn.gelu"):
+            raise InputError(f"{path}: what layer {name!r} ({kind}) does is code, which is not run")
     names = _texts(weights, "layer_names")  # Of Keras 2.
     layers = _keras_2_layers(weights, names) if names else _keras_3_layers(weights)
-    # keras-cv's layers call TensorFlow's GELU themselves.
     keras_cv = any(name.startswith("tf.nn.gelu") for name in names)
     package = "keras_cv" if keras_cv else str(config.get("registered_name")).partition(">")[0]
     package = package if package in _EPSILONS else None
@@ -93,7 +97,8 @@ def _read(path, epsilon):
             tensors[f"{name}.{tensor}"] = _stored(array, f"{name}.{tensor}", path, shift)
     if keras_cv:
         rescales = any(name.startswith("rescaling") for name in names)
-        return tensors, "gelu", _KERAS_CV_PIXELS if rescales else None, package
+        stated = _input_statistics(config, package)
+        return tensors, "gelu", stated or (_KERAS_CV_PIXELS if rescales else None), package
     return tensors, _stated_activation(config), _input_statistics(config, package), package
 
 

@@ -145,8 +145,8 @@ def _refuse_gaps(names, source):
         for number, step in zip(numbers, steps, strict=False):
             if step != min(steps):
                 raise InputError(
-                    f"{source} lacks a block: no depthwise convolution is numbered {number + min(steps)} "
-                    f"like {names[0]}"
+                    f"{source} lacks a block, or has a layer without weights in its place: no depthwise "
+                    f"convolution is numbered {number + min(steps)} like {names[0]}"
                 )
 
 

@@ -69,6 +69,16 @@ def is_activation(layer):
     return activation_of(layer) is not None and not hasattr(layer, "kernel")
 
 
+# What begins so passes images on when a network is used. RandomCrop does not: it crops their centre.
+_AUGMENTATION = ("AugMix", "CutMix", "MixUp", "Rand")
+
+
+def augments(layer):
+    """Whether a layer changes images in training alone."""
+    kind = type(layer).__name__
+    return kind.startswith(_AUGMENTATION) and kind != "RandomCrop"
+
+
 def passes_on(layer):
     """Whether a layer, operation or nested model gives in prediction the numbers that it takes."""
     if graph.has_graph(layer):
@@ -125,7 +135,8 @@ def logits_model(model):
 
 
 def _described(model, layer):
-    by = f" with {layer.activation.__name__}" if hasattr(layer, "kernel") else ""
+    activation = getattr(layer, "activation", None) if hasattr(layer, "kernel") else None
+    by = f" with {getattr(activation, '__name__', type(activation).__name__)}" if activation else ""
     return f"{model.name} ends in {layer.name!r} ({type(layer).__name__}{by})"
 
 

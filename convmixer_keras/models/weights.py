@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from convmixer_keras.images import preprocessing
-from convmixer_keras.images.class_names import is_same_class
+from convmixer_keras.images.class_names import known_as
+from convmixer_keras.models import graph, outputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.models.keras_file import check_weights_file
 from convmixer_keras.models.presets import Sizes, for_channels
@@ -50,18 +51,19 @@ class Stored:
     def match_classes(self, class_names):
         """Puts the classifier's outputs into the order of these classes, and drops it if it knows others.
 
-        Classes that the file does not name are taken to be the same where they are as many.
+        Of classes that the file does not name, as many may be the same: the classifier stays, to start from.
 
         Returns:
-            Whether the classifier is there, for these classes.
+            Whether the classifier is known to be for these classes.
         """
         names = self.class_names
-        if self.sizes.classes != len(class_names):
+        if names is None or self.sizes.classes != len(class_names):
             return False
-        if names is None or all(map(is_same_class, names, class_names)):
+        theirs, ours = (list(map(known_as, group)) for group in (names, class_names))
+        if theirs == ours:
             return True
-        if set(names) == set(class_names):
-            order = [names.index(name) for name in class_names]
+        if sorted(theirs) == sorted(ours):
+            order = [theirs.index(name) for name in ours]
             self.arrays["head"] = [array[..., order] for array in self.arrays["head"]]
             return True
         del self.arrays["head"]
@@ -179,6 +181,12 @@ def _of_model(source, path):
         parts = anatomy.of(model)
     except InputError as error:
         raise InputError(f"the weights of {source} cannot be taken: {error}") from None
+    layer, taken = graph.producer(parts.image)
+    while taken and (outputs.passes_on(layer) or outputs.augments(layer)):
+        layer, taken = graph.producer(taken[0])
+    if taken:
+        in_front = f"layer {layer.name!r} stands in front of its network"
+        raise InputError(f"the weights of {source} cannot be taken: {in_front}")
     facts = {name: getattr(parts, name) for name in _FACTS}
     record, sides = preprocessing.of(path), model.input_shape[1:3]
     prepared = {} if None in sides else {"size": sides}

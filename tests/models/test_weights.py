@@ -158,3 +158,21 @@ def test_published_weights_say_their_facts():
         load_weights(other, body)
     with pytest.raises(InputError, match="published for"):
         pretrained.open_body("ConvMixer256_8")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_weights_of_a_network_behind_other_layers(nested, tmp_path):
+    """A model that scales its input gives other logits than its network; one that augments does not."""
+    sizes = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "classes": 3}
+    for front, is_refused in ((keras.layers.Rescaling(1 / 255), True), (keras.layers.RandomFlip(), False)):
+        image = keras.Input((8, 8, 3))
+        if nested:
+            model = keras.Sequential([image, front, ck.ConvMixer(**sizes, input_shape=(8, 8, 3))])
+        else:
+            model = ck.ConvMixer(**sizes, input_tensor=front(image))
+        model.save(tmp_path / "m.keras")
+        if is_refused:
+            with pytest.raises(InputError, match=r"layer 'rescaling\w*' stands in front of its network"):
+                ck.ConvMixer(**sizes, input_shape=(8, 8, 3), weights=tmp_path / "m.keras")
+        else:
+            ck.ConvMixer(**sizes, input_shape=(8, 8, 3), weights=tmp_path / "m.keras")

@@ -1,5 +1,6 @@
 """Graphs of other Keras programs: a ConvMixer gives its own logits, anything else is refused by its layer."""
 
+import json
 import shutil
 
 import h5py
@@ -289,6 +290,28 @@ def test_what_a_graph_states_is_not_overridden(arguments, words, tmp_path):
     variant().save(tmp_path / "m.keras")
     with pytest.raises(InputError, match=words):
         to_keras.open_checkpoint(tmp_path / "m.keras", **arguments)
+
+
+def test_a_graph_of_keras_2_is_read(tmp_path):
+    """It writes a setting of depthwise convolutions that Keras 3 refuses."""
+    model = variant(depthwise=lambda self: layers.DepthwiseConv2D(3, padding="same", dilation_rate=2))
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "DepthwiseConv2D":
+                layer["config"]["groups"] = 1
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(InputError, match="dilation"):
+        to_keras.open_checkpoint(tmp_path / "m.h5")
+
+
+def test_code_in_front_is_not_left_out(tmp_path):
+    image = keras.Input((SIDE, SIDE, 3))
+    model = keras.Model(image, variant()(layers.Lambda(lambda x: x / 255.0, name="scaled")(image)))
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=r"layer 'scaled' \(Lambda\) does is code, which is not run"):
+        to_keras.open_checkpoint(tmp_path / "m.keras", activation="gelu")
 
 
 def test_names_that_belie_the_content(tmp_path):

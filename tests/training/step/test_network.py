@@ -85,6 +85,11 @@ def test_a_run_with_frozen_blocks(body, tmp_path):
         (None, "abcd", None),
         ("abcde", "abcde", [0, 1, 2, 3, 4]),
         ("caebd", "abcde", [1, 3, 0, 4, 2]),
+        (
+            ["e\u0301", "b", "n02099601", "d", "e"],
+            ["b", "golden retriever", "d", "e", "\xe9"],
+            [1, 2, 3, 4, 0],
+        ),
         ("abcde", "abcdf", None),
         ("abcde", "abcd", None),
     ],
@@ -94,7 +99,9 @@ def test_the_classifier_comes_along_where_it_knows_the_classes(known, asked, ord
     recipe = recipe_of(tmp_path / "body.keras")
     model = network.build_model(recipe, 1, len(asked))
     before = layer_weights(model, "head")
-    assert network.start_from(model, tmp_path / "body.keras", list(asked)) is (order is not None)
+    assert network.start_from(model, tmp_path / "body.keras", list(asked)) is (
+        order is not None and known is not None
+    )
     np.testing.assert_array_equal(
         layer_weights(model, "block1_depthwise")[0], layer_weights(body, "block1_depthwise")[0]
     )
