@@ -12,6 +12,7 @@ import numpy as np
 
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.predictor import Predictor, choose_preprocessing
+from convmixer_keras.images.scores import Scores as Scores
 from convmixer_keras.models import presets
 from convmixer_keras.utils import hub
 from convmixer_keras.utils.errors import InputError, first_line

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convmixer_keras.utils import errors
+from convmixer_keras.utils import errors, streams
 
 # PyTorch's CUDA builds load triton when they need it, which ends the process where TensorFlow came first.
 with contextlib.suppress(ImportError):
@@ -36,6 +36,7 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs what only L
 def _clean_keras():
     """Each test starts from Keras' default policy and a fixed seed, whatever the one before did."""
     errors.call_by({})
+    streams.in_command = False
     keras = sys.modules.get("keras")
     if keras is None:  # Nothing before used it, and this test may do without.
         return

@@ -1,5 +1,6 @@
 """The images that a `.tflite` file is calibrated and checked with."""
 
+import math
 import os
 import warnings
 
@@ -23,10 +24,10 @@ def calibration_images(source, shape, takes_pixels, preprocessing, counted):
     """
     if source is None:
         random = np.random.default_rng(0)
-        images = random.normal(size=(RANDOM_IMAGES, *shape))
+        count = max(1, min(RANDOM_IMAGES, 2**27 // math.prod(shape)))  # At most half a gigabyte.
         if takes_pixels:
-            images = random.integers(0, 256, images.shape)
-        return images.astype(np.float32)
+            return random.integers(0, 256, (count, *shape), np.uint8).astype(np.float32)
+        return random.standard_normal((count, *shape), np.float32)
     if not isinstance(source, (str, os.PathLike)):
         images = np.asarray(source)
         if images.shape[1:] != shape or not len(images) or images.dtype.kind not in "uif":

@@ -245,12 +245,11 @@ def _checked(model, made, path, output):
         return session.run(None, {"image": images})[0]
 
     sizes = anatomy.of(model).sizes
-    side = 16 * sizes.patch_size
+    side = max(1, min(16, 1024 // sizes.patch_size)) * sizes.patch_size
     shape = [_IMAGES, *(known or side for known in model.inputs[0].shape[1:3]), sizes.channels]
-    images = np.random.default_rng(0).uniform(0, 255, shape)
+    images = 255 * np.random.default_rng(0).random(shape, np.float32)
     if not inputs.takes_pixels(model):
         images = (images - 128) / 64
-    images = images.astype(np.float32)
     got, unscored = ran(path), model
     if output == "probabilities":
         activation = keras.activations.get(outputs.ending(model).kind)

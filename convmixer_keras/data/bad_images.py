@@ -15,8 +15,9 @@ from convmixer_keras.utils.errors import InputError, arg
 MOST_LISTED = 200
 # To look at a file takes 0.1 ms: of more files, it would keep a run of 1.28 million waiting for minutes.
 MOST_LOOKED_AT = 200_000
-# Up to here, JPEG files are decoded in any case, at an eighth of their size: a second or two.
+# Up to here, a command decodes JPEG files in any case, at an eighth of their size: a second or two.
 FEW_FILES, FEW_BYTES = 10_000, 2**28
+AT_ITS_END = 5.0  # Seconds that a run takes to find more bad files than the one that ends it.
 CHUNK = 256  # Files that are decoded at once.
 _JPEG_DAMAGE = re.compile(r"Corrupt JPEG data: .*|Premature end of JPEG file")  # What libjpeg says.
 
@@ -30,7 +31,7 @@ def leave_out(splits, max_bad_images=0, check_images=False):
         max_bad_images: How many bad files to leave out, of all splits together, each with a warning. Over 0,
             every file is decoded.
         check_images: Whether to decode every file in any case, and not only to look at its header and its
-            end, and of a few files at the picture of a JPEG.
+            end. (A command also decodes the JPEG files where there are few.)
 
     Returns:
         A list of the splits without the bad files.
@@ -46,7 +47,9 @@ def leave_out(splits, max_bad_images=0, check_images=False):
         return splits
     bad = scan.unreadable(paths, whole)
     readable = [path for path in paths if path not in bad]
-    few = len(readable) <= FEW_FILES and sum(map(os.path.getsize, readable)) <= FEW_BYTES
+    few = (
+        streams.in_command and len(readable) <= FEW_FILES and sum(map(os.path.getsize, readable)) <= FEW_BYTES
+    )
     if readable and (whole or few):
         bad |= _damaged_jpegs(readable, strict=whole)
     if len(bad) > max_bad_images:
@@ -63,7 +66,7 @@ def leave_out(splits, max_bad_images=0, check_images=False):
 def named(splits):
     """Within this block, TensorFlow's error about an image or a label of `splits` becomes an InputError.
 
-    That of a file lists all bad ones.
+    That of a file lists it, and what else is found within seconds.
     """
     try:
         yield
@@ -72,7 +75,7 @@ def named(splits):
     except tf.errors.OpError as error:
         if refused := re.search(r"\[(labels must be .*?)\] \[(.*?)\]", str(error)):
             raise InputError(" ".join(refused.groups())) from None
-        if "IteratorGetNext" in str(error) and (bad := scan.unreadable(_paths(splits), whole=True)):
+        if "IteratorGetNext" in str(error) and (bad := scan.unreadable(_paths(splits), True, AT_ITS_END)):
             raise _error(bad, splits) from None
         raise
 

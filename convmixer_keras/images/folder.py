@@ -6,6 +6,7 @@ here needs TensorFlow.
 
 import collections
 import hashlib
+import itertools
 import os
 import re
 import unicodedata
@@ -77,6 +78,8 @@ class Folder:
             self.split_names, self._divided = [train_split], self.root
         elif train_split in self.split_names and not {*VALIDATION_SPLITS} & {*self.split_names}:
             self._divided = os.path.join(self.root, train_split)
+        below = [self._path(name) for name in self.split_names] if not self._divided else [self._divided]
+        _check_links([os.path.join(path, name) for path in below for name in _subfolders(path, self.root)])
         if self._divided and validation_share > 0:
             self.split_names = sorted([*self.split_names, HELD_OUT])
 
@@ -231,6 +234,14 @@ def _subfolders(path, root):
     """Returns the names of the folders in one, but for links that lead back into the data set."""
     own = (os.path.realpath(root),)
     return sorted(entry.name for entry in entries_of(path) if is_folder(entry) and not leads_back(entry, own))
+
+
+def _check_links(folders):
+    """Raises InputError where one folder of a class, behind its links, is another one or lies in it."""
+    real = sorted((os.path.join(os.path.realpath(path), ""), path) for path in folders)
+    for (one, path), (other, second) in itertools.pairwise(real):
+        if other.startswith(one):
+            raise InputError(f"{path} and {second} lead to the same images")
 
 
 def _report_links_back(path, root):

@@ -84,10 +84,12 @@ def scores_of(batches):
     """Returns the `Scores` of batches: pairs of probabilities (n, classes) and integer labels (n,).
 
     Raises:
-        InputError: If there are no images, or a probability is NaN.
+        InputError: If there are no images, a label is none of the classes, or a probability is NaN.
     """
     found, of_truth, of_found, truth = [], [], [], []
     for probabilities, labels in batches:
+        if (wrong := labels[(labels < 0) | (labels >= probabilities.shape[1])]).size:
+            raise InputError(f"labels must be from 0 to {probabilities.shape[1] - 1}, got {wrong[0]}")
         found.append(best(probabilities, 5))
         # As in Keras' cross-entropy, of what the scores add up to: sigmoids, and int8 ones, to about 1 only.
         shares = probabilities / np.maximum(probabilities.sum(1, keepdims=True), _FOR_ZERO)

@@ -13,7 +13,7 @@ import signal
 import sys
 import warnings
 
-from convmixer_keras.utils import checks
+from convmixer_keras.utils import checks, streams
 from convmixer_keras.utils.errors import Failure, InputError, call_by
 from convmixer_keras.utils.files import remove_temporary_folders
 from convmixer_keras.utils.text import one_line
@@ -116,6 +116,7 @@ def need_tensorflow():
 def run(main):
     """Runs a command and exits with its code: 0 done, 1 failed while working, 2 wrong use or bad input."""
     _prepare_output()
+    streams.in_command = True
     code = _code_of(main)
     call_by({})
     try:

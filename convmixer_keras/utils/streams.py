@@ -7,10 +7,16 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import warnings
 
 from convmixer_keras.utils.errors import Failure, InputError
 from convmixer_keras.utils.text import one_line
+
+in_command = (
+    False  # A library leaves file descriptors alone unless it is asked; `command_line.run` is a program.
+)
+_one_at_a_time = threading.Lock()  # Each puts the descriptor back to what it was.
 
 
 def quiet_start():
@@ -73,8 +79,9 @@ def quiet_python():
 
 def errors_of(function):
     """Calls a function, and returns what was written on standard error from C++ meanwhile."""
-    with tempfile.TemporaryFile() as held_back:
-        sys.stderr.flush()
+    with _one_at_a_time, tempfile.TemporaryFile() as held_back:
+        if sys.stderr:
+            sys.stderr.flush()
         copy = os.dup(2)
         os.dup2(held_back.fileno(), 2)
         try:

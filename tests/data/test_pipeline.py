@@ -23,6 +23,7 @@ from convmixer_keras.data import bad_images, named
 from convmixer_keras.data import pipeline as data
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.recipes import CIFAR10_FAST, DIGITS, IMAGENET
+from convmixer_keras.utils import streams
 from convmixer_keras.utils.errors import InputError
 
 
@@ -264,6 +265,7 @@ def test_what_only_decoding_finds(image_folder, tmp_path, capfd, monkeypatch):
         assert any(name in line for line in error.value.lines), name
     assert "more.jpg" not in str(error.value)
     assert "JPEG" not in capfd.readouterr().err
+    monkeypatch.setattr(streams, "in_command", True)
     with (  # Few JPEG files are decoded in any case.
         pytest.warns(UserWarning, match=r"both\.jpg: Corrupt JPEG data: 20 extraneous bytes"),
         pytest.raises(InputError, match="2 of 56 image files"),

@@ -213,6 +213,25 @@ def test_no_class_or_split_is_another_ones_link(link, target, tmp_path):
     assert {*paths} == {"cat", "dog"}
 
 
+@pytest.mark.parametrize(
+    ("links", "names"),
+    [
+        ({"cat": "pets", "dog": "pets/dogs"}, "cat and .*dog"),
+        ({"cat": "x", "dog": "x"}, "cat and .*dog"),
+        ({"train": "all", "val": "all"}, "train/.* and .*val/"),
+    ],
+    ids=str,
+)
+def test_no_two_links_lead_to_the_same_images(links, names, tmp_path):
+    layout(tmp_path / "out", "pets", "pets/dogs", "x", "all/cat", "all/dog")
+    root = layout(tmp_path / "photos", *(() if "train" in links else ("bird",)))
+    root.mkdir(exist_ok=True)
+    for link, target in links.items():
+        (root / link).symlink_to(tmp_path / "out" / target)
+    with pytest.raises(InputError, match=f"{names}.* lead to the same images"):
+        Folder(root)
+
+
 def test_links_that_lead_elsewhere_are_followed(tmp_path):
     layout(tmp_path / "elsewhere", "cats", "cats/more", "dogs", "birds")
     root = layout(tmp_path / "photos", "cat")

@@ -22,6 +22,12 @@ def test_scores_are_those_of_scikit_learn():
     np.testing.assert_array_equal(found.confusion, expected)
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_that_are_no_classes(label):
+    with pytest.raises(InputError, match=f"labels must be from 0 to 2, got {label}"):
+        scores_of([(np.full((2, 3), 1 / 3), np.array([0, label]))])
+
+
 def test_a_tie_is_decided_as_argmax_decides_it():
     """Scores in a few steps, as int8 files give them, of which many are equal."""
     random = np.random.default_rng(1)
