@@ -30,8 +30,8 @@ def with_body(recipe, source, overrides):
     return dataclasses.replace(recipe, **{**found, **overrides})
 
 
-def with_batch_for_few(recipe):
-    """Returns a recipe whose batches are not larger than a folder of a few photographs."""
+def with_batch_for_few(recipe, bad=0):
+    """Returns a recipe whose batches are not larger than a folder of a few photographs without `bad` ones."""
     from convmixer_keras.data.datasets import open_source
     from convmixer_keras.images.splits import training_split
 
@@ -39,7 +39,7 @@ def with_batch_for_few(recipe):
     if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(images_in(folder), many)) == many:
         return recipe
     source = open_source(recipe)
-    images = source.read(training_split(source, recipe)).size
+    images = max(1, source.read(training_split(source, recipe)).size - bad)
     if images >= recipe.batch_size:
         return recipe
     # A power of two, which several devices can share.

@@ -53,7 +53,7 @@ def main(argv=None):
         if getattr(arguments, "init_from", None):
             recipe = with_body(recipe, arguments.init_from, arguments.overrides)
         if "batch_size" not in arguments.overrides:
-            recipe = with_batch_for_few(recipe)
+            recipe = with_batch_for_few(recipe, Settings(**flags.given(arguments, Settings)).max_bad_images)
         return preview.preview(arguments, recipe)
     return train(arguments, recipe)
 
@@ -79,8 +79,9 @@ def train(arguments, recipe):
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
             recipe = with_body(recipe, settings.init_from, arguments.overrides)
-        if not arguments.resume and "batch_size" not in arguments.overrides:
-            recipe = with_batch_for_few(recipe)
+        of_run = arguments.resume and arguments.recipe is None
+        if not of_run and "batch_size" not in arguments.overrides:
+            recipe = with_batch_for_few(recipe, settings.max_bad_images)
     print(recipe_text(recipe, arguments.recipe_name if not arguments.resume else "of the run"), flush=True)
     warn_of_slow_precision(recipe)
     go_on = shlex.join([*command_line.started_as(), "--resume", "--output", folder.path])
@@ -130,11 +131,12 @@ def test(folder, recipe, settings):
             folder[run_folder.BEST_MODEL],
             dataclasses.replace(recipe, validation_split=recipe.test_split),
             settings.data_dir,
+            verbose=1,
             max_bad_images=settings.max_bad_images,
         )
         known = {"after_epochs": finished, "split": recipe.test_split, "model": run_folder.BEST_MODEL}
         known |= {"loss": scores.loss, "top1": scores.top1, "top5": scores.top5, "images": scores.images}
-        folder.write_config({**config, "test": known})
+        folder.write_config({**folder.read_config(), "test": known})
     print(
         f"\ntest accuracy {100 * known['top1']:.2f} % of {known['model']} on the {known['images']} images of "
         f"{recipe.test_split!r} (not used to choose the model)"

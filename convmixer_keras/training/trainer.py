@@ -153,7 +153,8 @@ def train(
             folder.remove_run()
             folder.write_config(_config(recipe, settings, data, model, devices, command))
         if recipe.head_epochs and not resume:
-            _train_head(model, recipe, data, strategy, workers, with_head, verbose)
+            with termination.noted() as asked:
+                _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked)
         history = folder.read_history(progress.epochs) if folder else []
         preprocessing = recipe.preprocessing(data.channels)
         writer = RunWriter(folder, model, data.class_names, history, workers.count == 1, preprocessing)
@@ -190,13 +191,13 @@ def train(
     return writer.history
 
 
-def _train_head(model, recipe, data, strategy, workers, with_head, verbose):
+def _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked):
     """Trains a new head alone, in the chief, and gives it to every process."""
     if with_head:
         text = "head: the body's, which knows these classes"
     elif workers.is_chief:
         with data.errors_named():
-            images, accuracy = train_head(model, recipe, data, verbose)
+            images, accuracy = train_head(model, recipe, data, verbose, asked)
         passes = counted(recipe.head_epochs, "epoch")
         text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
     if workers.count > 1:

@@ -316,6 +316,8 @@ def test_a_few_photographs_are_one_batch(images, batch, image_folder, tmp_path):
         tmp_path = image_folder
     recipe = dataclasses.replace(RECIPES["finetune"], dataset=str(tmp_path), validation_share=0.01)
     assert fitting.with_batch_for_few(recipe).batch_size == batch
+    if images < 32:
+        assert fitting.with_batch_for_few(recipe, bad=images - 2).batch_size == 2  # Those that are left out.
     assert fitting.with_batch_for_few(dataclasses.replace(recipe, dataset="digits")).batch_size == 32
 
 

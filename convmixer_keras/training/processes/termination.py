@@ -18,21 +18,29 @@ class Asked:
 
     signal = None
 
+    def check(self):
+        """Raises what the signal asks for, where nothing has been kept yet."""
+        if self.signal:
+            kind = KeyboardInterrupt if self.signal == signal.SIGINT else Terminated
+            ended = kind("ended before the first step")
+            ended.resumable = False
+            raise ended
+
 
 @contextlib.contextmanager
 def noted():
     """Within this block, SIGTERM and Ctrl-C are only noted, in the `Asked` that it yields.
 
     An exception out of the blue could be swallowed by library code that happens to run: JAX, which Keras
-    imports where it is installed, does so in a hook of the garbage collector. A second Ctrl-C raises
-    KeyboardInterrupt all the same.
+    imports where it is installed, does so in a hook of the garbage collector. A second Ctrl-C does what the
+    first would have done before this block.
     """
     asked = Asked()
 
     def note(number, _):
         asked.signal = signal.Signals(number)
         if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     if threading.current_thread() is not threading.main_thread():  # Python hears signals in that one alone.
         yield asked

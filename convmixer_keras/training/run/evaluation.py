@@ -6,7 +6,6 @@ import math
 from convmixer_keras import inference
 from convmixer_keras.data import pipeline
 from convmixer_keras.data.datasets import open_source
-from convmixer_keras.images.scores import Scores
 from convmixer_keras.recipes import Recipe
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.files import Path
@@ -23,7 +22,7 @@ def evaluate(
     scores: str | None = None,
     changes: dict | None = None,
     **checks: int,
-) -> Scores:
+) -> inference.Scores:
     """Evaluates a trained model on the validation split of a recipe's data set.
 
     Args:

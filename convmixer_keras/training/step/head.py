@@ -11,14 +11,15 @@ from convmixer_keras.utils import progress
 MOST_VALUES = 2**28  # Of features that are kept: 1 GiB, or 262,144 images of 1,024 channels.
 
 
-def train_head(model, recipe, data, verbose):
+def train_head(model, recipe, data, verbose, asked):
     """Trains the head of a model on the features of the training images, which are not augmented.
 
-    Returns how many images it has learnt from, and its accuracy on the validation images, 0..1.
+    `asked`, an `Asked`, may end it between two steps. Returns how many images it has learnt from, and its
+    accuracy on the validation images, 0..1.
     """
     body, layer = keras.Model(model.input, model.get_layer("head").input), model.get_layer("head")
     (features, labels), (held_out, truth) = (
-        _features(body, images, what, verbose)
+        _features(body, images, what, verbose, asked)
         for images, what in zip(data.plain, ("training", "validation"), strict=True)
     )
     # From zeros: of a random beginning, too much is left after the few steps of a few photographs.
@@ -29,12 +30,14 @@ def train_head(model, recipe, data, verbose):
     targets, weights = np.eye(layer.units, dtype=np.float32)[labels], None
     if recipe.class_weight == "balanced":
         weights = (len(labels) / (layer.units * np.maximum(targets.sum(0), 1)))[labels]
-    head.fit(features, targets, recipe.batch_size, recipe.head_epochs, verbose=0, sample_weight=weights)
+    ending = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: asked.check())
+    options = {"verbose": 0, "callbacks": [ending], "sample_weight": weights}
+    head.fit(features, targets, recipe.batch_size, recipe.head_epochs, **options)
     layer.set_weights(head.get_weights())
     return len(labels), np.mean(head.predict_on_batch(held_out).argmax(1) == truth)
 
 
-def _features(body, images, what, verbose):
+def _features(body, images, what, verbose, asked):
     """Returns float32 features (images, hidden_dim) of a `Validation`, and labels (images,)."""
     most = MOST_VALUES // math.prod(body.output_shape[1:])
     call = tf.function(lambda batch: body(batch, training=False), reduce_retracing=True)
@@ -43,6 +46,7 @@ def _features(body, images, what, verbose):
     if verbose:
         batches = progress.shown(batches, f"features of {what}", total, "images", lambda batch: len(batch[0]))
     for batch, targets in batches:
+        asked.check()
         features.append(call(batch).numpy().astype(np.float32))
         labels.append(targets.numpy().argmax(1))
         if sum(map(len, labels)) >= most:

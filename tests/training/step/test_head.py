@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import signal
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from small_models import build
 
 import convmixer_keras as ck
 from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.training.processes.termination import Terminated
 from convmixer_keras.training.run import run_folder
 from convmixer_keras.training.step import head, network
 from convmixer_keras.utils.errors import InputError
@@ -163,6 +166,20 @@ def test_a_run_that_ended_in_its_head_does_not_block_the_next(recipe, tmp_path, 
     _, history, _ = tune(recipe, tmp_path, capsys)
     assert len(history) == 2
     assert json.loads((tmp_path / "run" / run_folder.CONFIG).read_text())["recipe"]["head_epochs"] == 60
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_head(number, recipe, tmp_path, capsys, monkeypatch):
+    def sent(batches, *_):
+        for batch in batches:
+            yield batch
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(head.progress, "shown", sent)
+    kind = Terminated if number == signal.SIGTERM else KeyboardInterrupt
+    with pytest.raises(kind, match="ended before the first step") as ended:
+        tune(recipe, tmp_path, capsys)
+    assert ended.value.resumable is False
 
 
 def test_a_head_needs_a_body(recipe, tmp_path):
