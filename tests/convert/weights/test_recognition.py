@@ -177,7 +177,7 @@ def test_float8(dtype, ending, tmp_path):
         ({"blocks.5.bn1.running_var": None}, r"lacks blocks\.5\.bn1\.running_var"),
         ({"blocks.5.bn1.": None}, "25 normalisations, found 24"),
         ({"blocks.5.depthwise_conv.": None}, "12 depthwise convolutions, found 11"),
-        ({"blocks.5.": None}, "lacks a block: .* numbered 5"),
+        ({"blocks.5.": None}, "lacks a block, .* numbered 5"),
         ({"extra.weight": torch.ones(4, 4, 4)}, r"no other tensors, found extra\.weight"),
         ({"extra.weight": torch.ones(7, 5), "extra.bias": torch.ones(7)}, "1 classifier, found 2: .*extra"),
         (
