@@ -30,7 +30,7 @@ def train_head(model, recipe, data, verbose, asked):
     targets, weights = np.eye(layer.units, dtype=np.float32)[labels], None
     if recipe.class_weight == "balanced":
         weights = (len(labels) / (layer.units * np.maximum(targets.sum(0), 1)))[labels]
-    ending = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_: asked.check())
+    ending = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: asked.check())
     options = {"verbose": 0, "callbacks": [ending], "sample_weight": weights}
     head.fit(features, targets, recipe.batch_size, recipe.head_epochs, **options)
     layer.set_weights(head.get_weights())
