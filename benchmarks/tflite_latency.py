@@ -15,8 +15,10 @@ Needs the extra "bench".
 """
 
 import argparse
+import contextlib
 import os
 import statistics
+import sys
 import tempfile
 import time
 
@@ -74,9 +76,10 @@ def main():
     image = checked[:1]
     columns, same = {}, {}
     with tempfile.TemporaryDirectory() as folder:
-        files = write_files(model, calibration, folder)
-        if preset.name in KIMM:
-            files |= write_kimms(KIMM[preset.name], image, folder)
+        with contextlib.redirect_stdout(sys.stderr):  # Keras' export prints each of its tensors.
+            files = write_files(model, calibration, folder)
+            if preset.name in KIMM:
+                files |= write_kimms(KIMM[preset.name], image, folder)
         network = torch_network(model, preset)
         onnx = write_onnx(network, image, folder)
         onnx_int8 = write_onnx_int8(onnx, calibration)
