@@ -73,7 +73,8 @@ def outputs_of(model, images):
     import keras
 
     with keras.device("cpu:0"):  # A GPU may compute convolutions with fewer bits.
-        return keras.ops.convert_to_numpy(model(images, training=False))
+        (outputs,) = keras.tree.flatten(model(images, training=False))  # It may be in a dictionary.
+        return keras.ops.convert_to_numpy(outputs)
 
 
 def _top1(logits):

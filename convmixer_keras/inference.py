@@ -64,7 +64,7 @@ def load(
     if hub.is_name(source):
         source = hub.download(source, ("model.keras", ".keras", ".tflite"))
     if source in BUILDERS:
-        return _published(source, include_top, default, changes)
+        return _published(source, include_top, scores, default, changes)
     if str(source).endswith(".tflite"):
         return _of_tflite(source, include_top, scores, default, changes)
     if not str(source).endswith(".keras"):
@@ -77,13 +77,13 @@ def load(
     )
 
 
-def _published(name, include_top, default, changes):
+def _published(name, include_top, scores, default, changes):
     from convmixer_keras import applications
 
     preset = next(preset for preset in presets.PRESETS if preset.name == name)
     model = getattr(applications, name)(weights=preset.weights, include_preprocessing=True)
     recorded = preprocessing_module.published(preset, takes_pixels=True)
-    return KerasPredictor(model, name, include_top, preset.class_names, None, recorded, default, changes)
+    return KerasPredictor(model, name, include_top, preset.class_names, scores, recorded, default, changes)
 
 
 def _of_tflite(path, include_top, scores, default, changes):
@@ -103,6 +103,8 @@ class KerasPredictor(Predictor):
     """
 
     def __init__(self, model, source, include_top, class_names, scores, recorded, default, changes):
+        import keras
+
         from convmixer_keras.models import inputs, outputs
 
         source = os.fspath(source)
@@ -126,7 +128,8 @@ class KerasPredictor(Predictor):
             raise InputError(f"{source}: {error}") from None
         super().__init__(
             source,
-            lambda images: np.asarray(self.model.predict_on_batch(images), np.float32),
+            # Of a dictionary of outputs, there is one.
+            lambda images: np.asarray(*keras.tree.flatten(self.model.predict_on_batch(images)), np.float32),
             self.model.input_shape[1:],
             self.model.output_shape[1:],
             "probabilities" if include_top else "features",

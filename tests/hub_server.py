@@ -25,6 +25,7 @@ class Server:
         cut: None, or after how many bytes of a file to close the connection.
         uploaded: Dict from repository to a dict from path to bytes.
         created: The repositories that were made.
+        private: Those of them that are private.
         deleted: Paths of the files that commits removed.
         messages: What the commits said.
         tokens: The tokens that came with uploads.
@@ -33,7 +34,7 @@ class Server:
     def __init__(self):
         self.files, self.asked, self.cut, self.broken = {}, [], None, False
         self.uploaded, self.messages, self.tokens, self._large = {}, [], set(), {}
-        self.created, self.deleted, self.refuses = set(), [], None
+        self.created, self.private, self.deleted, self.refuses = set(), set(), [], None
         handler = type("Handler", (_Handler,), {"hub": self})
         self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.address = f"http://127.0.0.1:{self.http.server_port}"
@@ -64,7 +65,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             known = names or match[1] in self.hub.created
             self._json(found, 200) if known else self._json({}, 404, "RepoNotFound")
         elif path.startswith("/api/models/"):
-            self._json({"id": path.split("/", 3)[3].split("/revision")[0], "sha": COMMIT, "siblings": []})
+            name = path.split("/", 3)[3].split("/revision")[0]
+            private = name in self.hub.private
+            self._json({"id": name, "sha": COMMIT, "siblings": [], "private": private})
         else:
             self.hub.asked.append(path)
             self._file(send=True)
@@ -102,6 +105,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif path == "/api/repos/create":
             asked = json.loads(body)
             repository = f"{asked['organization']}/{asked['name']}"
+            private = asked.get("private") or asked.get("visibility") == "private"
+            if private and repository not in self.hub.created:  # Of one that is there, it is overlooked.
+                self.hub.private.add(repository)
             self.hub.created.add(repository)
             self._json({"url": f"{self.hub.address}/{repository}"})
         elif path == "/api/validate-yaml":

@@ -3,21 +3,29 @@
 import dataclasses
 import itertools
 import math
+import multiprocessing
 import os
+from concurrent import futures
 
 from convmixer_keras.commands import flags
 from convmixer_keras.images.listing import images_in
 from convmixer_keras.utils.text import one_line
 
 
-def with_body(recipe, source, overrides):
+def with_body(recipe, source, overrides, apart=False):
     """Returns a recipe with the network and the preparation of a trained body, and says what it is.
 
-    Flags override them, and a line says so.
+    Flags override them, and a line says so. `apart` looks at the body in a process of its own: TensorFlow
+    cannot join several processes once it has run in them.
     """
     from convmixer_keras.training.step.network import facts_of_body
 
-    found, source = facts_of_body(source), one_line(source)
+    if apart:
+        with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            found = alone.submit(facts_of_body, source).result()
+    else:
+        found = facts_of_body(source)
+    source = one_line(source)
     own = ("image_size", "crop_pct", "interpolation", "mean", "std")
     stated = [f"{name} {flags.as_given(found[name])}" for name in own if name in found]
     missing = [name for name in own if name not in found]

@@ -122,7 +122,7 @@ def _with_truth(known, photos):
     two.
     """
     numbers = collections.defaultdict(set)
-    if known.has_names:
+    if known.has_names and known.classes > 1:  # Of a single score, the likeliest class is always the same.
         is_imagenets = list(known.class_names) == published_classes("imagenet")
         for number, name in enumerate(known.class_names):
             numbers[known_as(name)].add(number)

@@ -45,6 +45,8 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
     uploading = hub.is_name(arguments.destination)
+    if arguments.private and not uploading:
+        raise InputError(f"--private is for hf://USER/REPO, got {arguments.destination}")
     if uploading:
         _repository(arguments.destination)
     else:
@@ -230,11 +232,15 @@ def make_repository(name, private=False):
 
     Raises:
         Failure: If the hub refuses or cannot be reached.
+        InputError: If `private`, and the repository is there and public.
     """
     try:
         hub.api().create_repo(_repository(name), exist_ok=True, private=private or None)
+        is_public = private and not hub.api().model_info(_repository(name)).private
     except Exception as error:  # Of a dozen classes, among them those of its HTTP client.
         raise Failure(f"cannot publish to {name}: {hub.reason(error)}") from None
+    if is_public:  # The hub has overlooked `private`.
+        raise InputError(f"{name} is there and public: --private is for a new repository")
 
 
 def upload(folder, name):

@@ -12,6 +12,7 @@ import dataclasses
 import os
 
 from convmixer_keras.utils import command_line, streams
+from convmixer_keras.utils.errors import InputError
 from convmixer_keras.utils.files import check_output, written_whole
 from convmixer_keras.utils.text import one_line
 
@@ -79,6 +80,10 @@ def _changed(record, model, arguments):
         return dataclasses.replace(record, **changes)
     *size, channels = model.inputs[0].shape[1:]
     if changes and None not in size:
+        if "mean" not in changes and not inputs.takes_pixels(model):
+            raise InputError(
+                f"{arguments.model} takes normalised channels, and does not say which: give --mean and --std"
+            )
         return preprocessing.Preprocessing(size, channels, **changes)
     if channels not in (1, 3) or None in size:
         return None

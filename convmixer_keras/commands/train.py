@@ -78,7 +78,8 @@ def train(arguments, recipe):
             recipe, settings = settings_of_run(arguments, recipe, folder.path)
             _, workers = choose_strategy(settings.strategy)
         elif settings.init_from is not None:
-            recipe = with_body(recipe, settings.init_from, arguments.overrides)
+            several = workers.count > 1
+            recipe = with_body(recipe, settings.init_from, arguments.overrides, apart=several)
         of_run = arguments.resume and arguments.recipe is None
         if not of_run and "batch_size" not in arguments.overrides:
             recipe = with_batch_for_few(recipe, settings.max_bad_images)
@@ -121,12 +122,15 @@ def warn_of_slow_precision(recipe):
 
 
 def test(folder, recipe, settings):
-    """Evaluates the best model on the test split, once per run, and records it in the config."""
+    """Evaluates the best model on the test split, once for the same images, and records it in the config."""
+    from convmixer_keras.data.datasets import open_source
     from convmixer_keras.training.run import evaluation, run_folder
 
     config, finished = folder.read_config(), len(folder.read_history())
-    known = config.get("test")
-    if not known or known["after_epochs"] != finished or known["split"] != recipe.test_split:
+    split = open_source(recipe, settings.data_dir).read(recipe.test_split)
+    now = {"after_epochs": finished, "split": recipe.test_split, "fingerprint": split.fingerprint}
+    known = config.get("test", {})
+    if any(known.get(name) != value for name, value in now.items()):
         scores = evaluation.evaluate(
             folder[run_folder.BEST_MODEL],
             dataclasses.replace(recipe, validation_split=recipe.test_split),
@@ -134,7 +138,7 @@ def test(folder, recipe, settings):
             verbose=1,
             max_bad_images=settings.max_bad_images,
         )
-        known = {"after_epochs": finished, "split": recipe.test_split, "model": run_folder.BEST_MODEL}
+        known = {**now, "model": run_folder.BEST_MODEL}
         known |= {"loss": scores.loss, "top1": scores.top1, "top5": scores.top5, "images": scores.images}
         folder.write_config({**folder.read_config(), "test": known})
     print(
@@ -253,8 +257,9 @@ def parse(argv):
     arguments = parser.parse_args(argv)
     arguments.overrides = flags.given(arguments, Recipe)
     arguments.recipe_name = name
-    if arguments.resume and arguments.overwrite:
-        parser.error("--resume is not allowed with --overwrite")
+    ways = [name for name in ("resume", "overwrite", "evaluate", "preview") if getattr(arguments, name)]
+    if len(ways) > 1:
+        parser.error(f"--{ways[0]} is not allowed with --{ways[1]}")
     if arguments.accept_changed_data and not arguments.resume:
         parser.error("--accept-changed-data needs --resume")
     if variant and (arguments.resume or chosen.init_from):

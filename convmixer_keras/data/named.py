@@ -31,6 +31,8 @@ def builder_of(name, data_dir):
         raise InputError(f"{arg('data_dir')} must be an existing folder, got {data_dir}")
     try:
         return tfds.builder(name, data_dir=data_dir)
+    except (AssertionError, ImportError) as error:  # There is no such version; a package is missing.
+        raise InputError(f"dataset {name} cannot be opened: {first_line(error)}") from None
     except (tfds.core.registered.DatasetNotFoundError, ValueError):  # ValueError: not the form of a name
         raise InputError(f"{arg('dataset')} {KINDS}, got {name!r}") from None
 
@@ -38,7 +40,7 @@ def builder_of(name, data_dir):
 def open_tfds(name, data_dir):
     """A data set of tensorflow-datasets, downloaded and prepared at its first use."""
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import downloader
+    from tensorflow_datasets.core.download import download_manager, downloader
 
     builder = builder_of(name, data_dir)
     features = builder.info.features
@@ -48,10 +50,12 @@ def open_tfds(name, data_dir):
         kinds = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
         raise InputError(f"dataset {name} must have images with one class label each, but has {kinds}")
     _fail_soon(downloader)
+    # AssertionError: of files that have to be downloaded by hand; ImportError: of a package that is missing.
+    unprepared = (OSError, AssertionError, ImportError, tfds.download.DownloadError)
+    unprepared += (download_manager.NonMatchingChecksumError,)
     try:
         builder.download_and_prepare()
-    # AssertionError: of files that have to be downloaded by hand.
-    except (OSError, AssertionError, tfds.download.DownloadError) as error:
+    except unprepared as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"dataset {name} cannot be downloaded and prepared: {reason}; a folder with its images as "

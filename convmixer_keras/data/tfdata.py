@@ -59,9 +59,8 @@ def checked_labels(labels, classes):
 
 def check_examples(spec, channels):
     """Raises InputError unless a data set of this spec has one image and one label in each element."""
-    specs = tf.nest.flatten(spec)
-    if len(specs) == 2:
-        image, label = specs
+    if isinstance(spec, tuple) and len(spec) == 2 and all(isinstance(s, tf.TensorSpec) for s in spec):
+        image, label = spec
         pixels = image.dtype == tf.uint8 and image.shape.is_compatible_with((None, None, channels))
         contents = image.dtype == tf.string and image.shape.is_compatible_with(())
         if (pixels or contents) and label.dtype.is_integer and label.shape.is_compatible_with(()):

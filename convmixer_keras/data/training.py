@@ -9,6 +9,7 @@ from convmixer_keras.data import augmentation
 from convmixer_keras.data.draws import draw
 from convmixer_keras.data.tfdata import as_written, check_examples, checked_labels, map_batch, prefetched
 from convmixer_keras.utils import checks
+from convmixer_keras.utils.errors import InputError, arg
 
 
 def augment(recipe: Any, classes: int, channels: int = 3) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
@@ -32,13 +33,17 @@ def augment(recipe: Any, classes: int, channels: int = 3) -> Callable[[tf.data.D
 
     Raises:
         InputError: If `classes` or `channels` is not a positive integer; when it is applied, if the examples
-            are not such images and labels.
+            are not such images and labels, or fewer than a batch.
     """
     classes, channels = checks.positive_int("classes", classes), checks.positive_int("channels", channels)
 
     def apply(examples):
         check_examples(examples.element_spec, channels)
         count = int(examples.cardinality())
+        if 0 <= count < recipe.batch_size:
+            raise InputError(
+                f"{arg('batch_size')} must be at most {count}, the number of images, got {recipe.batch_size}"
+            )
         return training_batches(
             lambda epoch: examples,
             recipe,

@@ -165,8 +165,10 @@ class Predictor:
         return scores_of((self.predict(images), labels) for images, labels in batches)
 
     def check_fits(self, dataset, class_names, channels):
-        """Raises InputError if the model does not take a data set's images, or does not name its classes."""
+        """Raises InputError if the model does not take a data set's images, or does not tell its classes."""
         self.check_names_classes()
+        if self.classes == 1:
+            raise InputError(f"{self.source} gives a single score, of which no accuracy can be told")
         taken = self.input_shape[-1]
         if taken != channels:
             raise InputError(f"{self.source} takes {taken} channels, but images of {dataset} have {channels}")

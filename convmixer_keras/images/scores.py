@@ -54,11 +54,13 @@ class Scores(NamedTuple):
     def of_classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 of each class, three float arrays (classes,), 0..1.
 
-        The precision of a class that no image was taken for is 0; a class without images has no recall, NaN.
+        The precision of a class that no image was taken for is 0; a class without images has no recall, and
+        without images that were taken for it no precision: NaN. F1 is then NaN, too.
         """
         right, there, taken = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
         with np.errstate(invalid="ignore"):
-            return right / np.maximum(taken, 1), right / there, 2 * right / (there + taken)
+            precision = right / np.where(there > 0, np.maximum(taken, 1), taken)
+            return precision, right / there, 2 * right / (there + taken)
 
 
 def shows_top5(classes):
@@ -84,10 +86,16 @@ def scores_of(batches):
     """Returns the `Scores` of batches: pairs of probabilities (n, classes) and integer labels (n,).
 
     Raises:
-        InputError: If there are no images, a label is none of the classes, or a probability is NaN.
+        InputError: If there are no images, labels are not an integer for each image, one is none of the
+            classes, or a probability is NaN.
     """
     found, of_truth, of_found, truth = [], [], [], []
     for probabilities, labels in batches:
+        labels = np.asarray(labels)
+        if labels.shape != (len(probabilities),) or labels.dtype.kind not in "ui":
+            raise InputError(
+                f"labels must be {len(probabilities)} integers, got {labels.dtype} of shape {labels.shape}"
+            )
         if (wrong := labels[(labels < 0) | (labels >= probabilities.shape[1])]).size:
             raise InputError(f"labels must be from 0 to {probabilities.shape[1] - 1}, got {wrong[0]}")
         found.append(best(probabilities, 5))
@@ -96,7 +104,7 @@ def scores_of(batches):
         of_truth.append(shares[np.arange(len(labels)), labels])
         of_found.append(shares.max(1))
         truth.append(labels)
-    if not truth:
+    if not any(map(len, truth)):
         raise InputError("there are no images to evaluate on")
     found, of_truth, of_found, truth = map(np.concatenate, (found, of_truth, of_found, truth))
     of_truth = np.where(of_truth > 0, of_truth, _FOR_ZERO).astype(np.float64)

@@ -56,6 +56,10 @@ def _cloned(model, image=None):
     def in_float32(layer):
         if isinstance(layer, keras.Model):
             return _cloned(layer)
+        if not isinstance(layer, keras.Layer):  # An operation of keras.ops has neither weights nor a dtype.
+            return layer
         return type(layer).from_config(layer.get_config() | {"dtype": "float32"})
 
+    if image is not None and not isinstance(model, keras.Sequential):
+        image = keras.tree.pack_sequence_as(model.input, [image])  # It may be a list or a dictionary.
     return keras.models.clone_model(model, input_tensors=image, clone_function=in_float32)

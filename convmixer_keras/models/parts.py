@@ -16,6 +16,13 @@ _POINTWISE = {**_CONVOLUTION, "kernel_size": (1, 1), "strides": (1, 1), "groups"
 _DEPTHWISE = {**_CONVOLUTION, "padding": "same", "strides": (1, 1), "depth_multiplier": 1}
 _POOLINGS = {keras.layers.GlobalAveragePooling2D: "avg", keras.layers.GlobalMaxPooling2D: "max"}
 _NORMS = {keras.layers.BatchNormalization: "batch", keras.layers.LayerNormalization: "layer"}
+# Activations of scores as layers, with what they must have: their names alone then say what they compute.
+_ACTIVATIONS = {
+    keras.layers.Activation: {},
+    keras.layers.Softmax: {},
+    keras.layers.ReLU: {"max_value": None, "negative_slope": 0.0, "threshold": 0.0},
+    keras.layers.ELU: {"alpha": 1.0},
+}
 _NORM = {"center": True, "scale": True, "rms_scaling": False}
 
 
@@ -224,6 +231,10 @@ class _Walk:
         last, head, activation = self.layer, None, None
         if outputs.is_activation(last):
             activation = outputs.activation_of(last)
+            if isinstance(last, keras.Layer):
+                if type(last) not in _ACTIVATIONS:
+                    self.refuse(last, f"is none of {', '.join(kind.__name__ for kind in _ACTIVATIONS)}")
+                self.check(last, _ACTIVATIONS[type(last)])
             self.to(self.taken[0])
         if isinstance(self.layer, keras.layers.Dense):
             head = self.step(keras.layers.Dense)

@@ -132,6 +132,7 @@ def train(
         )
         if verbose and folder:
             print(data.summary, flush=True)
+        distribution.check_same_data(strategy, workers, facts(data))
         if resume and folder:
             check_data(folder, data, accept_changed_data)
         with strategy.scope():
@@ -146,16 +147,25 @@ def train(
         if resume:
             progress = restore()
             check_progress(progress, recipe, data.steps)
+            optimizer = twin.optimizer
+            if accept_changed_data or not hasattr(optimizer, "inner_optimizer"):
+                # The schedule counts steps, of which an epoch may now have another number. Where a loss is
+                # scaled, it has not counted those whose gradients overflowed.
+                optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+                optimizer.iterations.assign(progress.epochs * data.steps + progress.batches)
             note_changes(folder, progress, recipe, settings, data, devices, command)
         elif folder:
             folder.lock()
             check_folder(folder, recipe, settings, resume, overwrite)  # Another may have begun here.
             folder.remove_run()
             folder.write_config(_config(recipe, settings, data, model, devices, command))
+        asked = termination.Asked()
         if recipe.head_epochs and not resume:
             with termination.noted() as asked:
                 _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked)
         history = folder.read_history(progress.epochs) if folder else []
+        if workers.count > 1:
+            history = _shared(history, progress.epochs, strategy)
         preprocessing = recipe.preprocessing(data.channels)
         writer = RunWriter(folder, model, data.class_names, history, workers.count == 1, preprocessing)
         run.enter_context(_curves_drawn(writer))
@@ -180,6 +190,7 @@ def train(
             verbose=0,  # `Display` shows more.
         )
         with data.errors_named(), termination.noted() as keep_run.asked:
+            keep_run.asked.signal = asked.signal  # One that came while the head learnt.
             if progress.batches == data.steps:
                 finish_epoch(twin, metrics, callbacks, validation, progress, recipe.epochs)
                 progress = restore()
@@ -188,18 +199,41 @@ def train(
                 progress = restore()
             if not (keep_run.stopped or exhausted(writer.history, recipe.patience)):
                 fit(initial_epoch=progress.epochs)
+        if verbose and folder and exhausted(writer.history, recipe.patience):
+            last = counted(recipe.patience, "epoch")
+            print(f"ended: no better validation accuracy in {last} ({arg('patience')})", flush=True)
     return writer.history
+
+
+def _shared(history, epochs, strategy):
+    """Returns the chief's history in every process, as far as patience looks at it."""
+    known = {row["epoch"]: row["val_accuracy"] for row in history}
+    accuracies = tf.Variable([known.get(i + 1, -1.0) for i in range(epochs)], dtype=tf.float64)
+    if epochs:
+        distribution.broadcast(strategy, [accuracies])
+    rows = enumerate(accuracies.numpy().tolist(), 1)
+    return history or [{"epoch": i, "val_accuracy": accuracy} for i, accuracy in rows if accuracy >= 0]
 
 
 def _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked):
     """Trains a new head alone, in the chief, and gives it to every process."""
+    ended = None
     if with_head:
         text = "head: the body's, which knows these classes"
     elif workers.is_chief:
-        with data.errors_named():
-            images, accuracy = train_head(model, recipe, data, verbose, asked)
-        passes = counted(recipe.head_epochs, "epoch")
-        text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
+        try:
+            with data.errors_named():
+                images, accuracy = train_head(model, recipe, data, verbose, asked)
+        except (termination.Terminated, KeyboardInterrupt) as error:
+            ended = error
+        else:
+            passes = counted(recipe.head_epochs, "epoch")
+            text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
+    if workers.count > 1:
+        distribution.broadcast(strategy, [has_ended := tf.Variable(float(ended is not None))])
+        ended = ended or (termination.ended_early() if has_ended.numpy() else None)
+    if ended:
+        raise ended
     if workers.count > 1:
         distribution.broadcast(strategy, model.get_layer("head").weights)
     if verbose and workers.is_chief:

@@ -28,7 +28,7 @@ def is_name(text):
 
 def parse(text):
     """Returns the `Name` in "hf://USER/REPO[@REVISION][/FILE]", or raises InputError."""
-    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?(?:/([^@]+))?", text)
+    match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@(refs/[\w-]+/[\w.-]+|[\w.-]+))?(?:/([^@]+))?", text)
     if not match:
         raise InputError(f"a hub name reads hf://USER/REPO or hf://USER/REPO/FILE, got {text}")
     repository, revision, file = match.groups()

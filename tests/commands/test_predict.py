@@ -18,6 +18,7 @@ from convmixer_keras import inference
 from convmixer_keras.commands import answers, predict
 from convmixer_keras.images.class_names import published_classes
 from convmixer_keras.images.preprocessing import Preprocessing
+from convmixer_keras.utils.errors import InputError
 
 PIXELS = {"input_mean": [120.0, 110.0, 100.0], "input_std": [60.0, 50.0, 40.0]}
 NAMES = ["day", "Hündin", "n02099601"]  # The last is ImageNet's golden retriever.
@@ -191,6 +192,26 @@ def test_two_classes_of_one_name(tmp_path, here):
     assert "accuracy: 66.67 %, 2 of the 3 photographs" in done.stdout
     wrong = here(predict.main, tmp_path / "photos", "--model", tmp_path / "m.keras", "--only-wrong")
     assert wrong.stdout.startswith(str(tmp_path / "photos/n03710721/1.png"))
+
+
+def test_a_single_score_has_no_accuracy(tmp_path, here):
+    model = build(depth=1, kernel_size=3, classes=1, classifier_activation="sigmoid", **PIXELS)
+    ck.save_model(model, tmp_path / "m.keras", ["cat"])
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(tmp_path / "photos/cat/0.png")
+    done = here(predict.main, tmp_path / "photos", "--model", tmp_path / "m.keras")
+    assert done.code == 0, done.stderr
+    assert "accuracy" not in done.stdout
+    with pytest.raises(InputError, match="gives a single score, of which no accuracy can be told"):
+        inference.load(tmp_path / "m.keras").check_fits("photos", ["cat"], 3)
+
+
+def test_one_output_in_a_dictionary(tmp_path):
+    body = build(depth=1, kernel_size=3, classifier_activation="softmax", **PIXELS)
+    image = keras.Input(body.input_shape[1:])
+    keras.Model(image, {"scores": body(image)}).save(tmp_path / "m.keras")
+    images = np.full((2, *body.input_shape[1:]), 99, np.float32)
+    np.testing.assert_allclose(inference.load(tmp_path / "m.keras").predict(images), body(images), rtol=1e-5)
 
 
 def test_a_name_with_a_formula_is_drawn(model, tmp_path, here):

@@ -276,6 +276,20 @@ def test_the_hub_is_reached_before_anything_is_made(run, monkeypatch, here):
         assert here(publish.main, run / "model.keras", name).code == 2
 
 
+def test_private_is_for_a_new_repository(run, hub, here, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(publish, "write", None)
+    hub.created.add("user/public")
+    done = here(publish.main, run / "model.keras", "hf://user/public", "--private")
+    assert (done.code, done.stderr) == (
+        2,
+        "error: hf://user/public is there and public: --private is for a new repository\n",
+    )
+    publish.make_repository("hf://user/new", private=True)
+    assert hub.private == {"user/new"}
+    done = here(publish.main, run / "model.keras", "folder", "--private")
+    assert (done.code, done.stderr) == (2, "error: --private is for hf://USER/REPO, got folder\n")
+
+
 def test_an_upload_that_fails_keeps_the_files(run, hub, tmp_path, monkeypatch, here):  # noqa: F811
     hub.refuses = "/commit/"
     monkeypatch.setattr("time.sleep", lambda seconds: None)

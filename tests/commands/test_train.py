@@ -245,10 +245,28 @@ def test_a_test_split_is_evaluated_once(tmp_path):
     assert f"{100 * config['test']['top1']:.2f}" == found[1]
     evaluated = run("--evaluate", "runs/digits/model.keras", "--validation-split", "test", cwd=tmp_path)
     assert f"360 images of 'test': loss {config['test']['loss']:.4f}" in evaluated.stdout
-    (tmp_path / "runs/digits/model.keras").unlink()  # It is not read again.
+    model = (tmp_path / "runs/digits/model.keras").rename(tmp_path / "kept.keras")  # It is not read again.
     again = run("--resume", "--output", "runs/digits", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert found[0] in again.stdout
+    model.rename(tmp_path / "runs/digits/model.keras")
+    config["test"]["fingerprint"] = "of other images"
+    (tmp_path / "runs/digits/config.json").write_text(
+        json.dumps({**config, "test": config["test"] | {"top1": 0}})
+    )
+    other = run("--resume", "--output", "runs/digits", cwd=tmp_path)
+    assert found[0] in other.stdout  # Evaluated anew.
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("resume", "overwrite"), ("resume", "preview a.png"), ("resume", "evaluate m.keras"),
+     ("evaluate m.keras", "preview a.png"), ("overwrite", "evaluate m.keras")],
+)  # fmt: skip
+def test_one_thing_at_a_time(one, other, here):
+    done = here(train.main, *f"--{one} --{other}".split())
+    assert done.code == 2
+    assert f"--{one.split()[0]} is not allowed with --{other.split()[0]}" in done.stderr
 
 
 def test_a_finished_run_without_its_history_says_so(tmp_path):

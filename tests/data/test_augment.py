@@ -40,6 +40,17 @@ def test_batches_of_each_epoch():
     np.testing.assert_array_equal(first[0][0], again[0][0])
 
 
+def test_examples_that_cannot_be_trained_on():
+    with pytest.raises(InputError, match="batch_size must be at most 7, the number of images, got 8"):
+        examples(7).apply(ck.data.augment(SMALL, classes=3))
+    named = examples().map(lambda image, label: {"image": image, "label": label})
+    for transform in (ck.data.augment(SMALL, 3), ck.data.validation_batches(SMALL, 3)):
+        with pytest.raises(
+            InputError, match=r"examples must be \(image, label\), not in batches: .* got {'image'"
+        ):
+            named.apply(transform)
+
+
 def test_smoothed_labels_and_weights_by_hand():
     """What weighs an image is its class, as docs/data.md says, and not its smoothed label."""
     recipe = dataclasses.replace(SMALL, label_smoothing=0.1)

@@ -453,6 +453,11 @@ def test_tfds_name(tfds_folder):
             )
 
 
+def test_a_version_that_is_not_there(tfds_folder):
+    with pytest.raises(InputError, match=r"dataset shapes:9\.9\.9 cannot be opened: .*shapes"):
+        data.load(plain("shapes:9.9.9", image_size=8, batch_size=5), data_dir=tfds_folder)
+
+
 def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, monkeypatch):
     """Their images come within a window, so a fixed order would never bring those of the last file first."""
     builder = Shapes(data_dir=tmp_path)

@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 
 from convmixer_keras.images.class_names import decode_predictions, imagenet_classes, is_same_class
 from convmixer_keras.images.scores import best, scores_of, shows_top5
@@ -26,6 +32,30 @@ def test_scores_are_those_of_scikit_learn():
 def test_labels_that_are_no_classes(label):
     with pytest.raises(InputError, match=f"labels must be from 0 to 2, got {label}"):
         scores_of([(np.full((2, 3), 1 / 3), np.array([0, label]))])
+
+
+@pytest.mark.parametrize("labels", [np.zeros((2, 1), int), np.zeros(2), np.zeros(3, int), np.array(0)])
+def test_labels_that_are_not_an_integer_for_each_image(labels):
+    with pytest.raises(InputError, match=r"labels must be 2 integers, got (int|float)64 of shape \("):
+        scores_of([(np.full((2, 3), 1 / 3), labels)])
+    assert scores_of([(np.eye(3), [0, 1, 2])]).top1 == 1  # A list will do.
+
+
+def test_no_images():
+    for batches in ([], [(np.zeros((0, 3)), np.zeros(0, int))]):
+        with pytest.raises(InputError, match="there are no images to evaluate on"):
+            scores_of(batches)
+
+
+def test_classes_that_are_not_there_count_in_no_mean():
+    """As in scikit-learn, for the classes that are there or were taken for."""
+    labels, found = np.array([0, 0, 1, 1]), np.array([0, 0, 1, 2])
+    precision, recall, f1 = scores_of([(np.eye(5)[found], labels)]).of_classes()
+    expected = precision_recall_fscore_support(labels, found, labels=[0, 1], zero_division=0)
+    for ours, theirs in zip((precision, recall, f1), expected, strict=False):
+        np.testing.assert_allclose(ours[:2], theirs)
+    assert (precision[2], f1[2]) == (0, 0)  # Taken for once, wrongly.
+    assert np.isnan([recall[2], *precision[3:], *recall[3:], *f1[3:]]).all()
 
 
 def test_a_tie_is_decided_as_argmax_decides_it():

@@ -1,6 +1,7 @@
 """What models take."""
 
 import keras
+import numpy as np
 import small_models
 
 from convmixer_keras.images.preprocessing import Preprocessing
@@ -28,3 +29,15 @@ def test_the_size_of_images():
     ):
         model = small_models.build(depth=1, kernel_size=3, input_shape=shape)
         assert inputs.image_size(model, recorded) == size
+
+
+def test_a_copy_in_float32_whatever_the_graph_holds():
+    """Operations of keras.ops, and inputs in a list or a dictionary."""
+    body = small_models.build(depth=1, kernel_size=3)
+    expected = keras.ops.softmax(body(images := np.ones((2, *small_models.SHAPE), np.float32)))
+    for structure in (lambda image: image, lambda image: [image], lambda image: {"image": image}):
+        fixed = keras.Input(batch_shape=(2, *small_models.SHAPE), name="image")
+        model = keras.Model(structure(fixed), keras.ops.softmax(body(fixed)))
+        copy = inputs.in_float32(model)
+        assert copy.inputs[0].shape[0] is None
+        np.testing.assert_allclose(copy(structure(images)), expected, rtol=1e-5)

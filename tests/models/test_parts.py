@@ -131,6 +131,18 @@ def test_softmax_twice_or_of_features():
         parts.of(rebuilt(features, behind=layers.Softmax(name="again")))
 
 
+@pytest.mark.parametrize(
+    "layer", [layers.ReLU(6.0), layers.ReLU(negative_slope=0.1), layers.ELU(2.0), layers.LeakyReLU()]
+)
+def test_an_activation_with_settings_of_its_own(layer):
+    """Its name alone does not say what it computes."""
+    with pytest.raises(
+        InputError, match=r"\((ReLU|ELU|LeakyReLU)\) (must have|is none of Activation, Softmax)"
+    ):
+        parts.of(rebuilt(small_models.build(), behind=layer))
+    assert parts.of(rebuilt(small_models.build(), behind=layers.ReLU())).head_activation == "relu"
+
+
 def test_other_graphs():
     model = small_models.build()
     stem = model.get_layer("stem_conv").output

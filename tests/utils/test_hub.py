@@ -24,6 +24,8 @@ from convmixer_keras.utils.errors import InputError
         ("hf://user/repo/folder/m.keras", ("user/repo", "folder/m.keras", None)),
         ("hf://user/repo@v1.0/m.keras", ("user/repo", "m.keras", "v1.0")),
         ("hf://user/repo@main", ("user/repo", None, "main")),
+        ("hf://user/repo@refs/pr/1", ("user/repo", None, "refs/pr/1")),
+        ("hf://user/repo@refs/pr/1/a/m.keras", ("user/repo", "a/m.keras", "refs/pr/1")),
     ],
 )
 def test_names(text, parts):

@@ -164,9 +164,21 @@ def check_same(strategy, workers, recipe, settings, resume):
         body = sha256_of(body)
     recipe = dataclasses.replace(recipe, dataset=os.path.basename(recipe.dataset))
     settings = dataclasses.replace(settings, init_from=None, data_dir=None)
-    same = (recipe, settings, resume, body)
-    own = zlib.crc32(repr(same).encode())
+    if not _is_the_chiefs(strategy, (recipe, settings, resume, body)):
+        raise InputError(f"{workers.name} must be given the same flags as {workers.chief}")
+
+
+def check_same_data(strategy, workers, facts):
+    """Raises InputError unless this worker has the chief's images, as far as `resume.facts` tells."""
+    if workers.count > 1 and not _is_the_chiefs(strategy, facts):
+        raise InputError(
+            f"{workers.name} has other images or classes than {workers.chief}, by their names or sizes"
+        )
+
+
+def _is_the_chiefs(strategy, value):
+    """Whether a value reads the same in the chief; to be called in every process."""
+    own = zlib.crc32(repr(value).encode())
     chiefs = tf.Variable(own, dtype=tf.int64)
     broadcast(strategy, [chiefs])
-    if int(chiefs) != own:
-        raise InputError(f"{workers.name} must be given the same flags as {workers.chief}")
+    return int(chiefs) == own

@@ -21,10 +21,14 @@ class Asked:
     def check(self):
         """Raises what the signal asks for, where nothing has been kept yet."""
         if self.signal:
-            kind = KeyboardInterrupt if self.signal == signal.SIGINT else Terminated
-            ended = kind("ended before the first step")
-            ended.resumable = False
-            raise ended
+            raise ended_early(KeyboardInterrupt if self.signal == signal.SIGINT else Terminated)
+
+
+def ended_early(kind=Terminated):
+    """Returns the error of a run that has kept nothing yet."""
+    ended = kind("ended before the first step")
+    ended.resumable = False
+    return ended
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ LOOK_EVERY_SECONDS = 1.0
 
 
 class NonFiniteLoss(Failure):
-    """The loss of a step is infinite or not a number, or it left such weights."""
+    """The loss of a step or of the validation is infinite or not a number, or a step left such weights."""
 
 
 class KeepRun(keras.callbacks.Callback):
@@ -83,6 +83,11 @@ class KeepRun(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self._stop_unless_finite(writing=True)
         row = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
+        if not np.isfinite(row["val_loss"]):  # By running statistics, which training does not use.
+            raise NonFiniteLoss(
+                f"the validation loss is {row['val_loss']} after epoch {epoch + 1}; "
+                "nothing was written since the last checkpoint"
+            )
         rate = float(self.model.optimizer.learning_rate)
         seconds = round(self._seconds(), 2)
         self.writer.write_epoch({"epoch": epoch + 1, **row, "learning_rate": rate, "seconds": seconds})

@@ -301,6 +301,15 @@ def test_added_normalisation_takes_pixels(tmp_path):
     assert not tflite.export(model, tmp_path / "m.tflite").takes_pixels
 
 
+def test_a_crop_alone_does_not_normalise(tmp_path, here):
+    """The file would say how photographs are cropped, and take their pixels for normalised channels."""
+    build(depth=1, kernel_size=3).save(tmp_path / "m.keras")
+    done = here(tflite_command.main, tmp_path / "m.keras", tmp_path / "m.tflite", "--crop-pct", "0.9")
+    assert done.code == 2
+    assert done.stderr.splitlines()[-1].endswith("and does not say which: give --mean and --std")
+    assert not (tmp_path / "m.tflite").exists()
+
+
 def test_labels_travel_in_the_file(tmp_path):
     path = tmp_path / "m.tflite"
     names = ["Katze", "Hündin", "a b", "4", "5,5"]

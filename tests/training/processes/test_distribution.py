@@ -265,6 +265,100 @@ def test_workers_with_other_flags_are_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_with_other_images_are_refused(tmp_path):
+    """As many of the same classes, but one of another name."""
+    configs = tf_configs(2)
+    for place in ("chief", "other"):
+        for number in range(16):
+            folder = tmp_path / place / "photos" / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (12, 12), "red").save(folder / f"{number}.png")
+    (tmp_path / "other/photos/b/5.png").rename(tmp_path / "other/photos/b/five.png")
+    small = [
+        "--dataset",
+        "photos",
+        "--epochs",
+        "1",
+        "--hidden-dim",
+        "8",
+        "--depth",
+        "1",
+        "--image-size",
+        "12",
+        "--batch-size",
+        "4",
+    ]
+    with (
+        started([*COMMAND, *small], tmp_path / "other", TF_CONFIG=configs[1]) as other,
+        started([*COMMAND, *small], tmp_path / "chief", TF_CONFIG=configs[0]) as chief,
+    ):
+        _, errors = other.communicate(timeout=300)
+        _, chiefs_errors = chief.communicate(timeout=300)
+    message = "worker 1 has other images or classes than worker 0, by their names or sizes"
+    assert (other.returncode, errors.splitlines()[-1]) == (2, f"error: {message}")
+    assert chief.returncode == 1
+    assert message in chiefs_errors.splitlines()[-1]
+
+
+def both(arguments, folder):
+    """Runs a chief and a worker to their end; returns their exit codes and what they printed."""
+    configs = tf_configs(2)
+    for place in ("chief", "other"):
+        (folder / place).mkdir(exist_ok=True)
+    with (
+        started([*COMMAND, *arguments], folder / "other", TF_CONFIG=configs[1]) as other,
+        started([*COMMAND, *arguments], folder / "chief", TF_CONFIG=configs[0]) as chief,
+    ):
+        printed = [process.communicate(timeout=300)[0] for process in (chief, other)]
+    return [chief.returncode, other.returncode], printed
+
+
+@pytest.mark.slow
+def test_patience_ends_a_resumed_run_in_every_process(tmp_path):
+    small = ["--hidden-dim", "8", "--depth", "1", "--batch-size", "128", "--learning-rate", "0"]
+    codes, printed = both([*small, "--patience", "1", "--epochs", "9", "--output", "run"], tmp_path)
+    assert codes == [0, 0]
+    assert "ended: no better validation accuracy in 1 epoch (--patience)" in printed[0]
+    rows = (tmp_path / "chief/run/history.csv").read_text()
+    again = [*small, "--patience", "1", "--epochs", "20", "--output", "run", "--resume"]
+    codes, printed = both(["--recipe", "digits", *again], tmp_path)
+    assert codes == [0, 0]
+    assert (tmp_path / "chief/run/history.csv").read_text() == rows
+
+
+@pytest.mark.slow
+def test_a_head_that_is_asked_to_end_ends_all(tmp_path):
+    mean, std = (255 * value[0] for value in (recipes.DIGITS.mean, recipes.DIGITS.std))
+    sizes = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "input_shape": (8, 8, 1)}
+    build(**sizes, input_mean=mean, input_std=std).save(tmp_path / "body.keras")
+    configs = tf_configs(2)
+    arguments = [
+        "--dataset",
+        "digits",
+        "--init-from",
+        "body.keras",
+        "--head-epochs",
+        "100000",
+        "--output",
+        "run",
+    ]
+    with (
+        started([*COMMAND, *arguments], tmp_path, TF_CONFIG=configs[1]) as other,
+        started([*COMMAND, *arguments], tmp_path, TF_CONFIG=configs[0]) as chief,
+    ):
+        for line in chief.stdout:
+            if line.startswith("features of validation"):
+                break
+        for process in (chief, other):
+            process.send_signal(signal.SIGTERM)
+        errors = [process.communicate(timeout=60)[1] for process in (chief, other)]
+    assert [chief.returncode, other.returncode] == [143, 143], errors
+    for text in errors:
+        line = text.splitlines()[-1]
+        assert line == "terminated: ended before the first step; no step was kept: start again"
+
+
+@pytest.mark.slow
 def test_all_refuse_what_the_chief_refuses(tmp_path):
     """At once, and not after the time to wait for each other."""
     (tmp_path / "run").mkdir()

@@ -216,7 +216,7 @@ def test_the_process_is_left_as_it_was(recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_patience(recipe, tmp_path):
+def test_patience(recipe, tmp_path, capsys):
     rows = [{"epoch": i + 1, "val_accuracy": a} for i, a in enumerate([0.1, 0.5, 0.5, 0.4])]
     assert exhausted(rows, 2)
     assert not exhausted(rows, 3)
@@ -225,8 +225,10 @@ def test_patience(recipe, tmp_path):
     recipe = dataclasses.replace(recipe, epochs=9, learning_rate=0.0, patience=2)  # Which never gets better.
     history = training.train(recipe, tmp_path / "run", verbose=0)
     assert len(history) == 3
-    resumed = training.train(recipe, tmp_path / "run", resume=True, verbose=0)
+    longer = dataclasses.replace(recipe, epochs=20)
+    resumed = training.train(longer, tmp_path / "run", resume=True, verbose=2)
     assert len(resumed) == 3
+    assert "ended: no better validation accuracy in 2 epochs (patience)" in capsys.readouterr().out
 
 
 def test_a_run_touches_only_what_a_run_wrote(finished, recipe, tmp_path):
@@ -367,6 +369,17 @@ def test_other_images_are_not_gone_on_with(photos, tmp_path):
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["changes"][0]["changed"]["train_images"] == [36, 37]
     assert config["train_images"] == 37
+
+
+@pytest.mark.slow
+def test_the_schedule_counts_the_steps_of_the_images_that_are_there(photos):
+    """Half of them gone: the rate is still that of a run that had these from its beginning."""
+    root, recipe = photos
+    for path in sorted((root / "train").glob("*/*"))[::2]:
+        path.unlink()
+    rows = resumed(photos, accept_changed_data=True)
+    fresh = training.train(recipe, root.parent / "fresh", verbose=0)
+    assert rows[1]["learning_rate"] == pytest.approx(fresh[1]["learning_rate"])
 
 
 def test_other_classes_are_never_gone_on_with(photos):

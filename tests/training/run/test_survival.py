@@ -261,6 +261,21 @@ def test_what_is_not_finite_is_not_written(tmp_path, monkeypatch, phase, batch, 
     assert {path: digest(path) for path in left} == left
 
 
+def test_a_validation_that_is_not_finite(tmp_path):
+    """By running statistics alone, which training does not use."""
+
+    class Break(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            if (tmp_path / "run/history.csv").exists():  # After the first epoch.
+                for variable in self.model.non_trainable_variables:
+                    variable.assign(-np.ones(variable.shape))
+
+    recipe = dataclasses.replace(DIGITS, hidden_dim=8, depth=1, epochs=2, batch_size=180)
+    with pytest.raises(NonFiniteLoss, match="the validation loss is nan after epoch 2; nothing was written"):
+        trainer.train(recipe, tmp_path / "run", callbacks=[Break()], verbose=0)
+    assert len((tmp_path / "run/history.csv").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     "place", ["before the checkpoint", pytest.param("behind the checkpoint", marks=pytest.mark.slow)]
 )
