@@ -164,8 +164,8 @@ MODULES = {
     ),
     "tensorflow_datasets.core.download": (
         "convmixer_keras/data/named.py",
-        {"downloader"},
-        "a download of tensorflow-datasets from a silent server ends",
+        {"download_manager", "downloader"},
+        "a download of tensorflow-datasets from a silent server ends, and one that was changed is told",
     ),
 }
 INSIDE = r"(tensorflow\.python|tensorflow\.lite|keras\.src|tensorflow_datasets\.core)\b"
