@@ -80,11 +80,12 @@ def _changed(record, model, arguments):
         return dataclasses.replace(record, **changes)
     *size, channels = model.inputs[0].shape[1:]
     if changes and None not in size:
-        if "mean" not in changes and not inputs.takes_pixels(model):
+        record = preprocessing.Preprocessing(size, channels, **changes)
+        if record.mean is None and not inputs.takes_pixels(model):
             raise InputError(
                 f"{arguments.model} takes normalised channels, and does not say which: give --mean and --std"
             )
-        return preprocessing.Preprocessing(size, channels, **changes)
+        return record
     if channels not in (1, 3) or None in size:
         return None
     return preprocessing.assumed(arguments.model, size, channels) if inputs.takes_pixels(model) else None
