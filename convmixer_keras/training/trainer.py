@@ -147,12 +147,7 @@ def train(
         if resume:
             progress = restore()
             check_progress(progress, recipe, data.steps)
-            optimizer = twin.optimizer
-            if accept_changed_data or not hasattr(optimizer, "inner_optimizer"):
-                # The schedule counts steps, of which an epoch may now have another number. Where a loss is
-                # scaled, it has not counted those whose gradients overflowed.
-                optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-                optimizer.iterations.assign(progress.epochs * data.steps + progress.batches)
+            _count_steps(twin.optimizer, progress, data.steps, accept_changed_data)
             note_changes(folder, progress, recipe, settings, data, devices, command)
         elif folder:
             folder.lock()
@@ -203,6 +198,14 @@ def train(
             last = counted(recipe.patience, "epoch")
             print(f"ended: no better validation accuracy in {last} ({arg('patience')})", flush=True)
     return writer.history
+
+
+def _count_steps(optimizer, progress, steps, accept_changed_data):
+    """Tells the schedule where a run is, an epoch of which may have another number of steps than before."""
+    scales = hasattr(optimizer, "inner_optimizer")  # It does not count steps whose gradients overflowed.
+    if accept_changed_data or not scales:
+        optimizer = optimizer.inner_optimizer if scales else optimizer
+        optimizer.iterations.assign(progress.epochs * steps + progress.batches)
 
 
 def _shared(history, epochs, strategy):
