@@ -47,7 +47,9 @@ def with_batch_for_few(recipe, bad=0):
     if not os.path.isdir(folder) or sum(1 for _ in itertools.islice(images_in(folder), many)) == many:
         return recipe
     source = open_source(recipe)
-    images = max(1, source.read(training_split(source, recipe)).size - bad)
+    # Not from what it reads, for which TensorFlow would run: see `with_body`.
+    parts = source.parts(training_split(source, recipe))
+    images = max(1, sum(stop - start for _, start, stop in parts) - bad)
     if images >= recipe.batch_size:
         return recipe
     # A power of two, which several devices can share.

@@ -123,9 +123,10 @@ def warn_of_slow_precision(recipe):
 
 def test(folder, recipe, settings):
     """Evaluates the best model on the test split, once for the same images, and records it in the config."""
-    from convmixer_keras.data.datasets import open_source
+    from convmixer_keras.data.datasets import open_source, resolved
     from convmixer_keras.training.run import evaluation, run_folder
 
+    recipe = dataclasses.replace(recipe, dataset=resolved(recipe.dataset))
     config, finished = folder.read_config(), len(folder.read_history())
     split = open_source(recipe, settings.data_dir).read(recipe.test_split)
     now = {"after_epochs": finished, "split": recipe.test_split, "fingerprint": split.fingerprint}

@@ -54,8 +54,8 @@ class Scores(NamedTuple):
     def of_classes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns precision, recall and F1 of each class, three float arrays (classes,), 0..1.
 
-        The precision of a class that no image was taken for is 0; a class without images has no recall, and
-        without images that were taken for it no precision: NaN. F1 is then NaN, too.
+        A class without images has no recall, NaN; if none was taken for it either, no precision and no F1.
+        The precision of another class that no image was taken for is 0.
         """
         right, there, taken = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
         with np.errstate(invalid="ignore"):

@@ -76,7 +76,8 @@ def train(
 
     Returns:
         A list with a dictionary for each epoch: epoch (from 1), loss, accuracy, of more than five classes
-        top5, the same of the validation images with "val_" before it, learning_rate, seconds.
+        top5, the same of the validation images with "val_" before it, learning_rate, seconds. In other
+        processes than the chief, epochs before a resume have epoch and val_accuracy alone.
 
     Raises:
         InputError: If the folder holds a run that is not to be resumed, or the recipe cannot be run.
@@ -120,7 +121,7 @@ def train(
         devices = distribution.summary(name, workers, replicas, recipe.batch_size, recipe.accumulate)
         if verbose:
             print(devices, flush=True)
-        distribution.check_same(strategy, workers, recipe, settings, resume)
+        distribution.check_same(strategy, workers, recipe, settings, resume and (True, accept_changed_data))
         data = data_module.load(
             recipe,
             settings.data_dir,
@@ -185,7 +186,7 @@ def train(
             verbose=0,  # `Display` shows more.
         )
         with data.errors_named(), termination.noted() as keep_run.asked:
-            keep_run.asked.signal = asked.signal  # One that came while the head learnt.
+            keep_run.asked.signal = keep_run.asked.signal or asked.signal  # While the head learnt.
             if progress.batches == data.steps:
                 finish_epoch(twin, metrics, callbacks, validation, progress, recipe.epochs)
                 progress = restore()
@@ -202,9 +203,8 @@ def train(
 
 def _count_steps(optimizer, progress, steps, accept_changed_data):
     """Tells the schedule where a run is, an epoch of which may have another number of steps than before."""
-    scales = hasattr(optimizer, "inner_optimizer")  # It does not count steps whose gradients overflowed.
-    if accept_changed_data or not scales:
-        optimizer = optimizer.inner_optimizer if scales else optimizer
+    # Where a loss is scaled, steps whose gradients overflowed were not counted.
+    if accept_changed_data or not hasattr(optimizer, "inner_optimizer"):
         optimizer.iterations.assign(progress.epochs * steps + progress.batches)
 
 

@@ -285,8 +285,6 @@ def test_workers_with_other_images_are_refused(tmp_path):
         "1",
         "--image-size",
         "12",
-        "--batch-size",
-        "4",
     ]
     with (
         started([*COMMAND, *small], tmp_path / "other", TF_CONFIG=configs[1]) as other,
@@ -332,16 +330,8 @@ def test_a_head_that_is_asked_to_end_ends_all(tmp_path):
     sizes = {"hidden_dim": 8, "depth": 1, "kernel_size": 3, "patch_size": 2, "input_shape": (8, 8, 1)}
     build(**sizes, input_mean=mean, input_std=std).save(tmp_path / "body.keras")
     configs = tf_configs(2)
-    arguments = [
-        "--dataset",
-        "digits",
-        "--init-from",
-        "body.keras",
-        "--head-epochs",
-        "100000",
-        "--output",
-        "run",
-    ]
+    of_head = ["--init-from", "body.keras", "--head-epochs", "100000"]
+    arguments = ["--dataset", "digits", *of_head, "--output", "run"]
     with (
         started([*COMMAND, *arguments], tmp_path, TF_CONFIG=configs[1]) as other,
         started([*COMMAND, *arguments], tmp_path, TF_CONFIG=configs[0]) as chief,
@@ -349,8 +339,7 @@ def test_a_head_that_is_asked_to_end_ends_all(tmp_path):
         for line in chief.stdout:
             if line.startswith("features of validation"):
                 break
-        for process in (chief, other):
-            process.send_signal(signal.SIGTERM)
+        chief.send_signal(signal.SIGTERM)
         errors = [process.communicate(timeout=60)[1] for process in (chief, other)]
     assert [chief.returncode, other.returncode] == [143, 143], errors
     for text in errors:

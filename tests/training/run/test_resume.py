@@ -374,10 +374,10 @@ def test_other_images_are_not_gone_on_with(photos, tmp_path):
 @pytest.mark.slow
 def test_the_schedule_counts_the_steps_of_the_images_that_are_there(photos):
     """Half of them gone: the rate is still that of a run that had these from its beginning."""
-    root, recipe = photos
+    root, recipe = photos[0], dataclasses.replace(photos[1], epochs=3)  # At the end of any run the rate is 0.
     for path in sorted((root / "train").glob("*/*"))[::2]:
         path.unlink()
-    rows = resumed(photos, accept_changed_data=True)
+    rows = training.train(recipe, root.parent / "run", resume=True, accept_changed_data=True, verbose=0)
     fresh = training.train(recipe, root.parent / "fresh", verbose=0)
     assert rows[1]["learning_rate"] == pytest.approx(fresh[1]["learning_rate"])
 
