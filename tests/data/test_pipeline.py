@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
-from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.core.download import download_manager, downloader
 
 from convmixer_keras.data import bad_images, named
 from convmixer_keras.data import pipeline as data
@@ -456,6 +456,22 @@ def test_tfds_name(tfds_folder):
 def test_a_version_that_is_not_there(tfds_folder):
     with pytest.raises(InputError, match=r"dataset shapes:9\.9\.9 cannot be opened: .*shapes"):
         data.load(plain("shapes:9.9.9", image_size=8, batch_size=5), data_dir=tfds_folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("no module named cv2"),
+        download_manager.NonMatchingChecksumError("http://127.0.0.1/images.zip", "images.zip"),
+    ],
+)
+def test_what_keeps_a_data_set_from_being_prepared(error, tmp_path, monkeypatch):
+    def prepare(self):
+        raise error
+
+    monkeypatch.setattr(Shapes, "download_and_prepare", prepare)
+    with pytest.raises(InputError, match=r"shapes cannot be downloaded and prepared: .*(cv2|images\.zip)"):
+        data.load(plain("shapes", image_size=8, batch_size=5), data_dir=tmp_path)
 
 
 def test_files_of_a_large_split_are_read_in_the_order_of_the_epoch(tmp_path, monkeypatch):
