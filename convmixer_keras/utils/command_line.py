@@ -158,11 +158,23 @@ def _code_of(main):
     except (Failure, OSError) as error:
         return _failed(error)
     except Exception as error:
+        if _is_of_the_backend(error):
+            print(
+                f"error: Keras cannot start, by KERAS_BACKEND or keras.json: {one_line(error)}",
+                file=sys.stderr,
+            )
+            return WRONG_USE
         # TensorFlow's, by its name: this file does not import TensorFlow.
         if not isinstance(error, MemoryError) and type(error).__name__ != "ResourceExhaustedError":
             raise
         print(f"error: out of memory: {one_line(error, 200) or 'the machine has no more'}", file=sys.stderr)
         return FAILED
+
+
+def _is_of_the_backend(error):
+    """Whether an error is Keras' about a backend that is none or is not installed."""
+    is_missing = isinstance(error, ModuleNotFoundError) and error.name in ("jax", "torch", "tensorflow")
+    return (is_missing and "keras" not in sys.modules) or str(error).startswith("Unable to import backend")
 
 
 def _failed(error):

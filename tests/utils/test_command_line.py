@@ -188,6 +188,32 @@ def test_messages_name_arguments_and_in_commands_flags(here, tmp_path):
         Recipe(epochs=0)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "convmixer-onnx m.keras m.onnx",
+        "convmixer-convert m.h5 m.keras",
+        "convmixer-predict . --model m.keras",
+    ],
+)
+def test_a_backend_that_is_none(command, tmp_path):
+    program, *arguments = command.split()
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "m.h5").touch()
+    (tmp_path / "m.keras").touch()
+    done = subprocess.run(
+        [os.path.join(BIN, program), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment(KERAS_BACKEND="tensorflwo"),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: Keras cannot start, by KERAS_BACKEND or keras.json: Unable to import backend : tensorflwo"
+    )
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
 def test_positive(text):
     assert command_line.positive("12") == 12
