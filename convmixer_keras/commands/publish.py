@@ -45,10 +45,10 @@ def main(argv=None):
     arguments = _parser().parse_args(argv)
     command_line.need_tensorflow()
     uploading = hub.is_name(arguments.destination)
-    if arguments.private and not uploading:
-        raise InputError(f"--private is for hf://USER/REPO, got {arguments.destination}")
     if uploading:
         _repository(arguments.destination)
+    elif arguments.private:
+        raise InputError(f"--private is for hf://USER/REPO, got {arguments.destination}")
     else:
         check_local(arguments.destination)
         make_folder(arguments.destination)

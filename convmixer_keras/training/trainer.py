@@ -195,7 +195,8 @@ def train(
                 progress = restore()
             if not (keep_run.stopped or exhausted(writer.history, recipe.patience)):
                 fit(initial_epoch=progress.epochs)
-        if verbose and folder and exhausted(writer.history, recipe.patience):
+        ended_early = len(writer.history) < recipe.epochs and exhausted(writer.history, recipe.patience)
+        if verbose and folder and ended_early:
             last = counted(recipe.patience, "epoch")
             print(f"ended: no better validation accuracy in {last} ({arg('patience')})", flush=True)
     return writer.history
@@ -233,12 +234,11 @@ def _train_head(model, recipe, data, strategy, workers, with_head, verbose, aske
             passes = counted(recipe.head_epochs, "epoch")
             text = f"head: {passes} on the features of {images:,} images, validation accuracy {accuracy:.2%}"
     if workers.count > 1:
-        distribution.broadcast(strategy, [has_ended := tf.Variable(float(ended is not None))])
+        has_ended = tf.Variable(float(ended is not None))
+        distribution.broadcast(strategy, [has_ended, *model.get_layer("head").weights])
         ended = ended or (termination.ended_early() if has_ended.numpy() else None)
     if ended:
         raise ended
-    if workers.count > 1:
-        distribution.broadcast(strategy, model.get_layer("head").weights)
     if verbose and workers.is_chief:
         print(text.replace("%", " %"), flush=True)
 

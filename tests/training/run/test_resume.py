@@ -229,6 +229,8 @@ def test_patience(recipe, tmp_path, capsys):
     resumed = training.train(longer, tmp_path / "run", resume=True, verbose=2)
     assert len(resumed) == 3
     assert "ended: no better validation accuracy in 2 epochs (patience)" in capsys.readouterr().out
+    training.train(dataclasses.replace(recipe, epochs=3), tmp_path / "run", resume=True, verbose=2)
+    assert "ended" not in capsys.readouterr().out  # The third was the last one by the recipe, too.
 
 
 def test_a_run_touches_only_what_a_run_wrote(finished, recipe, tmp_path):
