@@ -59,6 +59,7 @@ def main():
     parser.add_argument("--calibration", type=int, default=64, help="others, for int8 (default: 64)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each candidate (default: 9)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 4], help="(default: 1 4)")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="leave out: --skip stock kimm")
     arguments = parser.parse_args()
 
     preset = next(preset for preset in ck.presets.PRESETS if preset.name == arguments.network)
@@ -92,6 +93,7 @@ def main():
             runners[f"OpenVINO as it comes ({openvino_precision()})"] = openvino_runner(onnx, threads)
             runners["OpenVINO int8 (NNCF)"] = openvino_runner(openvino_int8, threads)
             runners["PyTorch float32, eager"] = torch_runner(network, threads)
+            runners = {name: runners[name] for name in runners if not name.startswith(tuple(arguments.skip))}
             same = {
                 name: sum(int(run(one[None]).argmax() == t) for one, t in zip(checked, truth, strict=True))
                 for name, run in runners.items()
@@ -217,7 +219,8 @@ def print_table(network, columns, same, checked, sizes):
     for name in next(iter(columns.values())):
         cells = []
         for times in columns.values():
-            cells += [f"{times[name]:.1f}", f"{times['stock float32'] / times[name]:.2f}"]
+            baseline = times.get("stock float32")
+            cells += [f"{times[name]:.1f}", f"{baseline / times[name]:.2f}" if baseline else ""]
         size = f"{sizes[name]:.1f}" if name in sizes else ""
         agreement = f"{same[name]} of {checked}" if name in same else ""
         print(f"| {name:24} | " + " | ".join(cells) + f" | {agreement} | {size} |")

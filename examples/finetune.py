@@ -25,7 +25,7 @@ OUTPUT = "outputs/finetuned.keras"
 def main():
     parser = command_line.parser(__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="photographs as FOLDER/CLASS/*.jpg")
-    parser.add_argument("--epochs", type=command_line.positive, default=5, help="of each part (default: 5)")
+    parser.add_argument("--epochs", type=command_line.positive, default=5, help="of each part")
     arguments = parser.parse_args()
 
     os.makedirs(os.path.dirname(OUTPUT), exist_ok=True)
