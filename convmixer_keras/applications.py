@@ -118,9 +118,7 @@ ConvMixer512_16 = _builder(
     presets.CONVMIXER_512_16,
     "in the paper's table; its weights were never released. `convmixer-convert` reads keras-cv's.",
 )
-ConvMixer256_8 = _builder(
-    presets.CONVMIXER_256_8, "96.03 % on CIFAR-10 by the paper's Table 4."
-)
+ConvMixer256_8 = _builder(presets.CONVMIXER_256_8, "96.03 % on CIFAR-10 by the paper's Table 4.")
 ConvMixer256_8_P2 = _builder(
     presets.CONVMIXER_256_8_P2, "the network of the authors' CIFAR-10 script, with our own weights."
 )

@@ -41,7 +41,7 @@ def main():
     model, runs = arguments.model, arguments.curves or []
     if model and os.path.exists(model):
         model = os.path.normpath(model)
-    if not model and not runs:
+    if not model and (arguments.photo or not runs):
         model = applications.default_builder()
     folder = arguments.output or os.path.join("outputs", "explained", folder_name([model] if model else runs))
     shows = {"patches.png": model, "depthwise.png": model} if model else {}

@@ -29,15 +29,17 @@ def main():
     arguments = parse()
     streams.quiet_start()
     from convmixer_keras.images.listing import image_paths
-    from convmixer_keras.utils.files import make_folder, written_whole
+    from convmixer_keras.utils.files import check_output, make_folder, written_whole
 
     if not os.path.isdir(arguments.folder):
         raise InputError(f"there is no folder {arguments.folder}")
     paths = image_paths(arguments.folder)
     if len(paths) < 2:
         raise InputError(f"there must be at least two images in {arguments.folder}, found {len(paths)}")
-    for path in filter(None, (arguments.output, arguments.save)):
-        make_folder(os.path.dirname(path))
+    for path, ending in ((arguments.output, command_line.PICTURES), (arguments.save, ".npz")):
+        if path:
+            check_output(path, ending, (*paths, arguments.model or ""))
+            make_folder(os.path.dirname(path))
     # Around all of the work, which would be lost if the picture could not be written.
     with written_whole(arguments.output) as picture:
         draw_neighbours(paths, arguments, picture)
@@ -61,6 +63,8 @@ def draw_neighbours(paths, arguments, picture):
     )
     batches = progress.shown(batches, "computing features", len(paths), "images", amount=len)
     features = np.concatenate([pooled(model.predict_on_batch(batch)) for batch in batches])
+    if not np.isfinite(features).all():
+        raise InputError(f"{headless.source} gives NaN or infinity for an image: its weights are damaged")
     neighbours, similarities = nearest(features, arguments.neighbours)
 
     folders = np.array([os.path.dirname(path) for path in paths])

@@ -65,9 +65,10 @@ def main():
         batch = np.repeat(image.astype(source["dtype"])[None], source["shape"][0], axis=0)
         interpreter.set_tensor(source["index"], batch)
         interpreter.invoke()
-        scores = probabilities(interpreter, interpreter.get_tensor(target["index"])[0])
+        scores = interpreter.get_tensor(target["index"])[0]
         if not np.isfinite(scores).all():
             give_up(f"{arguments.model} gives NaN or infinity: its weights are damaged")
+        scores = probabilities(arguments.model, interpreter, scores)
         print(f"{printable(path)} ({1e3 * (time.perf_counter() - start):.0f} ms)")
         for i in np.argsort(-scores, kind="stable")[: arguments.top]:
             print(f"  {scores[i]:9.7f}  {printable(names[i]) if names else i}")
@@ -142,13 +143,24 @@ def read_entries(path):
         return {entry.filename: archive.read(entry).decode("utf-8-sig") for entry in entries}
 
 
-def probabilities(interpreter, scores):
+def probabilities(path, interpreter, scores):
     """Returns the scores, or their softmax where the file says that they are logits."""
-    if any("logits" in signature["outputs"] for signature in interpreter.get_signature_list().values()):
+    stated = {
+        name for signature in interpreter.get_signature_list().values() for name in signature["outputs"]
+    }
+    if "features" in stated:
+        give_up(f"{path} gives features, and no score for each class")
+    if "logits" in stated:
         one = len(scores) == 1  # Of two classes, the other of which has the logit 0.
         scores = np.append(scores, 0) if one else scores
         scores = np.exp(scores - scores.max())
         scores = (scores / scores.sum())[: 1 if one else None]
+    elif "probabilities" not in stated:
+        slack = 0.001 + len(scores) / 512  # In an int8 file they are rounded to steps of 1/256.
+        if scores.min() < 0 or abs(scores.sum() - 1) > slack:
+            give_up(
+                f"{path} does not say what its scores are, and they do not add up to 1 as probabilities do"
+            )
     return scores
 
 

@@ -5,9 +5,9 @@
   python examples/segment.py photos/ --from runs/photos/model.keras   start from a body of your own
   python examples/segment.py scenes/ --tflite segmenter.tflite        and a file for phones
 
-A mask has the name of its image, and for each pixel the number of its class: 0, 1, 2, ...; 255 does not
-count. Masks of nothing but 0 and 255, as many programs draw a thing before its background, have two
-classes. `draw_scenes.py` draws some to try it on. A fifth of the images is held out. Prints the mean
+A mask has the name and the size of its image, and for each pixel the number of its class: 0, 1, 2, ...;
+255 does not count. Masks of nothing but 0 and 255, as many programs draw a thing before its background, have
+two classes. `draw_scenes.py` draws some to try it on. A fifth of the images is held out. Prints the mean
 intersection over union on those, and draws some of them: image, truth and prediction.
 """
 
@@ -28,8 +28,11 @@ def main():
     arguments = parse()
     streams.quiet_start()
     from convmixer_keras.models.saving import save_model
-    from convmixer_keras.utils.files import make_folder, written_whole
+    from convmixer_keras.utils.files import check_output, make_folder, written_whole
 
+    check_output(arguments.output, ".keras")
+    if arguments.tflite:
+        check_output(arguments.tflite, ".tflite")
     if arguments.size > LARGEST_SIZE:
         raise InputError(f"--size must be at most {LARGEST_SIZE}, got {arguments.size}")
     images, masks = read(arguments.folder, arguments.size)
@@ -80,8 +83,8 @@ def train(images, masks, classes, arguments):
         )
     else:
         body = ck.inference.load(arguments.start, include_top=False).model
-        if not inputs.takes_pixels(body):
-            raise InputError(f"{arguments.start} must take pixels 0..255 and normalise them itself")
+        if not inputs.takes_pixels(body) or body.input_shape[-1] != 3:
+            raise InputError(f"{arguments.start} must take colour pixels 0..255 and normalise them itself")
     network = parts.of(body)
     if images.shape[1] < network.sizes.patch_size:
         raise InputError(f"--size must be at least the patch size, {network.sizes.patch_size}")
@@ -90,7 +93,7 @@ def train(images, masks, classes, arguments):
     size = images.shape[1]
     image = keras.Input((size, size, 3), name="image")
     maps = ck.features(body, blocks)(image)
-    x = keras.layers.Concatenate()(maps) if len(blocks) > 1 else maps
+    x = keras.layers.Concatenate()(maps) if len(blocks) > 1 else maps[0]
     x = keras.layers.Conv2D(64, 3, padding="same", activation="relu", name="dense1")(x)
     x = keras.layers.Conv2D(classes, 1, name="dense2")(x)
     scores = keras.layers.Resizing(size, size, "bilinear", name="scores")(x)
@@ -116,39 +119,57 @@ def read(folder, size):
     """Returns uint8 images (n, size, size, 3) and int32 masks (n, size, size) of a folder."""
     from PIL import Image
 
-    from convmixer_keras.images.listing import image_paths
     from convmixer_keras.images.reading import read as read_image
 
     parts = [os.path.join(folder, part) for part in ("images", "masks")]
     for part in parts:
         if not os.path.isdir(part):
             raise InputError(f"there is no folder {part}")
-    masks = {os.path.splitext(os.path.basename(path))[0]: path for path in image_paths(parts[1])}
-    pairs = [(path, masks.get(os.path.splitext(os.path.basename(path))[0])) for path in image_paths(parts[0])]
+    paths, masks = map(by_name, parts)
+    pairs = [(path, masks.get(name)) for name, path in paths.items()]
     missing = [path for path, mask in pairs if mask is None]
     if missing:
         raise InputError(f"{missing[0]} has no mask of its name in {parts[1]}")
     if len(pairs) < 2:
         raise InputError(f"there must be at least two images in {parts[0]}, found {len(pairs)}")
 
-    images = [read_image(path).resize((size, size), Image.Resampling.BICUBIC) for path, _ in pairs]
-    numbers = np.stack([read_mask(mask, size) for _, mask in pairs])
+    images, numbers = [], []
+    for path, mask in pairs:
+        image = read_image(path)
+        numbers.append(read_mask(mask, image.size, size))
+        images.append(np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)))
+    numbers = np.stack(numbers)
     shown = np.unique(numbers).tolist()
     if shown == [0, IGNORED]:
         numbers[numbers == IGNORED] = 1
     elif len(shown) < 2 or shown[:2] == [shown[0], IGNORED]:
         raise InputError(f"the masks in {parts[1]} must show at least two classes, and hold only {shown}")
-    return np.stack([np.asarray(image) for image in images]), numbers
+    return np.stack(images), numbers
 
 
-def read_mask(path, size):
-    """Returns the numbers in a mask, int32 (size, size), as stored: of a palette not the colours."""
+def by_name(folder):
+    """Returns the images of a folder, by their paths in it without the ending."""
+    from convmixer_keras.images.listing import image_paths
+
+    found = {}
+    for path in image_paths(folder):
+        name = os.path.splitext(os.path.relpath(path, folder))[0]
+        if name in found:
+            raise InputError(f"{found[name]} and {path} differ in their ending only: which one counts?")
+        found[name] = path
+    return found
+
+
+def read_mask(path, whole, size):
+    """Returns the numbers in a mask of the `whole` size, int32 (size, size): of a palette not the colours."""
     from PIL import Image
 
     try:
         with Image.open(path) as image:
             if image.format == "JPEG":  # Around every edge it holds numbers of classes that nobody drew.
                 raise InputError(f"{path} is a JPEG file, which does not keep numbers: save masks as PNG")
+            if image.size != whole:
+                raise InputError(f"{path} must have its image's size, {whole}, and has {image.size}")
             mode, mask = image.mode, np.asarray(image.resize((size, size), Image.Resampling.NEAREST))
     except InputError:
         raise

@@ -43,6 +43,8 @@ def main(argv=None):
     if arguments.only_wrong and not any(truth for _, truth, _ in photos):
         raise InputError("--only-wrong needs photographs in folders that are named like the model's classes")
     bad, right, wrong = [], 0, 0
+    batches = predicted(known, photos, arguments.top, bad)
+    first = next(batches)  # If the model gives nothing, files of earlier answers stay.
     with contextlib.ExitStack() as stack:
         writers = [answers.print_answers]
         for kind, output in ((answers.Table, arguments.csv), (answers.JsonList, arguments.json)):
@@ -50,7 +52,7 @@ def main(argv=None):
                 writers.append(stack.enter_context(kind(output)).write)
         if arguments.sheet:
             writers.append(stack.enter_context(answers.Sheet(arguments.sheet)).write)
-        for batch in predicted(known, photos, arguments.top, bad):
+        for batch in itertools.chain([first], batches):
             wrong += sum(answer.is_wrong for answer in batch)
             right += sum(answer.truth is not None and not answer.is_wrong for answer in batch)
             if arguments.only_wrong:
@@ -69,19 +71,22 @@ def find(paths):
     """Returns pairs of the photographs' paths and the folders that were named for them.
 
     A file that is not there is kept, to be listed with those that cannot be read, unless there is no other.
+    One that is named twice, such as by its folder too, counts once.
     """
-    found = []
+    found = {}
     for path in paths:
         if not os.path.isdir(path):
-            found.append((path, os.path.dirname(path)))
+            found.setdefault(os.path.abspath(path), (path, os.path.dirname(path)))
             continue
         listing = list_images(path)
-        found += [(image, path) for image in listing.images]
+        for image in listing.images:
+            found.setdefault(os.path.abspath(image), (image, path))
         if listing.left_out:
             others = one_line(other_files(listing.left_out))
             print(f"note: {one_line(path)}: left out {others}", file=sys.stderr)
     if not found:
         raise InputError(f"there are no images in {', '.join(paths)}")
+    found = list(found.values())
     if not any(os.path.exists(path) for path, _ in found):
         raise InputError(f"there is no file {', '.join(path for path, _ in found)}")
     return found

@@ -125,6 +125,11 @@ class Predictor:
                 f"{self.source} does not say what its scores are, and they do not add up to 1 as "
                 f"probabilities do: {arg('scores')} must say logits or probabilities"
             )
+        if self.output_name == "probabilities" and not np.all((outputs >= 0) & (outputs <= 1 + 1e-3)):
+            raise InputError(
+                f"{self.source} gives scores from {outputs.min():.4g} to {outputs.max():.4g}, and "
+                "probabilities are 0 to 1"
+            )
         return outputs
 
     def outputs(self, images: Photo | Iterable[Photo]) -> np.ndarray:
@@ -231,6 +236,10 @@ def choose_preprocessing(source, shape, takes_pixels, recorded, default=None, ch
         height, width = (side or usual for side, usual in zip(shape[:2], Preprocessing.size, strict=True))
         record = Preprocessing((height, width), shape[-1])
     record = dataclasses.replace(record, **changes)
+    if takes_pixels and record.mean is not None:
+        raise InputError(
+            f"{source} normalises by itself, and its preprocessing has mean and std, which would do it again"
+        )
     if any(side not in (None, made) for side, made in zip(shape, record.shape, strict=True)):
         raise InputError(
             f"{source} takes images of the shape {tuple(shape)}, and its preprocessing gives {record.shape}"

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import keras
 
+from convmixer_keras.models.graph import calls, has_graph
 from convmixer_keras.utils.errors import InputError
 
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -17,7 +18,8 @@ class Complexity(NamedTuple):
     Attributes:
         parameters: Number of trainable parameters.
         multiply_adds: Multiplications with a kernel's weight for one input, in all convolutions and dense
-            layers; biases, normalisation, activations and pooling are left out, as is usual.
+            layers, in each of its calls where a layer is shared; biases, normalisation, activations and
+            pooling are left out, as is usual.
     """
 
     parameters: int
@@ -45,20 +47,25 @@ def model_complexity(model: keras.Model, input_shape: tuple[int, int, int] | Non
     return Complexity(parameters, _multiply_adds(model))
 
 
-def _multiply_adds(layer):
-    if isinstance(layer, keras.Model):
-        return sum(_multiply_adds(inner) for inner in layer.layers)
-    if not any(len(weight.shape) > 1 for weight in layer.weights):
+def _multiply_adds(model):
+    return sum(_of_call(layer, node.input_tensors, node.output_tensors[0]) for layer, node in calls(model))
+
+
+def _of_call(layer, inputs, output):
+    if has_graph(layer):
+        if any(None in tensor.shape[1:] for tensor in layer.inputs):  # Here it may know what it is given.
+            layer = keras.models.clone_model(layer, input_tensors=keras.Input(inputs[0].shape[1:]))
+        return _multiply_adds(layer)
+    if not any(len(weight.shape) > 1 for weight in getattr(layer, "weights", ())):
         return 0
     if type(layer) not in (*_DEPTHWISE, *_FULL):
         counted = ", ".join(sorted(kind.__name__ for kind in (*_DEPTHWISE, *_FULL)))
         raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}; counted are {counted}")
-    outputs = layer.output.shape[1:]
-    if None in outputs:
+    if None in output.shape[1:]:
         raise InputError(
-            f"layer {layer.name!r} has the output shape {layer.output.shape}: pass "
+            f"layer {layer.name!r} has the output shape {output.shape}: pass "
             "input_shape=(height, width, channels) to say for which image size to count"
         )
     # A kernel's last axis is its outputs', and of a depthwise one the last two; groups have fewer inputs.
-    kernel = layer.kernel.shape
-    return math.prod(outputs) * math.prod(kernel[:-2] if type(layer) in _DEPTHWISE else kernel[:-1])
+    kernel = layer.kernel.shape[:-2] if type(layer) in _DEPTHWISE else layer.kernel.shape[:-1]
+    return math.prod(output.shape[1:]) * math.prod(kernel)

@@ -10,6 +10,19 @@ def producer(tensor):
     return history.operation, node.input_tensors
 
 
+def calls(model):
+    """Yields each call of a layer or operation in a model's own graph: it, and the node with its tensors."""
+    seen, waiting = {id(tensor) for tensor in model.inputs}, list(model.outputs)
+    while waiting:
+        if id(tensor := waiting.pop()) in seen:
+            continue
+        history = tensor._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        yield history.operation, node
+        seen.update(map(id, node.output_tensors))
+        waiting += node.input_tensors
+
+
 def inside(model, tensor):
     """Returns the tensor of a nested model's own graph that leaves it as `tensor`."""
     return model.outputs[tensor._keras_history.tensor_index]

@@ -26,15 +26,15 @@ def image_size(model, preprocessing=None):
 
 
 def takes_pixels(model):
-    """Returns whether a model takes raw pixels 0..255 and normalises them itself.
+    """Returns whether a model takes raw pixels 0..255 and normalises them itself; None where nothing says.
 
-    A ConvMixer, alone or nested in another model, does so where a layer normalises or rescales. Any other
-    model is assumed to.
+    It does so where a layer normalises or rescales. A ConvMixer without one, alone or nested in another
+    model, takes normalised channels; of any other network it is not known.
     """
     layers = list(graph.layers(model))
-    if all(layer.name != "stem_conv" for layer in layers):
+    if any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers):
         return True
-    return any(isinstance(layer, (keras.layers.Normalization, keras.layers.Rescaling)) for layer in layers)
+    return False if any(layer.name == "stem_conv" for layer in layers) else None
 
 
 def in_float32(model, size=None):

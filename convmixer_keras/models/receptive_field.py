@@ -47,6 +47,8 @@ def effective_receptive_field(model, block, share=0.95, images=None):
     if gradient is None:
         raise InputError(f"{model.name} takes whole numbers, for which there is no gradient")
     gradient = np.abs(gradient.numpy()).sum(-1).mean(0)
+    if not np.isfinite(gradient).all():
+        raise InputError(f"{model.name} gives NaN or infinity: its weights are damaged")
 
     largest = network.patch_size * (1 + (block + 1) * (network.kernel_size - 1))
     return gradient, _side_holding(gradient, share, middle, network.patch_size), largest

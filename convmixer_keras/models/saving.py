@@ -45,6 +45,8 @@ def save_model(
         raise InputError(f"a model's file name must end in .keras, got {path}")
     entries = {}
     if class_names is not None:
+        if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+            raise InputError(f"class_names must be a list of texts, got {class_names!r}")
         if model.output_shape[-1] != len(class_names):
             raise InputError(
                 f"class_names must be {model.output_shape[-1]}, one for each output, got {len(class_names)}"
@@ -58,9 +60,13 @@ def save_model(
 
 
 def check_preprocessing(model, preprocessing):
+    from convmixer_keras.models import inputs
+
     shape, made = model.input_shape[1:], preprocessing.shape
     if len(shape) != 3 or any(side not in (None, n) for side, n in zip(shape, made, strict=True)):
         raise InputError(f"preprocessing must give what the model takes, {shape}, and gives {made}")
+    if preprocessing.mean is not None and inputs.takes_pixels(model):
+        raise InputError("preprocessing must not have mean and std: the model normalises by itself")
 
 
 def _save_from_disk(model, path, entries):

@@ -56,7 +56,7 @@ def learning_curves(history: list[dict] | dict[str, list[dict]]) -> "Figure":
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     if several:
-        names = [f"{name}, training dotted" for name in runs]
+        names = [f"{name}, training dotted".replace("$", r"\$") for name in runs]  # Not mathematics.
         columns = max(1, min(3, 150 // max(map(len, names))))  # A line has room for some 150 letters.
         figure.legend(rate.lines, names, loc="outside lower center", ncols=columns, frameon=False)
     else:

@@ -75,7 +75,7 @@ def test_the_compiled_step_is_the_plain_one(monkeypatch, changes, settings, weig
     assert compiled.watch.step()[::2] == pytest.approx(plain.watch.step()[::2])
     assert plain.watch.step().number == (2 if poisoned else 3)
     assert np.isfinite(losses).all() != poisoned
-    # In float16 the sums behind small gradients cancel: some differ by up to 14 %. A lost scale or step is more.
+    # In float16 the sums behind small gradients cancel: some differ by up to 14 %. A lost scale is more.
     tolerance = 0.2 if recipe.dtype_policy == "mixed_float16" else 1e-3
     for ours, theirs in zip(variables(compiled), variables(plain), strict=True):
         scale = np.nanmax(np.abs(theirs), initial=1e-6)
