@@ -83,7 +83,7 @@ def train(images, masks, classes, arguments):
         )
     else:
         body = ck.inference.load(arguments.start, include_top=False).model
-        if not inputs.takes_pixels(body) or body.input_shape[-1] != 3:
+        if inputs.takes_pixels(body) is False or body.input_shape[-1] != 3:
             raise InputError(f"{arguments.start} must take colour pixels 0..255 and normalise them itself")
     network = parts.of(body)
     if images.shape[1] < network.sizes.patch_size:

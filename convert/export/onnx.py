@@ -190,7 +190,7 @@ class _Graph:
             pads=[before, before, after, after],
             group=kernel.shape[2] if depthwise else 1,
         )
-        x = self.activation(x, name, layer.activation.__name__)
+        x = self.activation(x, name, outputs.activation_of(layer))
         return self.normalization(x, f"{name}_norm", norm)
 
     def activation(self, x, name, kind):
@@ -248,7 +248,7 @@ def _checked(model, made, path, output):
     side = max(1, min(16, 1024 // sizes.patch_size)) * sizes.patch_size
     shape = [_IMAGES, *(known or side for known in model.inputs[0].shape[1:3]), sizes.channels]
     images = 255 * np.random.default_rng(0).random(shape, np.float32)
-    if not inputs.takes_pixels(model):
+    if inputs.takes_pixels(model) is False:
         images = (images - 128) / 64
     got, unscored = ran(path), model
     if output == "probabilities":
@@ -257,7 +257,8 @@ def _checked(model, made, path, output):
         made.graph.output[0].name = _LOGITS
         logits = ran(made.SerializeToString())
         between = "ONNX Runtime's probabilities and those of its logits"
-        agreement.check(got, keras.ops.convert_to_numpy(activation(logits)), between)
+        probabilities = keras.ops.convert_to_numpy(activation(logits))
+        agreement.check(got, probabilities, between, probabilities=True)
         got = logits
     expected = agreement.outputs_of(unscored, images)
     return agreement.check(got, expected, "ONNX Runtime and Keras", features=output == "features")

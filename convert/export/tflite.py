@@ -1,6 +1,7 @@
 """A ConvMixer as a `.tflite` file, quantised or not."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from convmixer_keras.utils import checks, extras, progress, streams
 from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.files import Path, written_whole
 from convmixer_keras.utils.version import __version__
+
+MOST_VALUES = 2**27  # In a batch of images: half a gigabyte of float32.
 
 
 class Report(NamedTuple):
@@ -110,7 +113,11 @@ def export(
         whole_kernels=whole_kernels,
     )
     shape = small.input_shape[1:]
-    takes_pixels, taken = inputs.takes_pixels(model), lambda images: images
+    if batch * math.prod(shape) > MOST_VALUES:
+        raise InputError(f"{arg('batch')} must leave at most {MOST_VALUES:,} values in a batch, got {batch}")
+    if (author or license) and len(small.output_shape) != 2:
+        raise InputError("author and license have no place in a file that gives feature maps")
+    takes_pixels, taken = inputs.takes_pixels(model) is not False, lambda images: images
     if preprocessing is not None:
         taken, takes_pixels = preprocessing.normalized, takes_pixels or preprocessing.mean is not None
         # The file normalises its input itself.
@@ -181,7 +188,7 @@ def _compared(model, taken, network, content, path, output, images, mode, counte
         if kind == "sigmoid":
             scores = [np.hstack([yes, 1 - yes]) for yes in scores]
         between = f"the {mode} file's probabilities and those of its logits"
-        agreement.check(*scores, between, tolerance=0.01)
+        agreement.check(*scores, between, probabilities=True, tolerance=0.01)
     return found
 
 

@@ -101,17 +101,28 @@ def chosen(tensors, path, prefix="", ignore=()):
 
 def part_names(path):
     """Returns the names of the files that an index of safetensors names, which lie beside it."""
+    return sorted(set(_places(path).values()))
+
+
+def _places(path):
+    """Returns for each tensor of an index of safetensors the name of the file that it is in."""
     try:
-        return sorted({os.path.basename(name) for name in json.loads(read_text(path))["weight_map"].values()})
+        places = json.loads(read_text(path))["weight_map"]
+        return {name: os.path.basename(file) for name, file in places.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{path} is no index of the parts of a checkpoint") from None
 
 
 def _read_parts(path):
-    parts = [os.path.join(os.path.dirname(path), name) for name in part_names(path)]
-    for part in parts:
+    parts = {name: os.path.join(os.path.dirname(path), name) for name in part_names(path)}
+    for part in parts.values():
         check_file(part)
-    return {name: tensor for part in parts for name, tensor in _read_safetensors(part).items()}
+    parts = {name: _read_safetensors(part) for name, part in parts.items()}
+    places = _places(path)
+    for name, part in places.items():
+        if name not in parts[part]:
+            raise InputError(f"{part} has no tensor {name}, which {path} says is in it")
+    return {name: parts[part][name] for name, part in places.items()}
 
 
 def _read_safetensors(path):

@@ -30,6 +30,7 @@ _NORMALIZES = {
     "include_preprocessing": np.sqrt(presets.IMAGENET_STD),
     "include_normalization": np.array(presets.IMAGENET_STD),
 }
+_IN_FRONT = re.compile(r"(input_)?(normalization|rescaling)(_\d+)?$")
 _NOT_LAYERS = {"optimizer", "seed_generator", "metrics"}
 
 
@@ -69,6 +70,11 @@ def _read(path, epsilon):
         config = json.loads(weights.attrs.get("model_config", "{}"))
         weights = weights.get("model_weights", weights)
 
+    if not config and (in_front := [name for name in weights.get("layers", ()) if _IN_FRONT.match(name)]):
+        raise InputError(
+            f"{path} has a layer {in_front[0]!r}, and not the numbers by which it normalises the input: "
+            "convert the whole model, a .keras file"
+        )
     for kind, layer in _layers(config.get("config", {})):
         name = str(layer.get("name"))
         # keras-cv's layers call TensorFlow's GELU themselves.

@@ -58,10 +58,15 @@ def torch_tensors(found):
         raise InputError(f"not a ConvMixer: layer {found.pool.name!r} takes the maximum and not the average")
     tensors = {}
     for name, layer in found.layers.items():
-        for tensor, array in zip(layouts.tensor_names(name), layer.get_weights(), strict=True):
-            if not np.isfinite(array).all():
-                raise InputError(f"layer {layer.name!r} holds NaN or infinite values")
-            if tensor == "running_var":
-                array = array + np.float32(layer.epsilon - layouts.EPSILON)
+        arrays = dict(zip(layouts.tensor_names(name), layer.get_weights(), strict=True))
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise InputError(f"layer {layer.name!r} holds NaN or infinite values")
+        if "running_var" in arrays:
+            variance = arrays["running_var"] + np.float32(layer.epsilon - layouts.EPSILON)
+            arrays["running_var"] = np.maximum(variance, 0)
+            # Where none is left for a smaller epsilon than PyTorch's, the scale makes up for it.
+            dead = variance < 0
+            arrays["weight"][dead] *= np.sqrt(layouts.EPSILON / (variance[dead] + layouts.EPSILON))
+        for tensor, array in arrays.items():
             tensors[name, tensor] = layouts.to_torch_axes(name, array)
     return tensors

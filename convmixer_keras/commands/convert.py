@@ -157,8 +157,13 @@ def _check_flags(arguments):
     for one, other in exclusive:
         if one in given and other in given:
             raise InputError(f"--{one} is not allowed with --{other.replace('_', '-')}")
-    if "labels" in given and not arguments.output.endswith(".keras"):
-        raise InputError(f"--labels are recorded in a .keras file, and not in {arguments.output}")
+    if to_keras and not arguments.output.endswith(".keras"):
+        for name in ("labels", *flags.given(arguments, Preprocessing)):
+            if name in given:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"what {flag} says is recorded in a .keras file, and not in {arguments.output}"
+                )
 
 
 def _to_keras(arguments):

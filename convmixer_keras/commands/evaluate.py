@@ -1,5 +1,6 @@
 """`convmixer-train --evaluate`: how good a trained model is."""
 
+import dataclasses
 import os
 
 from convmixer_keras.commands import flags
@@ -13,14 +14,18 @@ from convmixer_keras.utils.text import one_line
 
 
 def evaluate(arguments, recipe):
+    from convmixer_keras.data.datasets import open_source
     from convmixer_keras.training.run import evaluation
+    from convmixer_keras.training.run.run_folder import RunFolder
 
     if arguments.report is not None:
         extras.require("matplotlib")
         make_folder(arguments.report)
     given, settings = recipe, Settings(**flags.given(arguments, Settings))
+    folder = os.path.dirname(arguments.evaluate) or "."
     if os.path.isfile(arguments.evaluate):
-        recipe, settings = settings_of_run(arguments, recipe, os.path.dirname(arguments.evaluate) or ".")
+        recipe, settings = settings_of_run(arguments, recipe, folder)
+    divided = recipe if recipe is given else _as_divided(recipe, RunFolder(folder).recipe())
     # Only one that is named, or the run's, says how photographs become the input of a file without a record.
     stated = recipe if arguments.recipe or recipe is not given else None
     changes = flags.given(arguments, Preprocessing)
@@ -31,8 +36,8 @@ def evaluate(arguments, recipe):
     scores = evaluation.evaluate_opened(
         opened,
         recipe,
-        settings.data_dir,
         verbose=1,
+        source=open_source(divided, settings.data_dir),
         max_bad_images=settings.max_bad_images,
         check_images=settings.check_images,
     )
@@ -46,3 +51,14 @@ def evaluate(arguments, recipe):
 
         write_report(arguments.report, scores, opened)
     return command_line.DONE
+
+
+def _as_divided(recipe, run):
+    """Returns the recipe that opens a data set for another split than the one that a run validated on.
+
+    What a run held out of its training split is not part of that split any more, whatever is evaluated.
+    """
+    if recipe.dataset != run.dataset or recipe.validation_split == run.validation_split:
+        return recipe
+    splits = {"validation_split": run.validation_split, "test_split": recipe.validation_split}
+    return dataclasses.replace(recipe, **splits)

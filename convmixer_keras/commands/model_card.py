@@ -65,7 +65,7 @@ def _use(model, preprocessing, name):
     """A program that runs as it is, where convmixer-keras is installed."""
     features = parts.of(model).head is None
     lines = ["import convmixer_keras as ck"]
-    has_photos = inputs.takes_pixels(model) and parts.of(model).sizes.channels in (1, 3)
+    has_photos = inputs.takes_pixels(model) is not False and parts.of(model).sizes.channels in (1, 3)
     if preprocessing or has_photos:
         lines = ["from PIL import Image", "", *lines]
         photo = 'Image.new("RGB", (320, 240))  # or the path of a photograph'

@@ -30,7 +30,8 @@ def main(argv=None):
     if report.agreement is None:
         print("not verified: onnxruntime is not installed")
     else:
-        print(f"verified in ONNX Runtime on {report.agreement.images} random images: {report.agreement}")
+        word = "verified" if report.agreement.varies else "not verified"
+        print(f"{word} in ONNX Runtime on {report.agreement.images} random images: {report.agreement}")
     print(f"wrote {one_line(arguments.output)}: image -> {report.output}")
     return command_line.DONE
 

@@ -15,7 +15,9 @@ def check_fits(model, preprocessing, batch):
     from convmixer_keras.models import inputs, parts
 
     found = parts.of(model)
-    normalises = inputs.takes_pixels(model) or (preprocessing is not None and preprocessing.mean is not None)
+    normalises = inputs.takes_pixels(model) is not False or (
+        preprocessing is not None and preprocessing.mean is not None
+    )
     if found.head is None or found.sizes.channels != 3 or batch != 1 or not normalises:
         raise InputError(
             "--snippet is for a classifier of one RGB image at a time, whose file takes pixels: without "

@@ -81,19 +81,23 @@ def _changed(record, model, arguments):
     *size, channels = model.inputs[0].shape[1:]
     if changes and None not in size:
         record = preprocessing.Preprocessing(size, channels, **changes)
-        if record.mean is None and not inputs.takes_pixels(model):
+        if record.mean is None and inputs.takes_pixels(model) is False:
             raise InputError(
                 f"{arguments.model} takes normalised channels, and does not say which: give --mean and --std"
             )
         return record
     if channels not in (1, 3) or None in size:
         return None
-    return preprocessing.assumed(arguments.model, size, channels) if inputs.takes_pixels(model) else None
+    return (
+        None
+        if inputs.takes_pixels(model) is False
+        else preprocessing.assumed(arguments.model, size, channels)
+    )
 
 
 def _text(report, known, arguments):
     if report.takes_pixels:
-        takes = "raw pixels 0..255, which it normalises itself"
+        takes = "raw pixels 0..255"
     else:
         takes = (
             "normalised channels, as the model does: its input is left as it is "

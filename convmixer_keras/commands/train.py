@@ -128,15 +128,16 @@ def test(folder, recipe, settings):
 
     recipe = dataclasses.replace(recipe, dataset=resolved(recipe.dataset))
     config, finished = folder.read_config(), len(folder.read_history())
-    split = open_source(recipe, settings.data_dir).read(recipe.test_split)
+    source = open_source(recipe, settings.data_dir)  # As the run divides it.
+    split = source.read(recipe.test_split)
     now = {"after_epochs": finished, "split": recipe.test_split, "fingerprint": split.fingerprint}
     known = config.get("test", {})
     if any(known.get(name) != value for name, value in now.items()):
-        scores = evaluation.evaluate(
-            folder[run_folder.BEST_MODEL],
+        scores = evaluation.evaluate_opened(
+            evaluation.open_model(folder[run_folder.BEST_MODEL], recipe),
             dataclasses.replace(recipe, validation_split=recipe.test_split),
-            settings.data_dir,
             verbose=1,
+            source=source,
             max_bad_images=settings.max_bad_images,
         )
         known = {**now, "model": run_folder.BEST_MODEL}
@@ -181,7 +182,8 @@ def report(folder, history):
         f"{100 * last['val_accuracy']:.2f} % (last epoch)\n\nwrote"
     )
     for name, what in rows:
-        print(f"  {folder[name]:<32}  {what}")
+        if os.path.exists(folder[name]):
+            print(f"  {folder[name]:<32}  {what}")
 
 
 def commands_for(folder, recipe):

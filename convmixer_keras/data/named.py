@@ -54,7 +54,11 @@ def open_tfds(name, data_dir):
     unprepared = (OSError, AssertionError, ImportError, tfds.download.DownloadError)
     unprepared += (download_manager.NonMatchingChecksumError,)
     try:
-        builder.download_and_prepare()
+        try:
+            builder.download_and_prepare()
+        except OSError:  # Another process has prepared it meanwhile, and was first.
+            builder = builder_of(name, data_dir)
+            builder.download_and_prepare()
     except unprepared as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -79,7 +79,8 @@ class Folder:
         elif train_split in self.split_names and not {*VALIDATION_SPLITS} & {*self.split_names}:
             self._divided = os.path.join(self.root, train_split)
         below = [self._path(name) for name in self.split_names] if not self._divided else [self._divided]
-        _check_links([os.path.join(path, name) for path in below for name in _subfolders(path, self.root)])
+        self._classes = [os.path.join(path, name) for path in below for name in _subfolders(path, self.root)]
+        _check_links(self._classes)
         if self._divided and validation_share > 0:
             self.split_names = sorted([*self.split_names, HELD_OUT])
 
@@ -95,7 +96,9 @@ class Folder:
 
     def _list(self, path):
         if path not in self._listed:
-            self._listed[path] = _list_split(path, self.root)
+            self._listed[path], links = _list_split(path, self.root)
+            self._classes += links
+            _check_links(self._classes)
         return self._listed[path]
 
     def _splits(self, folders, named):
@@ -191,7 +194,8 @@ def _list_split(path, root):
         name = unicodedata.normalize("NFC", folder)  # One system writes it so, another in parts.
         paths[name] = sorted([*paths.get(name, ()), *listing.images])
         sizes[name] += listing.size
-    return FolderSplit(paths, dict(sizes))
+    links = [link for listing in listings.values() for link in listing.links]
+    return FolderSplit(paths, dict(sizes)), links
 
 
 def _report_left_out(path, listings):
@@ -237,7 +241,7 @@ def _subfolders(path, root):
 
 
 def _check_links(folders):
-    """Raises InputError where one folder of a class, behind its links, is another one or lies in it."""
+    """Raises InputError where one of some folders, behind its links, is another one or lies in it."""
     real = sorted((os.path.join(os.path.realpath(path), ""), path) for path in folders)
     for (one, path), (other, second) in itertools.pairwise(real):
         if other.startswith(one):

@@ -24,11 +24,13 @@ class Listing(NamedTuple):
         images: Paths of the image files, sorted.
         left_out: Counts the other files by their ending, such as ".txt"; hidden ones are not counted.
         size: Bytes of the image files together.
+        links: Paths of the links to folders that were followed.
     """
 
     images: list[str]
     left_out: collections.Counter
     size: int
+    links: list[str]
 
 
 def list_images(folder, beside=()):
@@ -38,10 +40,10 @@ def list_images(folder, beside=()):
     `folder` or one of `beside`, the real paths of other folders that are listed, or to one that holds them.
     Its images are another class's, or twice there.
     """
-    folder, left_out = os.fspath(folder), collections.Counter()
+    folder, left_out, links = os.fspath(folder), collections.Counter(), []
     listed = (os.path.realpath(folder), *beside)
-    images = sorted(images_in(folder, listed, left_out))
-    return Listing([path for path, _ in images], left_out, sum(size for _, size in images))
+    images = sorted(images_in(folder, listed, left_out, links=links))
+    return Listing([path for path, _ in images], left_out, sum(size for _, size in images), links)
 
 
 def other_files(counts):
@@ -90,8 +92,11 @@ def is_utf8(name):
     return True
 
 
-def images_in(folder, listed=(), left_out=None, seen=None):
-    """Yields path and size of each image as `list_images` finds them; counts other files in `left_out`."""
+def images_in(folder, listed=(), left_out=None, seen=None, links=None):
+    """Yields path and size of each image as `list_images` finds them.
+
+    Counts other files in `left_out`, and adds the links to folders that it follows to `links`.
+    """
     left_out, seen = collections.Counter() if left_out is None else left_out, seen or set()
     status = os.stat(folder)
     if (status.st_dev, status.st_ino) in seen:  # A link that leads back.
@@ -102,7 +107,9 @@ def images_in(folder, listed=(), left_out=None, seen=None):
             if leads_back(entry, listed):
                 left_out["links back"] += 1
             else:
-                yield from images_in(entry.path, listed, left_out, seen)
+                if links is not None and entry.is_symlink():
+                    links.append(entry.path)
+                yield from images_in(entry.path, listed, left_out, seen, links)
         elif is_image(entry):
             yield entry.path, entry.stat().st_size
         else:

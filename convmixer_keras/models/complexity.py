@@ -48,7 +48,8 @@ def model_complexity(model: keras.Model, input_shape: tuple[int, int, int] | Non
 
 
 def _multiply_adds(model):
-    return sum(_of_call(layer, node.input_tensors, node.output_tensors[0]) for layer, node in calls(model))
+    in_order = reversed([*calls(model)])  # The first layer of unknown size is named.
+    return sum(_of_call(layer, node.input_tensors, node.output_tensors[0]) for layer, node in in_order)
 
 
 def _of_call(layer, inputs, output):

@@ -171,6 +171,11 @@ def check_finite(model):
             raise InputError(f"the weights {weight.path} of {model.name} hold NaN or infinite values")
 
 
+def _long(tensor):
+    """Returns the sides of a tensor that are longer than 1: others may come and go, as behind a pooling."""
+    return [side for side in tensor.shape[1:] if side != 1]
+
+
 class _Walk:
     """Goes from a model's output towards its input, one layer at a time, and refuses what is no ConvMixer.
 
@@ -197,7 +202,7 @@ class _Walk:
         elif self.around and isinstance(self.layer, keras.layers.InputLayer):
             *self.around, outside = self.around
             self.to(outside[id(tensor)])
-        elif self.taken and outputs.passes_on(self.layer):
+        elif self.taken and outputs.passes_on(self.layer) and _long(tensor) == _long(self.taken[0]):
             self.to(self.taken[0])
 
     def refuse(self, layer, why):

@@ -32,7 +32,7 @@ def effective_receptive_field(model, block, share=0.95, images=None):
     random = np.random.default_rng(0)
     if images is None:
         images = random.uniform(0, 255, (4, *inputs.image_size(model), model.inputs[0].shape[-1]))
-        if not inputs.takes_pixels(model):
+        if inputs.takes_pixels(model) is False:
             images = (images - 128) / 64
     images = tf.convert_to_tensor(images, tf.float32)
 

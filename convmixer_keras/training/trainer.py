@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.data.datasets import resolved
+from convmixer_keras.images.listing import is_utf8
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.processes import distribution, peers, termination
@@ -91,6 +92,10 @@ def train(
     settings = settings or Settings()
     recipe = dataclasses.replace(recipe, dataset=resolved(recipe.dataset))
     settings = dataclasses.replace(settings, data_dir=settings.data_dir and resolved(settings.data_dir))
+    places = {"dataset": recipe.dataset, "output": output, "init_from": settings.init_from}
+    for name, place in places.items():
+        if place is not None and not is_utf8(os.fspath(place)):
+            raise InputError(f"{arg(name)} must be a name in UTF-8, got {os.fspath(place)!r}")
     name, workers = distribution.choose_strategy(settings.strategy)
     if settings.steps_per_execution > 1 and name == "mirrored":  # It cannot exchange anything in a loop.
         raise InputError(
@@ -147,19 +152,27 @@ def train(
         progress = checkpoint.Progress()
         if resume:
             progress = restore()
+            if accept_changed_data:  # The epoch ends where the images do.
+                progress = progress._replace(batches=min(progress.batches, data.steps))
             check_progress(progress, recipe, data.steps)
             _count_steps(twin.optimizer, progress, data.steps, accept_changed_data)
             note_changes(folder, progress, recipe, settings, data, devices, command)
         elif folder:
             folder.lock()
             check_folder(folder, recipe, settings, resume, overwrite)  # Another may have begun here.
+            config = _config(recipe, settings, data, model, devices, command)
             folder.remove_run()
-            folder.write_config(_config(recipe, settings, data, model, devices, command))
+            folder.write_config(config)
         asked = termination.Asked()
         if recipe.head_epochs and not resume:
             with termination.noted() as asked:
                 _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked)
         history = folder.read_history(progress.epochs) if folder else []
+        if folder and len(history) < progress.epochs:
+            raise InputError(
+                f"{folder[run_folder.HISTORY]} has {len(history)} of the {progress.epochs} epochs that the "
+                "checkpoint has: which one was the best is not known any more"
+            )
         if workers.count > 1:
             history = _shared(history, progress.epochs, strategy)
         preprocessing = recipe.preprocessing(data.channels)

@@ -6,6 +6,7 @@ HF_ENDPOINT names a mirror, HF_TOKEN the user, HF_HOME the cache, as for Hugging
 import glob
 import os
 import re
+import sys
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError, first_line
@@ -142,8 +143,13 @@ def _status(error):
 def _choose(files, wanted, text):
     for ending in wanted:
         found = sorted(file for file in files if file.endswith(ending))
-        if found:
-            return min(found, key=lambda file: file.count("/"))
+        if found:  # Of the whole name before others that end so, and not in a folder before others.
+            first = min(found, key=lambda file: (os.path.basename(file) != ending, file.count("/")))
+            if len(found) > 1:
+                print(
+                    f"note: of {text} this takes {first}, and not {found[found[0] == first]}", file=sys.stderr
+                )
+            return first
     raise InputError(
         f"{text} holds no file {' or '.join(wanted)}; it holds {', '.join(sorted(files)[:8]) or 'none'}"
     )

@@ -137,6 +137,12 @@ def test_complexity_counts_each_multiplication():
         ck.model_complexity(free)
     nested = keras.Sequential([keras.Input((8, 8, 3)), model, keras.layers.Dense(7)])
     assert ck.model_complexity(nested).multiply_adds == expected + 5 * 7
+    image = keras.Input((8, 8, 3))
+    body = ck.ConvMixer(**SMALL, include_top=False, pooling="avg", input_shape=(None, None, 3))
+    with_head = keras.Model(image, keras.layers.Dense(5)(body(image)))  # The body's own input stays open.
+    assert ck.model_complexity(with_head).multiply_adds == expected
+    twice = keras.layers.Conv2D(3, 3, padding="same")
+    assert ck.model_complexity(keras.Model(image, twice(twice(image)))).multiply_adds == 2 * 64 * 27 * 3
     unknown = keras.Sequential([keras.Input((4, 3)), keras.layers.LSTM(2)])
     with pytest.raises(TypeError, match="LSTM"):
         ck.model_complexity(unknown)

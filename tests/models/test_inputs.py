@@ -13,10 +13,12 @@ def test_who_takes_pixels():
     image = keras.Input(small_models.SHAPE)
     assert inputs.takes_pixels(raw)
     assert inputs.takes_pixels(keras.Sequential([image, raw]))
-    assert not inputs.takes_pixels(normalized)
-    assert not inputs.takes_pixels(keras.Model(image, normalized(image)))
+    assert inputs.takes_pixels(normalized) is False
+    assert inputs.takes_pixels(keras.Model(image, normalized(image))) is False
     assert inputs.takes_pixels(keras.Model(image, normalized(keras.layers.Rescaling(1 / 255)(image))))
-    assert inputs.takes_pixels(keras.Model(image, keras.layers.Conv2D(4, 3)(image)))  # Not one of ours.
+    assert (
+        inputs.takes_pixels(keras.Model(image, keras.layers.Conv2D(4, 3)(image))) is None
+    )  # Not one of ours.
 
 
 def test_the_size_of_images():

@@ -23,6 +23,7 @@ from convmixer_keras.training.processes.workers import host_and_port
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 
 GREETING = "convmixer-keras "
+LAST_WORDS_SECONDS = 15  # The chief may still be starting.
 
 
 class PeerLost(Failure):
@@ -112,7 +113,11 @@ def meeting(workers, timeout):
                 raise
             _send(met, "go")
     else:
-        yield
+        try:
+            yield
+        except Exception as error:
+            _tell_chief(workers, error)
+            raise
         _join_chief(workers, time.monotonic() + timeout, timeout)
 
 
@@ -139,7 +144,10 @@ def _gather(workers, deadline, timeout, connections):
                     ready.close()
                     continue
                 connection = connections.enter_context(server.accept()[0])
-                name = _read_line(connection, timeout=2).removeprefix(GREETING)
+                name, _, error = _read_line(connection, timeout=2).removeprefix(GREETING).partition(": ")
+                if error and name in missing:
+                    _send(met, f"lost {workers.named(name)}: {error}")
+                    raise PeerLost(f"{workers.named(name)}: {error}")
                 if name in missing:
                     met[connection] = name
                     missing.discard(name)
@@ -150,6 +158,20 @@ def _gather(workers, deadline, timeout, connections):
                 else:
                     connection.close()
     return met
+
+
+def _tell_chief(workers, error):
+    """Tells the chief, if it listens within some seconds, why this process ends before it has joined."""
+    chief = workers.addresses[workers.chief]
+    deadline = time.monotonic() + LAST_WORDS_SECONDS
+    while time.monotonic() < deadline:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(host_and_port(chief), timeout=5) as connection,
+        ):
+            _send([connection], f"{GREETING}{workers.name}: {first_line(error)}")
+            return
+        time.sleep(0.2)
 
 
 def _join_chief(workers, deadline, timeout):

@@ -67,9 +67,13 @@ def open_model(path, recipe=None, scores=None, changes=None):
     return inference.load(path, scores=scores, default=recipe and by_recipe, **(changes or {}))
 
 
-def evaluate_opened(opened, recipe, data_dir=None, verbose=0, **checks):
-    """Evaluates a `Predictor` as `evaluate` does a file."""
-    source = open_source(recipe, data_dir)
+def evaluate_opened(opened, recipe, data_dir=None, verbose=0, source=None, **checks):
+    """Evaluates a `Predictor` as `evaluate` does a file.
+
+    `source` is the data set where it is open already. The splits of a folder depend on what the recipe that
+    opened it holds out: the test split of a run has to come from the run's own recipe.
+    """
+    source = source or open_source(recipe, data_dir)
     # The batches have no effect on the result: few images at a time, and of large ones fewer.
     count = max(1, min(BATCH, MOST_VALUES // math.prod(opened.input_shape)))
     recipe = dataclasses.replace(recipe, batch_size=count)

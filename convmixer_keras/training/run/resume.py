@@ -48,6 +48,13 @@ def check_folder(folder, recipe, settings, resume, overwrite):
                 f"{folder.path} already holds a run: go on with it by {arg('resume', True)}, replace it "
                 f"by {arg('overwrite', True)}, or choose another {arg('output')}"
             )
+        root, own = os.path.realpath(recipe.dataset), os.path.realpath(folder.path)
+        is_folder = os.path.isabs(recipe.dataset) and os.path.isdir(root)
+        if is_folder and os.path.commonpath((root, own)) == root:
+            raise InputError(
+                f"{folder.path} lies in the data set, where its pictures would be taken for photographs: "
+                f"choose another {arg('output')}"
+            )
         return
     changes(folder.recipe(), recipe)
     began = folder.settings()

@@ -76,7 +76,11 @@ class RunFolder:
             self._lock = None
 
     def write_config(self, config):
-        with written_whole(self[CONFIG]) as path, open(path, "w", encoding="utf-8") as file:
+        # Of a path that is not UTF-8, the escapes are JSON's.
+        with (
+            written_whole(self[CONFIG]) as path,
+            open(path, "w", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             json.dump(config, file, indent=2, ensure_ascii=False)
             file.write("\n")
 

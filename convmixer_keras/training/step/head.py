@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from convmixer_keras.utils import progress
+from convmixer_keras.utils.errors import Failure, arg
 
 MOST_VALUES = 2**28  # Of features that are kept: 1 GiB, or 262,144 images of 1,024 channels.
 
@@ -33,6 +34,9 @@ def train_head(model, recipe, data, verbose, asked):
     ending = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: asked.check())
     options = {"verbose": 0, "callbacks": [ending], "sample_weight": weights}
     head.fit(features, targets, recipe.batch_size, recipe.head_epochs, **options)
+    if not all(np.isfinite(weight).all() for weight in head.get_weights()):
+        rate = f"{arg('head_learning_rate')} {recipe.head_learning_rate:g}"
+        raise Failure(f"the head's weights are NaN or infinite: {rate} is too high")
     layer.set_weights(head.get_weights())
     return len(labels), np.mean(head.predict_on_batch(held_out).argmax(1) == truth)
 
