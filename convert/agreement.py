@@ -11,7 +11,7 @@ TOLERANCE = 1e-4
 _SMALLEST = 1e-3  # Outputs smaller than this are compared as if they had this size.
 # Logits of more than so many times the typical size are no measure: a class that a bias of -1e4 rules out.
 _USUAL = 20
-_ROUNDING = 4e-6  # Share of an output that may be lost in float32, however large it is.
+_ROUNDING = 1e-6  # Share of an output that may be lost in float32, however large it is.
 
 
 class Agreement(NamedTuple):

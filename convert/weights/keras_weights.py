@@ -70,7 +70,9 @@ def _read(path, epsilon):
         config = json.loads(weights.attrs.get("model_config", "{}"))
         weights = weights.get("model_weights", weights)
 
-    if not config and (in_front := [name for name in weights.get("layers", ()) if _IN_FRONT.match(name)]):
+    layers = weights.get("layers", {})
+    in_front = [name for name in layers if _IN_FRONT.match(name) and not layers[name].get("vars")]
+    if in_front and not config:
         raise InputError(
             f"{path} has a layer {in_front[0]!r}, and not the numbers by which it normalises the input: "
             "convert the whole model, a .keras file"

@@ -541,6 +541,7 @@ def test_a_network_that_divides_by_more_than_255(tmp_path, image_folder, convmix
     [
         (("--crop-pct", 0.9, "--image-size", 16), "give --mean and --std with --crop-pct"),
         (("--mean", 0.5, "--std", 0.2), "how large the images of .* are: give --image-size"),
+        (("--reference", ""), "there is no file"),
     ],
 )
 def test_flags_of_photographs_are_not_dropped(flags, words, checkpoint, tmp_path, convmixer_convert):
@@ -588,3 +589,56 @@ def test_timm_is_told_how_to_prepare_photographs(raw_pixels, tmp_path, convmixer
     assert dataclasses.replace(returned, mean=None, std=None) == dataclasses.replace(
         record, mean=None, std=None
     )
+
+
+def test_what_a_weights_file_cannot_keep_is_refused(checkpoint, tmp_path, convmixer_convert):
+    out = tmp_path / "m.weights.h5"
+    flags = ("--activation", "gelu", "--crop-pct", 0.9, "--image-size", 16, "--mean", 0.5, "--std", 0.2)
+    line = refused(convmixer_convert, tmp_path, checkpoint, out, *flags)
+    assert re.search("what --(crop-pct|mean) says is recorded in a .keras file, and not in .*h5", line)
+
+
+def test_a_classifier_of_zeros_verifies_nothing(reference, tmp_path, convmixer_convert):
+    torch.nn.init.zeros_(reference.head.weight)
+    torch.save(reference.state_dict(), tmp_path / "m.pth")
+    done = convmixer_convert(tmp_path / "m.pth", tmp_path / "m.keras", "--activation", "gelu")
+    assert done.code == 0, done.stderr
+    assert "not verified on 2 random images" in done.stdout
+    assert "these logits are the same for every image" in done.stdout
+
+
+def test_a_reference_of_one_patch_leaves_something_open(reference, checkpoint, tmp_path, convmixer_convert):
+    for side, told in ((2, True), (3, True), (4, False)):
+        inputs = torch.randn(3, 3, side, side)
+        with torch.no_grad():
+            np.savez(tmp_path / "r.npz", inputs=inputs, logits=reference.eval()(inputs))
+        flags = ("--activation", "gelu", "--reference", tmp_path / "r.npz")
+        done = convmixer_convert(checkpoint, tmp_path / "m.keras", *flags)
+        assert done.code == 0, done.stderr
+        assert ("not covered, as inputs have one patch: padding, pooling" in done.stdout) == told
+
+
+def test_a_channel_without_variance(tmp_path, convmixer_convert):
+    """With a smaller epsilon than PyTorch's, its variance would be below zero there."""
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(8, 2, strides=2, activation="relu")(image)
+    x = keras.layers.BatchNormalization(epsilon=1e-6)(x)
+    y = keras.layers.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+    x = keras.layers.Add()([x, keras.layers.BatchNormalization(epsilon=1e-6)(y)])
+    x = keras.layers.Conv2D(8, 1, activation="relu")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization(epsilon=1e-6)(x))
+    model = keras.Model(image, keras.layers.Dense(4)(x))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign([0, 1e-6, *[1.0] * 6])
+    model.save(tmp_path / "m.keras")
+    assert convmixer_convert(tmp_path / "m.keras", tmp_path / "o.keras").code == 0
+    done = convmixer_convert(tmp_path / "o.keras", tmp_path / "o.safetensors", "--to", "timm")
+    assert done.code == 0, done.stderr
+    assert convmixer_convert(tmp_path / "o.safetensors", tmp_path / "back.keras").code == 0
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    expected, got = (
+        keras.saving.load_model(tmp_path / name).predict(images, verbose=0)
+        for name in ("m.keras", "back.keras")
+    )
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

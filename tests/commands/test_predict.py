@@ -270,3 +270,30 @@ def test_bad_input_is_one_line(arguments, code, message, model, tmp_path, here, 
     assert message in done.stderr.splitlines()[-1]
     assert done.stderr.startswith(("error: ", "usage: "))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_each_photograph_counts_once(model, photos, tmp_path, here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (photos / "elsewhere" / "cut.png").unlink()
+    (photos / "day" / "text.jpg").unlink()
+    alone = here(predict.main, ["photos", "--model", str(model)])
+    twice = here(predict.main, ["photos", "photos/day", str(photos / "day"), "--model", str(model)])
+    assert "accuracy: " in alone.stdout
+    assert twice.stdout == alone.stdout
+
+
+def test_answers_of_before_stay_where_there_are_none(photos, tmp_path, here):
+    """Of a model that gives logits under the name of probabilities."""
+    image = keras.Input((12, 12, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(3, 3)(image))
+    ck.save_model(
+        keras.Model(image, keras.layers.LeakyReLU()(x)), tmp_path / "m.keras", NAMES, Preprocessing(12)
+    )
+    answers = tmp_path / "a.csv"
+    answers.write_text("of another model")
+    arguments = [str(photos), "--model", str(tmp_path / "m.keras"), "--csv", str(answers)]
+    for scores, message in ((["--scores", "probabilities"], "probabilities are 0 to 1"), ([], "--scores")):
+        done = here(predict.main, [*arguments, *scores])
+        assert done.code == 2
+        assert message in done.stderr.splitlines()[-1]
+        assert answers.read_text() == "of another model"

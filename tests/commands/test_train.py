@@ -347,3 +347,23 @@ def test_each_published_variant_has_its_recipe():
     # What these recipes train by themselves are the variants that name them.
     for name, variant in (("imagenet", "1536_20"), ("cifar10_paper", "256_8"), ("cifar10_fast", "256_8_P2")):
         assert train.parse(["--model", f"ConvMixer{variant}"])[1] == RECIPES[name]
+
+
+@pytest.mark.slow
+def test_a_part_of_a_divided_folder_is_the_same_part_in_the_end(tmp_path):
+    """What is held out of the training split is not in its parts, whenever they are evaluated."""
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.new("RGB", (8, 8), colour).save(tmp_path / "photos" / name / f"{i}.png")
+    splits = ["--train-split", "train[:80%]", "--test-split", "train[80%:]"]
+    sizes = ["--image-size", "8", "--patch-size", "2", "--kernel-size", "3", "--epochs", "1", *SHORT]
+    done = run("--dataset", "photos", *sizes, *splits, "--output", "r", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "29 images of 'train[:80%]', 4 images of 'validation', 7 images of 'train[80%:]'" in done.stdout
+    test = re.search(r"test accuracy (\S+) % of model.keras on the 7 images of", done.stdout)
+    again = run("--evaluate", "r/model.keras", "--validation-split", "train[80%:]", cwd=tmp_path)
+    assert "7 images of 'train[80%:]': loss" in again.stdout
+    assert f"top-1 {test[1]} %" in again.stdout
+    held_out = run("--evaluate", "r/model.keras", cwd=tmp_path)
+    assert "4 images of 'validation'" in held_out.stdout

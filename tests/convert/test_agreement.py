@@ -56,3 +56,35 @@ def test_what_it_reports():
     assert agreement.check(expected[:, 1:] + 3, expected[:, 1:], "", tolerance=10).same_top1 == 2
     assert agreement.check(expected[:, 1:] + 6, expected[:, 1:], "", tolerance=10).same_top1 == 1
     assert agreement.check(expected, expected, "", features=True).same_top1 is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "bias"), [(1, -1e4), (1, -1e2), (1, 1e4), (30, -1e5), (50, 1e2), (50, -1e4)]
+)
+@pytest.mark.parametrize(("mean_tolerance", "wrong"), [(None, 1e-2), (0.97, 1.5)])
+def test_a_large_bias_hides_no_difference(classes, bias, mean_tolerance, wrong):
+    """Of classes that are ruled out, or of all: the others decide."""
+    expected, noise = outputs()
+    expected[:, :classes] += bias
+    noise = noise.astype(np.float32).astype(np.float64)
+    rounded = expected.astype(np.float32)
+    agreement.check(rounded, expected, "one and other", mean_tolerance=mean_tolerance)
+    with pytest.raises(Failure, match="one and other differ by"):
+        agreement.check(expected + wrong * noise, expected, "one and other", mean_tolerance=mean_tolerance)
+
+
+def test_outputs_that_do_not_depend_on_the_image_say_so():
+    constant = np.tile([1.0, 2.0, 0.0], (4, 1))
+    found = agreement.check(constant, constant, "")
+    assert not found.varies
+    assert str(found).endswith("same top-1 on 4 of 4, but these logits are the same for every image")
+    assert agreement.check(constant[:1], constant[:1], "").varies  # Of one image nobody knows.
+    assert agreement.check(outputs()[0], outputs()[0], "").varies
+
+
+def test_small_probabilities_are_a_share_of_the_largest():
+    expected = np.full((2, 1000), 1e-6)
+    expected[:, 3] = 0.999
+    agreement.check(expected + 5e-5, expected, "", probabilities=True)
+    with pytest.raises(Failure, match="differ by"):
+        agreement.check(expected + 5e-4, expected, "", probabilities=True)

@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT
 from PIL import Image
 from small_models import randomize
@@ -336,6 +337,9 @@ def all_bad(tmp_path_factory, body):
         for i in range(1 if name == "few/cat" else 3):
             photo.save(folder / name / f"{i}.png")
     (folder / "broken/dog/3.jpg").write_text("no image")
+    damaged = keras.saving.load_model(body)
+    damaged.get_layer("stem_conv").bias.assign(np.full(damaged.get_layer("stem_conv").bias.shape, np.nan))
+    damaged.save(folder / "nan.keras")
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     keras.Model(inputs, keras.layers.Dense(2)(x)).save(folder / "other.keras")
@@ -354,6 +358,10 @@ def bad(all_bad, tmp_path):
         ("features broken --output photo.png/n.png", "cannot make the folder photo.png"),
         ("features none --model good.keras", "there is no folder none"),
         ("features empty --model good.keras", "at least two images in empty, found 0"),
+        ("features one --model nan.keras", "nan.keras gives NaN or infinity for an image"),
+        ("features one --model good.keras --output one/cat/0.png", "is the input one/cat/0.png"),
+        ("features one --model good.keras --save f.txt", "must end in .npz"),
+        ("explain nan.keras", "gives NaN or infinity: its weights are damaged"),
         ("features broken --model good.keras", "cannot read broken/dog/3.jpg as an image"),
         ("explain none.keras", "there is no file none.keras"),
         ("explain other.keras", "is not a ConvMixer"),
@@ -398,6 +406,20 @@ def test_on_device_gives_probabilities_for_logits_too(bad):
     expected = np.exp(logits) / np.exp(logits).sum()
     got = [float(line.split()[0]) for line in printed.splitlines()[1:]]
     np.testing.assert_allclose(got, sorted(expected, reverse=True), rtol=0, atol=1e-3)
+
+
+def test_on_device_takes_class_scores_alone(bad):
+    headless = ck.inference.load(bad / "good.keras", include_top=False).model
+    tflite.export(headless, bad / "features.tflite")
+    model = keras.saving.load_model(bad / "good.keras")
+    (bad / "stock.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    for name, message in (
+        ("features", "features.tflite gives features, and no score for each class"),
+        ("stock", "stock.tflite does not say what its scores are, and they do not add up to 1"),
+    ):
+        done = example("on_device", bad / "photo.png", "--model", bad / f"{name}.tflite")
+        assert done.returncode == 2
+        assert message in done.stderr.splitlines()[-1]
 
 
 def test_on_device_version():

@@ -101,3 +101,22 @@ def test_sizes_that_are_refused(size, message, tmp_path, here):
     done = here(lambda arguments: segment.main(), folder, "--size", size, "--output", tmp_path / "m.keras")
     assert done.code == 2
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_masks_belong_to_the_image_of_their_path(tmp_path):
+    for part, values in (("images", (10, 20)), ("masks", (1, 2))):
+        for folder, value in zip("ab", values, strict=True):
+            (tmp_path / part / folder).mkdir(parents=True)
+            pixels = np.full((4, 4, 3) if part == "images" else (4, 4), value, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / folder / "0.png")
+    images, masks = segment.read(tmp_path, 4)
+    assert [(image.mean(), mask.mean()) for image, mask in zip(images, masks, strict=True)] == [
+        (10, 1),
+        (20, 2),
+    ]
+    Image.fromarray(np.zeros((2, 4), np.uint8)).save(tmp_path / "masks/b/0.png")
+    with pytest.raises(ValueError, match=r"b/0\.png must have its image's size, \(4, 4\), and has \(4, 2\)"):
+        segment.read(tmp_path, 4)
+    Image.new("L", (4, 4)).save(tmp_path / "masks/b/0.bmp")
+    with pytest.raises(ValueError, match="differ in their ending only"):
+        segment.read(tmp_path, 4)

@@ -392,3 +392,20 @@ def test_a_recipe_for_each_data_set():
     ]
     recipe = RECIPES["photos"]
     assert (recipe.image_size, len(recipe.mean), recipe.dtype_policy) == (96, 3, "float32")
+
+
+@pytest.mark.parametrize(
+    "places", [("train/cat", "val/cat"), ("train/cat", "train/dog"), ("train/cat", "val/dog")]
+)
+def test_links_below_classes_lead_to_other_images(places, tmp_path):
+    root = layout(
+        tmp_path / "photos", *(f"{split}/{name}" for split in ("train", "val") for name in ("cat", "dog"))
+    )
+    layout(tmp_path / "pool", "more")
+    for place in places:
+        (root / place / "more").symlink_to(tmp_path / "pool/more")
+    folder = Folder(root)
+    with pytest.raises(InputError, match="lead to the same images"):
+        [folder.split(name) for name in folder.split_names]
+    (root / places[1] / "more").unlink()
+    assert {name: len(Folder(root).split(name).paths["cat"]) for name in ("train", "val")}["train"] > 0

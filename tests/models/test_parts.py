@@ -180,3 +180,19 @@ def test_weights_that_are_no_numbers_are_named():
     model.get_layer("block1_pointwise").set_weights([kernel, bias])
     with pytest.raises(InputError, match=r"weights block1_pointwise/kernel of .* NaN"):
         parts.check_finite(model)
+
+
+def test_a_reshape_between_blocks_is_another_network():
+    """Behind the pooling it changes nothing."""
+    image = keras.Input((8, 8, 3))
+    network = small_models.build(
+        depth=2, kernel_size=3, include_top=False, pooling=None, input_shape=(8, 8, 3)
+    )
+    maps = network(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    parts.of(keras.Model(image, keras.layers.Dense(5)(keras.layers.Flatten()(pooled))))
+    height, width, channels = maps.shape[1:]
+    other = keras.layers.Reshape((height // 2, 2 * width, channels))(maps)
+    pooled = keras.layers.GlobalAveragePooling2D()(other)
+    with pytest.raises(InputError, match=r"is not a ConvMixer: layer .*Reshape"):
+        parts.of(keras.Model(image, keras.layers.Dense(5)(pooled)))

@@ -1,10 +1,13 @@
+import dataclasses
 import os
+import zipfile
 
 import keras
 import numpy as np
 import pytest
 
 import convmixer_keras as ck
+from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import saving
 
 
@@ -63,3 +66,24 @@ def test_errors(model, tmp_path):
         saving.load_model(tmp_path / "text.keras")
     with pytest.raises(ValueError, match="there is no file"):
         saving.load_model(tmp_path / "nothing.keras")
+
+
+@pytest.mark.parametrize("names", ["abc", range(3), ["a", "b", 3]])
+def test_class_names_are_texts(names, model, tmp_path):
+    with pytest.raises(ValueError, match="class_names must be a list of texts"):
+        ck.save_model(model, tmp_path / "m.keras", names)
+    assert not os.listdir(tmp_path)
+
+
+def test_pixels_are_not_normalised_twice(tmp_path):
+    record = Preprocessing(4, 3, mean=0.5, std=0.2)
+    pixels = ck.ConvMixer(4, 1, 3, 2, classes=3, input_shape=(4, 4, 3), input_mean=120, input_std=60)
+    with pytest.raises(ValueError, match="must not have mean and std: the model normalises by itself"):
+        ck.save_model(pixels, tmp_path / "m.keras", preprocessing=record)
+    ck.save_model(
+        pixels, tmp_path / "m.keras", preprocessing=dataclasses.replace(record, mean=None, std=None)
+    )
+    with zipfile.ZipFile(tmp_path / "m.keras", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("preprocessing.json", record.to_json())
+    with pytest.raises(ValueError, match="normalises by itself, and its preprocessing has mean and std"):
+        ck.inference.load(tmp_path / "m.keras")

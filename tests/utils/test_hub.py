@@ -146,3 +146,16 @@ def test_a_hub_that_cannot_be_reached(hub, tmp_path, monkeypatch):  # noqa: F811
     with pytest.raises(InputError, match=r"cannot fetch hf://user/repo/model\.keras") as error:
         hub_names.download("hf://user/repo/model.keras", ())
     assert "\n" not in str(error.value)
+
+
+def test_which_of_several_files_is_taken(capsys):
+    """Of the exact name, wherever it is sorted; what else there is is said."""
+    wanted = ("model.safetensors", ".safetensors")
+    files = ["adapter_model.safetensors", "README.md", "model.safetensors"]
+    assert hub_names._choose(files, wanted, "hf://a/b") == "model.safetensors"
+    assert capsys.readouterr().err == (
+        "note: of hf://a/b this takes model.safetensors, and not adapter_model.safetensors\n"
+    )
+    assert hub_names._choose(["x/model.safetensors", "model.safetensors"], wanted, "") == "model.safetensors"
+    assert hub_names._choose(["b.safetensors"], wanted, "") == "b.safetensors"
+    assert "b.safetensors" not in capsys.readouterr().err

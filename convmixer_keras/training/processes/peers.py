@@ -125,7 +125,7 @@ def _gather(workers, deadline, timeout, connections):
     """Returns a dictionary from the connected sockets to the names of the other processes."""
     address = workers.addresses[workers.chief]
     host, port = host_and_port(address)
-    missing, met = set(workers.addresses) - {workers.chief}, {}
+    missing, met, refused = set(workers.addresses) - {workers.chief}, {}, None
     try:
         family = socket.getaddrinfo(host, port)[0][0]
         server = socket.create_server(("", port), family=family)
@@ -134,6 +134,8 @@ def _gather(workers, deadline, timeout, connections):
     with server:
         while missing:
             left = deadline - time.monotonic()
+            if left < 0 and refused:
+                break
             if left < 0:
                 names = " or ".join(map(workers.named, sorted(missing)))
                 _send(met, f"lost {names} did not start within {timeout:g} s")
@@ -145,10 +147,11 @@ def _gather(workers, deadline, timeout, connections):
                     continue
                 connection = connections.enter_context(server.accept()[0])
                 name, _, error = _read_line(connection, timeout=2).removeprefix(GREETING).partition(": ")
-                if error and name in missing:
-                    _send(met, f"lost {workers.named(name)}: {error}")
-                    raise PeerLost(f"{workers.named(name)}: {error}")
-                if name in missing:
+                if error and name in missing:  # Those that are still starting shall hear it, too.
+                    refused = f"{workers.named(name)}: {error}"
+                    deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
+                    missing.discard(name)
+                elif name in missing:
                     met[connection] = name
                     missing.discard(name)
                 elif name in workers.addresses:
@@ -157,6 +160,9 @@ def _gather(workers, deadline, timeout, connections):
                     connection.close()
                 else:
                     connection.close()
+    if refused:
+        _send(met, f"lost {refused}")
+        raise PeerLost(refused)
     return met
 
 

@@ -23,7 +23,7 @@ from convmixer_keras.images import preprocessing
 from convmixer_keras.images.folder import Folder
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.utils import command_line
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import Failure, InputError
 
 RECORD = Preprocessing((13, 15), mean=(0.45, 0.4, 0.35), std=(0.25, 0.2, 0.15))
 LAYER_NORM = {"normalization": "layer"}
@@ -330,6 +330,7 @@ def test_labels_travel_in_the_file(tmp_path):
         ({"calibration": np.zeros((2, 3, 3, 3))}, "of the shape"),
         ({"calibration": np.zeros((0, 13, 15, 3))}, "at least one image"),
         ({"calibration": "digits"}, "takes normalised channels"),
+        ({"batch": 10**7}, "batch must leave at most 134,217,728 values in a batch, got 10000000"),
     ],
     ids=str,
 )
@@ -591,3 +592,28 @@ def test_imagenet_photos(imagenet_photos, tmp_path):
     report = tflite.export(model, tmp_path / "m.tflite", "int8", calibration=imagenet_photos[0].parent)
     assert report.agreement.images == len(imagenet_photos)
     assert Classifier(tmp_path / "m.tflite").outputs(imagenet_photos[:3]).shape == (3, 5)
+
+
+def test_a_class_that_is_ruled_out_hides_no_difference(tmp_path):
+    """In int8, one scale for all logits leaves nothing of the others."""
+    model = build(**PIXELS)
+    kernel, bias = model.get_layer("head").get_weights()
+    bias[4] = -1e4
+    model.get_layer("head").set_weights([kernel, bias])
+    with pytest.raises(Failure, match="the int8 file and the model differ by"):
+        tflite.export(model, tmp_path / "m.tflite", "int8", calibration=photos())
+    tflite.export(model, tmp_path / "m.tflite", "float32", calibration=photos())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"logits": True}, "logits=True is for scores, and .* gives features"),
+        ({"author": "me"}, "author and license have no place"),
+        ({"license": "MIT"}, "author and license have no place"),
+    ],
+)
+def test_a_map_of_features_takes_no_flags_of_scores(arguments, message, tmp_path):
+    model = build(depth=1, kernel_size=3, include_top=False, pooling=None)
+    with pytest.raises(InputError, match=message):
+        tflite.export(model, tmp_path / "m.tflite", **arguments)

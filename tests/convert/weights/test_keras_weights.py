@@ -281,3 +281,11 @@ def test_files_that_are_refused(tmp_path, convmixer_convert):
         assert outcome.code == 2
         assert words in outcome.stderr
         assert len(outcome.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("unknown_classes")
+@pytest.mark.parametrize("front", [layers.Rescaling(1 / 255), layers.Normalization(mean=0.5, variance=0.1)])
+def test_what_normalises_without_a_weight_is_not_dropped(front, tmp_path):
+    keras.Model(*network(lambda name: None, "relu", 1e-3, [front])).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(InputError, match=r"has a layer '(rescaling|normalization)\w*', and not the numbers"):
+        to_keras.open_checkpoint(tmp_path / "m.weights.h5", activation="relu", epsilon=1e-3)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch_reference
 from conftest import Outcome
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import convmixer_keras as ck
@@ -335,6 +335,13 @@ def test_a_checkpoint_in_parts(tmp_path, convmixer_convert):
     done = convmixer_convert(index, tmp_path / "m.keras", "--activation", "gelu")
     assert done.code == 0, done.stderr
     assert_same_logits(keras.saving.load_model(tmp_path / "m.keras"), reference, images(2, 3))
+    # A tensor is taken from the part that the index names, whatever else is in the others.
+    stale = load_file(tmp_path / "model-00002-of-00002.safetensors") | {
+        name: tensor + 9 for name, tensor in tensors.items() if where[name].startswith("model-00001")
+    }
+    save_file(stale, tmp_path / "model-00002-of-00002.safetensors")
+    assert convmixer_convert(index, tmp_path / "m.keras", "--activation", "gelu").code == 0
+    assert_same_logits(keras.saving.load_model(tmp_path / "m.keras"), reference, images(2, 3))
     refused = convmixer_convert(tmp_path / "model-00001-of-00002.safetensors", tmp_path / "m.keras")
     assert refused.code == 2
     assert "is one part of a checkpoint: give their index, " in refused.stderr
@@ -342,6 +349,9 @@ def test_a_checkpoint_in_parts(tmp_path, convmixer_convert):
         index.write_text(text)
         with pytest.raises(InputError, match="is no index of the parts"):
             to_keras.open_checkpoint(index)
+    index.write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(InputError, match=r"model-00001-of-00002\.safetensors has no tensor a, which"):
+        to_keras.open_checkpoint(index)
     index.write_text('{"weight_map": {"a": "gone.safetensors"}}')
     with pytest.raises(InputError, match=r"there is no file .*gone\.safetensors"):
         to_keras.open_checkpoint(index)

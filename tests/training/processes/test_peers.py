@@ -14,7 +14,7 @@ from processes import environment, tf_configs
 from convmixer_keras.training.processes import peers
 from convmixer_keras.training.processes.workers import Workers
 
-# Says that all have met; the chief may refuse, as where its folder holds a run.
+# Says that all have met; one may refuse, as the chief where its folder holds a run.
 MEMBER = """
 import sys
 for name in ("tensorflow", "tensorflow.python.eager"):  # Not needed to meet, and slow to import.
@@ -25,21 +25,21 @@ from convmixer_keras.training.processes.workers import find_workers
 from convmixer_keras.utils.errors import InputError
 workers = find_workers()
 with peers.meeting(workers, float(sys.argv[1])):
-    if workers.is_chief and sys.argv[2]:
+    if workers.name == sys.argv[4] and sys.argv[2]:
         raise getattr(__import__("builtins"), sys.argv[3], InputError)(sys.argv[2])
 print("met", flush=True)
 """
 
 
 @contextlib.contextmanager
-def members(configs, timeout=30, refusal="", kind="InputError"):
-    """A process for each TF_CONFIG."""
+def members(configs, timeout=30, refusal="", kind="InputError", whose="worker 0"):
+    """A process for each TF_CONFIG; one of them may refuse."""
     with contextlib.ExitStack() as stack:
         processes = []
         for config in configs:
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", MEMBER, str(timeout), refusal, kind],
+                    [sys.executable, "-c", MEMBER, str(timeout), refusal, kind, whose],
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -85,6 +85,17 @@ def test_what_the_chief_refuses_all_refuse(kind, expected):
         for process in processes[1:]:
             assert expected.format(port=port) in process.communicate(timeout=60)[1]
         assert f"{kind}: run already holds a run" in processes[0].communicate(timeout=60)[1]
+
+
+def test_what_another_refuses_ends_all():
+    """At once, and not after the time that the chief would wait for it."""
+    configs = tf_configs(3)
+    address = json.loads(configs[0])["cluster"]["worker"][2]
+    with members(configs, refusal="there is no file a.keras", whose="worker 2", timeout=500) as processes:
+        for process in processes[:2]:
+            errors = process.communicate(timeout=60)[1]
+            assert f"PeerLost: worker 2 ({address}): there is no file a.keras" in errors
+        assert "InputError: there is no file a.keras" in processes[2].communicate(timeout=60)[1]
 
 
 def test_two_of_the_same_index():

@@ -438,3 +438,62 @@ def test_what_cannot_be_written_is_said_at_once(finished, recipe, name):
     for options in ({"overwrite": True}, {"resume": True}):
         with pytest.raises(InputError, match=f"cannot write .*{name}: it is not a regular file"):
             training.train(recipe, finished, verbose=0, **options)
+
+
+def test_a_history_that_is_shorter_than_the_checkpoint(photos, tmp_path):
+    """Else any epoch would be better than the best one, and replace its model."""
+    (tmp_path / "run/history.csv").unlink()
+    model = (tmp_path / "run/model.keras").read_bytes()
+    with pytest.raises(InputError, match=r"history\.csv has 0 of the 1 epochs that the checkpoint has"):
+        resumed(photos)
+    assert (tmp_path / "run/model.keras").read_bytes() == model
+
+
+@pytest.mark.parametrize("place", [".", "runs/photos", "train/red/run"])
+def test_a_run_does_not_become_a_part_of_its_data_set(place, image_folder, recipe, monkeypatch):
+    monkeypatch.chdir(image_folder)
+    before = sorted(image_folder.rglob("*"))
+    with pytest.raises(InputError, match="lies in the data set"):
+        training.train(dataclasses.replace(recipe, dataset="."), place, verbose=0)
+    assert sorted(image_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["dataset", "output", "init_from"])
+def test_names_that_are_not_utf8(name, recipe, tmp_path):
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/b\xff")
+    os.mkdir(bad)
+    recipe = dataclasses.replace(recipe, dataset=bad if name == "dataset" else recipe.dataset)
+    settings = Settings(init_from=bad if name == "init_from" else None)
+    output = bad if name == "output" else tmp_path / "run"
+    with pytest.raises(InputError, match=f"{name} must be a name in UTF-8"):
+        training.train(recipe, output, settings, verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_keeps_any_command(tmp_path):
+    folder = run_folder.RunFolder(tmp_path / "run")
+    folder.lock()
+    command = os.fsdecode(b"train --note \xff")
+    folder.write_config({"command": command})
+    assert folder.read_config() == {"command": command}
+    folder.unlock()
+
+
+@pytest.mark.slow
+def test_an_epoch_ends_where_its_images_do(image_folder, recipe, tmp_path):
+    """Stopped after more steps than an epoch has, once images were removed and that is accepted."""
+
+    def stop(batch, logs):
+        if batch == 5:
+            raise StopAfter
+
+    ending = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
+    with pytest.raises(StopAfter):
+        training.train(recipe, tmp_path / "run", Settings(checkpoint_every=1), callbacks=[ending], verbose=0)
+    for path in sorted((image_folder / "train").glob("*/*")):
+        if int(path.stem) % 3:
+            path.unlink()
+    with pytest.raises(InputError, match="accept_changed_data=True"):
+        training.train(recipe, tmp_path / "run", resume=True, verbose=0)
+    rows = training.train(recipe, tmp_path / "run", resume=True, accept_changed_data=True, verbose=0)
+    assert [row["epoch"] for row in rows] == [1, 2]

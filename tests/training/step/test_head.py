@@ -16,7 +16,7 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.training.processes.termination import Terminated
 from convmixer_keras.training.run import run_folder
 from convmixer_keras.training.step import head, network
-from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.errors import Failure, InputError
 
 CLASSES = ["blue", "green", "red"]
 
@@ -186,3 +186,11 @@ def test_a_head_needs_a_body(recipe, tmp_path):
     with pytest.raises(InputError, match="head_epochs must be 0 without init_from, got 60"):
         ck.training.train(recipe, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_overflows_is_no_accuracy(recipe, tmp_path, capsys):
+    recipe = dataclasses.replace(recipe, head_learning_rate=1e38)
+    with pytest.raises(
+        Failure, match=r"head's weights are NaN or infinite: head_learning_rate 1e\+38 is too high"
+    ):
+        tune(recipe, tmp_path, capsys)
