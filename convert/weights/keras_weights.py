@@ -71,7 +71,7 @@ def _read(path, epsilon):
         weights = weights.get("model_weights", weights)
 
     layers = weights.get("layers", {})
-    in_front = [name for name in layers if _IN_FRONT.match(name) and not layers[name].get("vars")]
+    in_front = [name for name in layers if _IN_FRONT.match(name) and not len(layers[name].get("vars", ()))]
     if in_front and not config:
         raise InputError(
             f"{path} has a layer {in_front[0]!r}, and not the numbers by which it normalises the input: "

@@ -608,7 +608,7 @@ def test_a_classifier_of_zeros_verifies_nothing(reference, tmp_path, convmixer_c
 
 
 def test_a_reference_of_one_patch_leaves_something_open(reference, checkpoint, tmp_path, convmixer_convert):
-    for side, told in ((2, True), (3, True), (4, False)):
+    for side, told in ((2, True), (4, False), (5, False)):
         inputs = torch.randn(3, 3, side, side)
         with torch.no_grad():
             np.savez(tmp_path / "r.npz", inputs=inputs, logits=reference.eval()(inputs))

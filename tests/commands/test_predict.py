@@ -276,8 +276,8 @@ def test_each_photograph_counts_once(model, photos, tmp_path, here, monkeypatch)
     monkeypatch.chdir(tmp_path)
     (photos / "elsewhere" / "cut.png").unlink()
     (photos / "day" / "text.jpg").unlink()
-    alone = here(predict.main, ["photos", "--model", str(model)])
-    twice = here(predict.main, ["photos", "photos/day", str(photos / "day"), "--model", str(model)])
+    alone = here(predict.main, "photos", "--model", str(model))
+    twice = here(predict.main, "photos", "photos/day", str(photos / "day"), "--model", str(model))
     assert "accuracy: " in alone.stdout
     assert twice.stdout == alone.stdout
 
@@ -293,7 +293,7 @@ def test_answers_of_before_stay_where_there_are_none(photos, tmp_path, here):
     answers.write_text("of another model")
     arguments = [str(photos), "--model", str(tmp_path / "m.keras"), "--csv", str(answers)]
     for scores, message in ((["--scores", "probabilities"], "probabilities are 0 to 1"), ([], "--scores")):
-        done = here(predict.main, [*arguments, *scores])
+        done = here(predict.main, *arguments, *scores)
         assert done.code == 2
         assert message in done.stderr.splitlines()[-1]
         assert answers.read_text() == "of another model"
