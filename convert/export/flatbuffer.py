@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 from convmixer_keras.utils import streams
+from convmixer_keras.utils.errors import InputError
 
 SIGNATURE = "serving_default"
 _RUNTIME = "min_runtime_version"
@@ -116,6 +117,8 @@ def store_as_float16(model):
         packed = copy.copy(unpacked)
         packed.type, packed.name = schema.TensorType.FLOAT16, unpacked.name + b"_float16"
         values = np.frombuffer(bytes(model.buffers[packed.buffer].data), np.float32)
+        if (largest := np.abs(values).max(initial=0)) > np.finfo(np.float16).max:
+            raise InputError(f"a weight of {largest:.3g} is too large for float16, which ends at 65504")
         packed.buffer = len(model.buffers)
         model.buffers.append(_buffer(values.astype(np.float16)))
         unpacked.buffer = 0  # The empty one.

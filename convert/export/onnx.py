@@ -13,7 +13,7 @@ from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models import inputs, outputs
 from convmixer_keras.models import parts as anatomy
 from convmixer_keras.utils import extras
-from convmixer_keras.utils.errors import InputError, arg
+from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.files import Path, written_whole
 from convmixer_keras.utils.version import __version__
 
@@ -241,8 +241,11 @@ def _checked(model, made, path, output):
     import onnxruntime
 
     def ran(file):
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        return session.run(None, {"image": images})[0]
+        try:
+            session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            return session.run(None, {"image": images})[0]
+        except Exception as error:  # Such as that memory is short.
+            raise Failure(f"ONNX Runtime cannot run the file: {first_line(error)}") from None
 
     sizes = anatomy.of(model).sizes
     side = max(1, min(16, 1024 // sizes.patch_size)) * sizes.patch_size

@@ -6,7 +6,7 @@ import os
 from convmixer_keras.images import preprocessing as preprocessing_module
 from convmixer_keras.images.reading import MOST_PIXELS
 from convmixer_keras.models import inputs, outputs, parts, saving
-from convmixer_keras.utils.errors import InputError, arg
+from convmixer_keras.utils.errors import InputError, arg, first_line
 
 
 def opened(model, class_names=None, preprocessing=None, size=None):
@@ -34,7 +34,12 @@ def opened(model, class_names=None, preprocessing=None, size=None):
         _check_names(class_names, found.sizes.classes)
     if size is not None:
         check_size(size, found.sizes.patch_size)
-        model = inputs.in_float32(model, size)
+        try:
+            model = inputs.in_float32(model, size)
+        except Exception as error:  # Whatever a layer says that has a fixed size.
+            raise InputError(
+                f"{model.name} cannot be run on images of {size[0]}x{size[1]}: {first_line(error)}"
+            ) from None
         preprocessing = preprocessing and dataclasses.replace(preprocessing, size=size)
     if preprocessing is not None:
         saving.check_preprocessing(model, preprocessing)

@@ -339,7 +339,7 @@ def all_bad(tmp_path_factory, body):
     (folder / "broken/dog/3.jpg").write_text("no image")
     damaged = keras.saving.load_model(body)
     damaged.get_layer("stem_conv").bias.assign(np.full(damaged.get_layer("stem_conv").bias.shape, np.nan))
-    damaged.save(folder / "nan.keras")
+    ck.save_model(damaged, folder / "nan.keras", preprocessing=Preprocessing(16))
     inputs = keras.Input((16, 16, 3))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(inputs))
     keras.Model(inputs, keras.layers.Dense(2)(x)).save(folder / "other.keras")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 import keras
 
@@ -88,7 +89,13 @@ def check_data(folder, data, accepted):
     if began["class_names"] != now["class_names"]:
         before, there = (", ".join(map(str, names["class_names"])) for names in (began, now))
         raise InputError(f"the run in {folder.path} knows the classes {before}, and the data set has {there}")
-    if accepted or all(began[name] == now[name] for name in now):
+    if all(began[name] == now[name] for name in now):
+        return
+    if accepted:
+        print(
+            "note: other images than before: the run may have trained on some that it validates on now",
+            file=sys.stderr,
+        )
         return
     before, there = (f"{each['train_images']} and {each['validation_images']}" for each in (began, now))
     raise InputError(

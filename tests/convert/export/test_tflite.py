@@ -617,3 +617,21 @@ def test_a_map_of_features_takes_no_flags_of_scores(arguments, message, tmp_path
     model = build(depth=1, kernel_size=3, include_top=False, pooling=None)
     with pytest.raises(InputError, match=message):
         tflite.export(model, tmp_path / "m.tflite", **arguments)
+
+
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
+    model = build(**PIXELS)
+    kernel, bias = model.get_layer("head").get_weights()
+    bias[4] = -1e9
+    model.get_layer("head").set_weights([kernel, bias])
+    with pytest.raises(InputError, match=r"a weight of 1e\+09 is too large for float16"):
+        tflite.export(model, tmp_path / "m.tflite", "float16")
+
+
+def test_a_size_that_a_layer_in_front_refuses(tmp_path):
+    network = build(depth=1, kernel_size=3, input_shape=(None, None, 3))
+    image = keras.Input((12, 12, 3))
+    model = keras.Model(image, network(keras.layers.Reshape((12, 12, 3))(image)))
+    for exporter, name in ((tflite, "m.tflite"), (onnx, "m.onnx")):
+        with pytest.raises(InputError, match="cannot be run on images of 16x16"):
+            exporter.export(model, tmp_path / name, size=(16, 16))

@@ -350,7 +350,7 @@ def resumed(photos, **options):
 
 
 @pytest.mark.slow
-def test_other_images_are_not_gone_on_with(photos, tmp_path):
+def test_other_images_are_not_gone_on_with(photos, tmp_path, capsys):
     """Each change as the command would meet it, and at last all of them accepted."""
     root = photos[0]
     (root / "train/red/1.jpg").rename(root / "train/red/another.jpg")
@@ -368,6 +368,7 @@ def test_other_images_are_not_gone_on_with(photos, tmp_path):
     with pytest.raises(InputError, match=r"began with 36 and 15 images .*now there are 37 and 15: accept_"):
         resumed(photos)
     assert len(resumed(photos, accept_changed_data=True)) == 2
+    assert "may have trained on some that it validates on now" in capsys.readouterr().err
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert config["changes"][0]["changed"]["train_images"] == [36, 37]
     assert config["train_images"] == 37
