@@ -75,8 +75,6 @@ def scored(model, logits=False):
     model = inputs.in_float32(model)
     found = parts.of(model)
     if found.head is None:
-        if logits:
-            raise InputError(f"{arg('logits', True)} is for scores, and {model.name} gives features")
         return model, "features"
     kind = outputs.ending(model).kind
     if logits:

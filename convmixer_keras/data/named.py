@@ -56,9 +56,10 @@ def open_tfds(name, data_dir):
     try:
         try:
             builder.download_and_prepare()
-        except OSError:  # Another process has prepared it meanwhile, and was first.
+        except OSError:
             builder = builder_of(name, data_dir)
-            builder.download_and_prepare()
+            if not builder.is_prepared():  # Else another process was first.
+                raise
     except unprepared as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(

@@ -18,7 +18,6 @@ from convmixer_keras.images.listing import (
     entries_of,
     is_folder,
     is_image,
-    is_utf8,
     leads_back,
     list_images,
     other_files,
@@ -26,6 +25,7 @@ from convmixer_keras.images.listing import (
 from convmixer_keras.utils import progress
 from convmixer_keras.utils.errors import InputError, arg
 from convmixer_keras.utils.files import Path
+from convmixer_keras.utils.text import is_utf8
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "test")
 # Names in lower case that nearly are a split's: training, train2017, val_images.

@@ -5,6 +5,7 @@ import os
 from typing import NamedTuple
 
 from convmixer_keras.utils.errors import InputError
+from convmixer_keras.utils.text import is_utf8
 
 # Pillow reads these, of a GIF the first frame; the last two with a plugin.
 IMAGE_ENDINGS = (
@@ -81,15 +82,6 @@ def is_folder(entry):
 def is_image(entry):
     """Whether an `os.DirEntry` is a regular file with an image's ending and a name in UTF-8."""
     return entry.name.lower().endswith(IMAGE_ENDINGS) and _is_file(entry) and is_utf8(entry.name)
-
-
-def is_utf8(name):
-    """Whether a name of a file can be written as text."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def images_in(folder, listed=(), left_out=None, seen=None, links=None):

@@ -13,7 +13,7 @@ from convmixer_keras.images.preprocessing import ENTRY as _PREPROCESSING_ENTRY
 from convmixer_keras.images.preprocessing import Preprocessing
 from convmixer_keras.models.keras_file import check_keras_file
 from convmixer_keras.utils import limits
-from convmixer_keras.utils.errors import InputError, first_line
+from convmixer_keras.utils.errors import InputError, arg, first_line
 from convmixer_keras.utils.files import Path, check_room, reserve, written_whole
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def check_preprocessing(model, preprocessing):
     if len(shape) != 3 or any(side not in (None, n) for side, n in zip(shape, made, strict=True)):
         raise InputError(f"preprocessing must give what the model takes, {shape}, and gives {made}")
     if preprocessing.mean is not None and inputs.takes_pixels(model):
-        raise InputError("preprocessing must not have mean and std: the model normalises by itself")
+        raise InputError(f"the model normalises its input itself: leave out {arg('mean')} and {arg('std')}")
 
 
 def _save_from_disk(model, path, entries):

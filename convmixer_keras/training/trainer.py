@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from convmixer_keras.data import pipeline as data_module
 from convmixer_keras.data.datasets import resolved
-from convmixer_keras.images.listing import is_utf8
 from convmixer_keras.models.complexity import model_complexity
 from convmixer_keras.recipes import Recipe
 from convmixer_keras.training.processes import distribution, peers, termination
@@ -40,7 +39,7 @@ from convmixer_keras.utils.command_line import versions
 from convmixer_keras.utils.errors import Failure, InputError, arg, first_line
 from convmixer_keras.utils.files import Path
 from convmixer_keras.utils.progress import keras_verbosity
-from convmixer_keras.utils.text import counted
+from convmixer_keras.utils.text import counted, is_utf8
 
 
 def train(

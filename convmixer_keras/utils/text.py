@@ -30,3 +30,12 @@ def one_line(text, longest=LONGEST):
 def counted(number, noun):
     """Returns "1 epoch", "2 epochs", "1,000 epochs"."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def is_utf8(name):
+    """Whether a name of a file can be written as text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -78,7 +78,7 @@ def test_class_names_are_texts(names, model, tmp_path):
 def test_pixels_are_not_normalised_twice(tmp_path):
     record = Preprocessing(4, 3, mean=0.5, std=0.2)
     pixels = ck.ConvMixer(4, 1, 3, 2, classes=3, input_shape=(4, 4, 3), input_mean=120, input_std=60)
-    with pytest.raises(ValueError, match="must not have mean and std: the model normalises by itself"):
+    with pytest.raises(ValueError, match="the model normalises its input itself: leave out mean and std"):
         ck.save_model(pixels, tmp_path / "m.keras", preprocessing=record)
     ck.save_model(
         pixels, tmp_path / "m.keras", preprocessing=dataclasses.replace(record, mean=None, std=None)

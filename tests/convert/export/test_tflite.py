@@ -608,12 +608,11 @@ def test_a_class_that_is_ruled_out_hides_no_difference(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"logits": True}, "logits=True is for scores, and .* gives features"),
         ({"author": "me"}, "author and license have no place"),
         ({"license": "MIT"}, "author and license have no place"),
     ],
 )
-def test_a_map_of_features_takes_no_flags_of_scores(arguments, message, tmp_path):
+def test_a_map_of_features_has_no_metadata(arguments, message, tmp_path):
     model = build(depth=1, kernel_size=3, include_top=False, pooling=None)
     with pytest.raises(InputError, match=message):
         tflite.export(model, tmp_path / "m.tflite", **arguments)
