@@ -263,6 +263,10 @@ def parse(argv):
     ways = [name for name in ("resume", "overwrite", "evaluate", "preview") if getattr(arguments, name)]
     if len(ways) > 1:
         parser.error(f"--{ways[0]} is not allowed with --{ways[1]}")
+    if arguments.evaluate is not None and "test_split" in arguments.overrides:
+        parser.error(
+            "--test-split is not allowed with --evaluate: --validation-split names what it evaluates"
+        )
     if arguments.accept_changed_data and not arguments.resume:
         parser.error("--accept-changed-data needs --resume")
     if variant and (arguments.resume or chosen.init_from):

@@ -258,6 +258,12 @@ def test_a_test_split_is_evaluated_once(tmp_path):
     assert found[0] in other.stdout  # Evaluated anew.
 
 
+def test_evaluate_names_its_split_by_one_flag(here):
+    done = here(train.main, "--evaluate", "m.keras", "--test-split", "test")
+    assert done.code == 2
+    assert "--test-split is not allowed with --evaluate: --validation-split" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("resume", "overwrite"), ("resume", "preview a.png"), ("resume", "evaluate m.keras"),
