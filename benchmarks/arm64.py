@@ -35,9 +35,7 @@ def write(folder):
     take_statistics(small, images)  # Else it names one class for all images.
     answers = len(set(small.predict(images, verbose=0).argmax(-1)))
     if answers < 6:
-        raise SystemExit(
-            f"error: the network names {answers} classes for {IMAGES} images: to agree says nothing"
-        )
+        raise SystemExit(f"error: {IMAGES} images get {answers} different answers: to agree says nothing")
     for mode in MODES:
         tflite.export(small, f"{folder}/small_{mode}.tflite", mode, calibration=images)
     image = random.normal(size=(1, 224, 224, 3)).astype(np.float32)

@@ -86,13 +86,9 @@ def _changed(record, model, arguments):
                 f"{arguments.model} takes normalised channels, and does not say which: give --mean and --std"
             )
         return record
-    if channels not in (1, 3) or None in size:
+    if channels not in (1, 3) or None in size or inputs.takes_pixels(model) is False:
         return None
-    return (
-        None
-        if inputs.takes_pixels(model) is False
-        else preprocessing.assumed(arguments.model, size, channels)
-    )
+    return preprocessing.assumed(arguments.model, size, channels)
 
 
 def _text(report, known, arguments):

@@ -264,9 +264,7 @@ def parse(argv):
     if len(ways) > 1:
         parser.error(f"--{ways[0]} is not allowed with --{ways[1]}")
     if arguments.evaluate is not None and "test_split" in arguments.overrides:
-        parser.error(
-            "--test-split is not allowed with --evaluate: --validation-split names what it evaluates"
-        )
+        parser.error("--test-split is not allowed with --evaluate: --validation-split names the split")
     if arguments.accept_changed_data and not arguments.resume:
         parser.error("--accept-changed-data needs --resume")
     if variant and (arguments.resume or chosen.init_from):
