@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 from convmixer_keras.commands import flags
 from convmixer_keras.commands.earlier_run import settings_of_run
@@ -15,6 +16,7 @@ from convmixer_keras.utils.text import one_line
 
 def evaluate(arguments, recipe):
     from convmixer_keras.data.datasets import open_source
+    from convmixer_keras.data.pipeline import validation_split
     from convmixer_keras.training.run import evaluation
     from convmixer_keras.training.run.run_folder import RunFolder
 
@@ -25,19 +27,22 @@ def evaluate(arguments, recipe):
     folder = os.path.dirname(arguments.evaluate) or "."
     if os.path.isfile(arguments.evaluate):
         recipe, settings = settings_of_run(arguments, recipe, folder)
-    divided = recipe if recipe is given else _as_divided(recipe, RunFolder(folder).recipe())
+    run = None if recipe is given else RunFolder(folder)
     # Only one that is named, or the run's, says how photographs become the input of a file without a record.
-    stated = recipe if arguments.recipe or recipe is not given else None
+    stated = recipe if arguments.recipe or run else None
     changes = flags.given(arguments, Preprocessing)
     if side := arguments.overrides.get("image_size"):
         changes["size"] = (side, side)
     with streams.silence_litert(arguments.evaluate):
         opened = evaluation.open_model(arguments.evaluate, stated, arguments.scores, changes)
+    source = open_source(_as_divided(recipe, run.recipe()) if run else recipe, settings.data_dir)
+    if run and recipe.validation_split == run.recipe().validation_split:
+        _note_other_images(source.read(validation_split(source, recipe)), run)
     scores = evaluation.evaluate_opened(
         opened,
         recipe,
         verbose=1,
-        source=open_source(divided, settings.data_dir),
+        source=source,
         max_bad_images=settings.max_bad_images,
         check_images=settings.check_images,
     )
@@ -51,6 +56,14 @@ def evaluate(arguments, recipe):
 
         write_report(arguments.report, scores, opened)
     return command_line.DONE
+
+
+def _note_other_images(split, run):
+    if split.fingerprint not in run.read_config().get("fingerprints", [split.fingerprint]):
+        print(
+            "note: other images than the run validated on: it may have been trained on some of them",
+            file=sys.stderr,
+        )
 
 
 def _as_divided(recipe, run):

@@ -498,3 +498,21 @@ def test_an_epoch_ends_where_its_images_do(image_folder, recipe, tmp_path):
         training.train(recipe, tmp_path / "run", resume=True, verbose=0)
     rows = training.train(recipe, tmp_path / "run", resume=True, accept_changed_data=True, verbose=0)
     assert [row["epoch"] for row in rows] == [1, 2]
+
+
+@pytest.mark.slow
+def test_an_evaluation_says_that_the_images_are_others(photos, tmp_path, here):
+    """Of a folder that has grown, some that were trained on may be held out now."""
+    root, model = photos[0], tmp_path / "run/model.keras"
+    assert here(train.main, "--evaluate", model).stderr == ""
+    assert (
+        here(train.main, "--evaluate", model, "--validation-split", "train").stderr == ""
+    )  # Which was named.
+    moved = shutil.copytree(root, tmp_path / "elsewhere")
+    assert here(train.main, "--evaluate", model, "--dataset", moved).stderr == ""
+    shutil.copy(root / "train/red/1.jpg", root / "val/red/more.jpg")
+    done = here(train.main, "--evaluate", model)
+    assert done.stderr == (
+        "note: other images than the run validated on: it may have been trained on some of them\n"
+    )
+    assert done.code == 0
