@@ -50,8 +50,8 @@ def losses_named(workers, output, shared_errors=()):
                 context.context().report_error_to_cluster(tf.errors.ABORTED, text)
             raise
         raise PeerLost(
-            f"lost {lost}; start every process again with {arg('resume', True)} "
-            f"{arg('output', output)} to go on from the last checkpoint"
+            f"lost {lost}; start every process again, with {arg('resume', True)} {arg('output', output)} "
+            "where that has a checkpoint"
         ) from None
 
 
