@@ -173,4 +173,5 @@ def test_tensorflows_words_for_a_lost_process(own, message, lost):
     with pytest.raises(expected) as found, peers.losses_named(workers, "runs/x"):
         raise error
     if lost:
-        assert str(found.value).startswith(f"lost {lost}; start every process again, with resume=True output=")
+        words = f"lost {lost}; start every process again, with resume=True output="
+        assert str(found.value).startswith(words)
