@@ -167,8 +167,7 @@ def report(folder, history):
         raise InputError(
             f"{folder.path} has no epoch in its {run_folder.HISTORY}: the file was emptied or removed"
         )
-    best = max(history, key=lambda row: row["val_accuracy"])
-    last = history[-1]
+    best, last = folder.best(history), history[-1]
     rows = (
         (run_folder.BEST_MODEL, f"the best epoch, {best['epoch']} of {last['epoch']}"),
         (run_folder.LAST_MODEL, "the last epoch"),

@@ -167,11 +167,6 @@ def train(
             with termination.noted() as asked:
                 _train_head(model, recipe, data, strategy, workers, with_head, verbose, asked)
         history = folder.read_history(progress.epochs) if folder else []
-        if folder and len(history) < progress.epochs:
-            raise InputError(
-                f"{folder[run_folder.HISTORY]} has {len(history)} of the {progress.epochs} epochs that the "
-                "checkpoint has: which one was the best is not known any more"
-            )
         if workers.count > 1:
             history = _shared(history, progress.epochs, strategy)
         preprocessing = recipe.preprocessing(data.channels)

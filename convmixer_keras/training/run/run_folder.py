@@ -123,9 +123,22 @@ class RunFolder:
                 models[name] = {"epoch": epoch, "sha256": sha256_of(path)}
             os.replace(path, os.path.realpath(self[name]))
         if models:
-            config = self.read_config()
+            config, last = self.read_config(), self.read_history()[-1:]
+            for row in (row for row in last if row["epoch"] == epoch):
+                models = {
+                    name: {**known, "val_accuracy": row["val_accuracy"]} for name, known in models.items()
+                }
             self.write_config({**config, "models": {**config.get("models", {}), **models}})
         self.remove_leftovers()
+
+    def best(self, history):
+        """Returns epoch and val_accuracy of the best epoch, of those in a history and of the noted model.
+
+        Rows of the history may have been lost; the best model is not replaced by a worse one then.
+        """
+        noted = self.read_config().get("models", {}).get(BEST_MODEL, {})
+        rows = [*history, *([noted] if "val_accuracy" in noted else [])]
+        return max(rows, key=lambda row: row["val_accuracy"], default={"epoch": 0, "val_accuracy": -1.0})
 
     def remove_leftovers(self):
         for leftover in glob.glob(os.path.join(glob.escape(self.path), WRITING + "*")):

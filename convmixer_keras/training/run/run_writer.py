@@ -29,10 +29,11 @@ class RunWriter:
 
         The files are in their places once the checkpoint after the epoch is written.
         """
-        best_before = max((earlier["val_accuracy"] for earlier in self.history), default=-1.0)
-        self.history.append(row)
         if not self.folder:
+            self.history.append(row)
             return
+        best_before = self.folder.best(self.history)["val_accuracy"]
+        self.history.append(row)
         for name in (run_folder.LAST_MODEL, run_folder.BEST_MODEL):
             if name == run_folder.LAST_MODEL or row["val_accuracy"] > best_before:
                 path = self.folder.unsettled(row["epoch"], name)

@@ -441,13 +441,21 @@ def test_what_cannot_be_written_is_said_at_once(finished, recipe, name):
             training.train(recipe, finished, verbose=0, **options)
 
 
-def test_a_history_that_is_shorter_than_the_checkpoint(photos, tmp_path):
-    """Else any epoch would be better than the best one, and replace its model."""
-    (tmp_path / "run/history.csv").unlink()
+@pytest.mark.slow
+def test_a_lost_history_does_not_make_a_worse_epoch_the_best(image_folder, recipe, tmp_path, here):
+    recipe = dataclasses.replace(recipe, dataset=str(image_folder), epochs=6, learning_rate=0.05)
+    before = training.train(recipe, tmp_path / "run", verbose=0)
+    best = max(before, key=lambda row: row["val_accuracy"])
+    assert best["val_accuracy"] > 0.5
     model = (tmp_path / "run/model.keras").read_bytes()
-    with pytest.raises(InputError, match=r"history\.csv has 0 of the 1 epochs that the checkpoint has"):
-        resumed(photos)
+    (tmp_path / "run/history.csv").unlink()
+    flags = ("--resume", "--output", tmp_path / "run", "--epochs", 7, "--learning-rate", 1e4)
+    done = here(train.main, *flags, "--weight-decay", 0)
+    assert done.code == 0, done.stderr
     assert (tmp_path / "run/model.keras").read_bytes() == model
+    told = f"validation accuracy {100 * best['val_accuracy']:.2f} % (best epoch, chosen by this figure)"
+    assert told in done.stdout
+    assert f"the best epoch, {best['epoch']} of 7" in done.stdout
 
 
 @pytest.mark.parametrize("place", [".", "runs/photos", "train/red/run"])
@@ -488,10 +496,12 @@ def test_an_epoch_ends_where_its_images_do(image_folder, recipe, tmp_path):
         if batch == 5:
             raise StopAfter
 
+    shutil.copytree(image_folder, tmp_path / "photos")
+    recipe = dataclasses.replace(recipe, dataset=str(tmp_path / "photos"))
     ending = keras.callbacks.LambdaCallback(on_train_batch_begin=stop)
     with pytest.raises(StopAfter):
         training.train(recipe, tmp_path / "run", Settings(checkpoint_every=1), callbacks=[ending], verbose=0)
-    for path in sorted((image_folder / "train").glob("*/*")):
+    for path in sorted((tmp_path / "photos/train").glob("*/*")):
         if int(path.stem) % 3:
             path.unlink()
     with pytest.raises(InputError, match="accept_changed_data=True"):
