@@ -123,11 +123,10 @@ class RunFolder:
                 models[name] = {"epoch": epoch, "sha256": sha256_of(path)}
             os.replace(path, os.path.realpath(self[name]))
         if models:
-            config, last = self.read_config(), self.read_history()[-1:]
-            for row in (row for row in last if row["epoch"] == epoch):
-                models = {
-                    name: {**known, "val_accuracy": row["val_accuracy"]} for name, known in models.items()
-                }
+            config, history = self.read_config(), self.read_history()
+            if history and history[-1]["epoch"] == epoch:
+                for noted in models.values():
+                    noted["val_accuracy"] = history[-1]["val_accuracy"]
             self.write_config({**config, "models": {**config.get("models", {}), **models}})
         self.remove_leftovers()
 
