@@ -50,6 +50,7 @@ def prepared(tmp_path_factory):
         ("runs/digits/model.keras", [str(i) for i in range(10)], (8, 8, 1)),
         ("runs/photos/model.keras", ANIMALS, (32, 32, 3)),
         ("runs/seven/model.keras", [*ANIMALS, "truck"], (32, 32, 3)),
+        ("runs/seven4/model.keras", [*ANIMALS, "truck"], (32, 32, 3)),
         ("runs/finetune/model.keras", ANIMALS, (32, 32, 3)),
         ("model.keras", ANIMALS, (32, 32, 3)),
         ("outputs/finetuned.keras", [*ANIMALS, "truck"], (32, 32, 3)),

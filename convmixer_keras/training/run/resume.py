@@ -52,9 +52,10 @@ def check_folder(folder, recipe, settings, resume, overwrite):
         root, own = os.path.realpath(recipe.dataset), os.path.realpath(folder.path)
         is_folder = os.path.isabs(recipe.dataset) and os.path.isdir(root)
         if is_folder and os.path.commonpath((root, own)) == root:
-            raise InputError(
-                f"{folder.path} lies in the data set, where its pictures would be taken for photographs: "
-                f"choose another {arg('output')}"
+            print(
+                f"note: {folder.path} lies in the data set: when that is read again, by a resume or an "
+                f"evaluation, the run's pictures are taken for photographs; choose another {arg('output')}",
+                file=sys.stderr,
             )
         return
     changes(folder.recipe(), recipe)
