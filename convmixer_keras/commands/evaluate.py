@@ -36,7 +36,7 @@ def evaluate(arguments, recipe):
     with streams.silence_litert(arguments.evaluate):
         opened = evaluation.open_model(arguments.evaluate, stated, arguments.scores, changes)
     source = open_source(_as_divided(recipe, run.recipe()) if run else recipe, settings.data_dir)
-    if run and recipe.validation_split == run.recipe().validation_split:
+    if run and not {"dataset", "validation_split"} & arguments.overrides.keys():
         _note_other_images(source.read(validation_split(source, recipe)), run)
     scores = evaluation.evaluate_opened(
         opened,
