@@ -27,6 +27,7 @@ from convmixer_keras.training.run.resume import (
     facts,
     finish_epoch,
     note_changes,
+    note_place,
 )
 from convmixer_keras.training.run.run_writer import RunWriter
 from convmixer_keras.training.run.settings import Settings
@@ -109,6 +110,8 @@ def train(
     with peers.meeting(workers, settings.peer_timeout):
         if folder:
             check_folder(folder, recipe, settings, resume, overwrite)
+            if not resume:
+                note_place(folder, recipe)
             if os.path.isdir(folder.path):
                 folder.lock()
     with contextlib.ExitStack() as run:

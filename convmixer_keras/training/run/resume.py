@@ -49,14 +49,6 @@ def check_folder(folder, recipe, settings, resume, overwrite):
                 f"{folder.path} already holds a run: go on with it by {arg('resume', True)}, replace it "
                 f"by {arg('overwrite', True)}, or choose another {arg('output')}"
             )
-        root, own = os.path.realpath(recipe.dataset), os.path.realpath(folder.path)
-        is_folder = os.path.isabs(recipe.dataset) and os.path.isdir(root)
-        if is_folder and os.path.commonpath((root, own)) == root:
-            print(
-                f"note: {folder.path} lies in the data set: when that is read again, by a resume or an "
-                f"evaluation, the run's pictures are taken for photographs; choose another {arg('output')}",
-                file=sys.stderr,
-            )
         return
     changes(folder.recipe(), recipe)
     began = folder.settings()
@@ -69,6 +61,18 @@ def check_folder(folder, recipe, settings, resume, overwrite):
     if not os.path.exists(folder[CHECKPOINT]):
         raise InputError(
             f"{folder.path} has no {CHECKPOINT} to go on from: start again without {arg('resume')}"
+        )
+
+
+def note_place(folder, recipe):
+    """Warns of a run's folder that lies in its data set."""
+    root, own = os.path.realpath(recipe.dataset), os.path.realpath(folder.path)
+    is_folder = os.path.isabs(recipe.dataset) and os.path.isdir(root)
+    if is_folder and os.path.commonpath((root, own)) == root:
+        print(
+            f"note: {folder.path} lies in the data set: when that is read again, by a resume or an "
+            f"evaluation, the run's pictures are taken for photographs; choose another {arg('output')}",
+            file=sys.stderr,
         )
 
 
